@@ -1,0 +1,63 @@
+// How ranks find each other. A bootstrap is needed while communicators are made and memory is allocated; the
+// operations themselves never use it.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mixcomm {
+
+using Milliseconds = std::chrono::milliseconds;
+
+/// Every set-up step ends within this time unless told otherwise.
+inline constexpr Milliseconds default_timeout{30'000};
+
+/// One rank's end of the rendezvous. All ranks make the same calls in the same order.
+class Bootstrap {
+ public:
+  virtual ~Bootstrap() = default;
+
+  [[nodiscard]] virtual int rank() const = 0;
+  [[nodiscard]] virtual int world() const = 0;
+
+  /// All-gather of one small message: returns every rank's `mine`, by rank. `step` says in errors what the ranks
+  /// were doing. Throws Timeout (naming the ranks that did not come), Disagreement (ranks in different steps).
+  virtual std::vector<std::string> exchange(std::string_view step, std::string_view mine) = 0;
+
+  /// Zeroed memory that all ranks of this host map, page aligned; it has no name in any file system. Collective.
+  /// The mapping lives as long as the pointer. Throws SystemError, Timeout; Unsupported if ranks are on several hosts.
+  virtual std::shared_ptr<std::byte> share_memory(std::size_t bytes) = 0;
+};
+
+/// Ranks as threads of this process: one bootstrap per rank, each to be used by one thread.
+[[nodiscard]] std::vector<std::unique_ptr<Bootstrap>> bootstrap_threads(int world,
+                                                                        Milliseconds timeout = default_timeout);
+
+/// Runs fn(bootstrap) on `world` threads, one a rank, and joins them. The first exception (by rank) is rethrown.
+void run_threads(int world, const std::function<void(Bootstrap&)>& fn, Milliseconds timeout = default_timeout);
+
+/// What a launcher told this process, or nothing where none did.
+struct LaunchInfo {
+  std::string launcher;  ///< "mixcomm run", "torchrun", "Open MPI", "MPICH", "Slurm"
+  int rank = 0;
+  int world = 1;
+  std::string host;    ///< where rank 0 listens
+  int port = 0;        ///< TCP port of rank 0
+  std::string secret;  ///< known to the ranks of this job alone; may be empty
+};
+
+/// Reads MIXCOMM_RANK ... / RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT / OMPI_COMM_WORLD_* / PMI_* / SLURM_*.
+/// Throws InvalidArgument, naming the variable, where one is missing or wrong. `launcher` is empty if there is none.
+[[nodiscard]] LaunchInfo launch_info();
+
+/// Ranks as processes: rank 0 listens on host:port, the others connect. Throws Timeout naming the missing ranks,
+/// SystemError for a port in use, Disagreement for a wrong secret or world size.
+[[nodiscard]] std::unique_ptr<Bootstrap> bootstrap_processes(const LaunchInfo& info,
+                                                             Milliseconds timeout = default_timeout);
+
+}  // namespace mixcomm

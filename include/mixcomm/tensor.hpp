@@ -1,0 +1,93 @@
+// What an operation reads and writes: dtypes, row-major views, and row counts per DP rank.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <type_traits>
+
+namespace mixcomm {
+
+/// Element types. Sums are accumulated in fp32 and rounded once (to nearest, ties to even).
+enum class DType : std::uint8_t { bf16, fp16, fp32 };
+
+/// Storage types of the 16-bit dtypes: the bits, no arithmetic.
+struct bf16 {
+  std::uint16_t bits;
+};
+struct fp16 {
+  std::uint16_t bits;
+};
+
+[[nodiscard]] constexpr std::size_t size_of(DType dtype) { return dtype == DType::fp32 ? 4 : 2; }
+[[nodiscard]] std::string_view name(DType dtype);
+
+/// The dtype of that name ("bf16", "fp16", "fp32"). Throws InvalidArgument, with the names, for any other.
+[[nodiscard]] DType dtype_from_name(std::string_view name);
+
+template <class T>
+inline constexpr DType dtype_of = [] {
+  static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, fp16> || std::is_same_v<T, float>,
+                "mixcomm tensors hold bf16, fp16 or float");
+  if constexpr (std::is_same_v<T, bf16>) return DType::bf16;
+  if constexpr (std::is_same_v<T, fp16>) return DType::fp16;
+  return DType::fp32;
+}();
+
+/// A row-major, contiguous rows x hidden view. `data` may be null where rows * hidden is 0.
+template <class Void>
+struct BasicTensor {
+  Void* data = nullptr;
+  std::size_t rows = 0;
+  std::size_t hidden = 0;
+  DType dtype = DType::fp32;
+
+  [[nodiscard]] constexpr std::size_t elements() const { return rows * hidden; }
+  [[nodiscard]] constexpr std::size_t bytes() const { return elements() * size_of(dtype); }
+
+  /// A writable view reads as a constant one.
+  constexpr operator BasicTensor<const void>() const  // NOLINT(google-explicit-constructor)
+    requires(!std::is_const_v<Void>)
+  {
+    return {data, rows, hidden, dtype};
+  }
+};
+using Tensor = BasicTensor<void>;
+using ConstTensor = BasicTensor<const void>;
+
+/// View of `rows` x `hidden` elements of type T (bf16, fp16 or float) at `data`.
+template <class T>
+[[nodiscard]] auto tensor(T* data, std::size_t rows, std::size_t hidden) {
+  using Void = std::conditional_t<std::is_const_v<T>, const void, void>;
+  return BasicTensor<Void>{data, rows, hidden, dtype_of<std::remove_const_t<T>>};
+}
+
+/// How many rows each DP rank owns: the same count for all, or one count per DP rank (0 allowed).
+/// A view: the counts must outlive the call that takes it. Every rank of the grid passes the same counts.
+class RowCounts {
+ public:
+  RowCounts(std::size_t uniform) : uniform_(uniform) {}                      // NOLINT(google-explicit-constructor)
+  RowCounts(std::span<const std::size_t> per_dp_rank) : list_(per_dp_rank), is_list_(true) {}  // NOLINT
+
+  [[nodiscard]] bool is_uniform() const { return !is_list_; }
+  [[nodiscard]] std::size_t operator[](int d) const {
+    return is_list_ ? list_[static_cast<std::size_t>(d)] : uniform_;
+  }
+  /// How many counts were given; meaningless (0) for uniform ones.
+  [[nodiscard]] std::size_t given() const { return list_.size(); }
+
+  /// Rows of DP ranks 0 .. dp-1 together.
+  [[nodiscard]] std::size_t total(int dp) const {
+    std::size_t sum = 0;
+    for (int d = 0; d < dp; ++d) sum += (*this)[d];
+    return sum;
+  }
+
+ private:
+  std::span<const std::size_t> list_;
+  std::size_t uniform_ = 0;
+  bool is_list_ = false;
+};
+
+}  // namespace mixcomm

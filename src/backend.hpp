@@ -1,0 +1,42 @@
+// What a communicator needs of a backend: memory that peers reach, and one algorithm run on one call.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "algorithms/blocks.hpp"
+#include "call.hpp"
+
+namespace mixcomm {
+
+/// One checked call, ready to run. `algorithm` is one that has a body (not automatic, not composed).
+struct Call {
+  bool gathers = true;  ///< see OpShape
+  TeamKind team = TeamKind::world;
+  Algorithm algorithm = Algorithm::one_shot;
+  DType dtype = DType::fp32;
+  const void* in = nullptr;
+  void* out = nullptr;
+  Placement in_placement;
+  Placement out_placement;
+  Blocks blocks;
+  CallRecord record;
+};
+
+/// Where a rank's slice of symmetric memory begins, and what keeps it mapped.
+struct SymmetricMemory {
+  std::shared_ptr<void> owner;
+  std::byte* data = nullptr;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  /// Collective.
+  virtual SymmetricMemory allocate(std::size_t bytes) = 0;
+  /// Whether [data, data + bytes) lies in one allocation, and where. Kind::plain if not.
+  [[nodiscard]] virtual Placement place(const void* data, std::size_t bytes) const = 0;
+  virtual void run(Call& call) = 0;
+};
+
+}  // namespace mixcomm

@@ -1,0 +1,259 @@
+#include "bootstrap/socket.hpp"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <thread>
+
+#include "mixcomm/error.hpp"
+
+namespace mixcomm {
+namespace {
+
+[[noreturn]] void throw_system(const std::string& what) {
+  throw SystemError(fmt::format("{}: {}", what, std::strerror(errno)));
+}
+
+bool wait_for(int fd, short events, const Deadline& deadline) {
+  for (;;) {
+    pollfd entry{fd, events, 0};
+    const int ready = poll(&entry, 1, deadline.left_ms());
+    if (ready > 0) return true;
+    if (ready == 0 && deadline.passed()) return false;
+    if (ready < 0 && errno != EINTR) return false;
+  }
+}
+
+using Addresses = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
+
+Addresses resolve(const std::string& host, int port, int flags) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = flags | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); error != 0)
+    throw SystemError(fmt::format("the host '{}' has no address: {}; check MASTER_ADDR or MIXCOMM_HOST", host, gai_strerror(error)));
+  return {found, freeaddrinfo};
+}
+
+/// True once all of it has gone.
+bool send_all(int fd, const char* data, std::size_t size, const Deadline& deadline) {
+  while (size > 0) {
+    const ssize_t n = send(fd, data, size, MSG_NOSIGNAL);
+    if (n > 0) {
+      data += n;
+      size -= static_cast<std::size_t>(n);
+    } else if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+      if (!wait_for(fd, POLLOUT, deadline)) return false;
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+Received receive_all(int fd, char* data, std::size_t size, const Deadline& deadline) {
+  while (size > 0) {
+    const ssize_t n = recv(fd, data, size, 0);
+    if (n > 0) {
+      data += n;
+      size -= static_cast<std::size_t>(n);
+    } else if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+      if (!wait_for(fd, POLLIN, deadline)) return Received::late;
+    } else {
+      return Received::closed;
+    }
+  }
+  return Received::message;
+}
+
+void prepare(int fd) {
+  const int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+}
+
+/// The address of a name in the abstract namespace, and its length.
+socklen_t abstract_address(const std::string& name, sockaddr_un& address) {
+  address = {};
+  address.sun_family = AF_UNIX;
+  const std::size_t n = std::min(name.size(), sizeof(address.sun_path) - 1);
+  std::memcpy(address.sun_path + 1, name.data(), n);
+  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + n);
+}
+
+}  // namespace
+
+void Fd::reset() {
+  if (fd_ >= 0) close(fd_);
+  fd_ = -1;
+}
+
+Fd listen_on(const std::string& host, int port) {
+  const Addresses addresses = resolve(host, port, AI_PASSIVE);
+  for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
+    Fd fd(socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol));
+    if (!fd.valid()) continue;
+    const int on = 1;
+    setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (bind(fd.get(), a->ai_addr, a->ai_addrlen) == 0 && listen(fd.get(), 128) == 0) return fd;
+  }
+  if (errno == EADDRINUSE)
+    throw SystemError(fmt::format("port {} on {} is in use by another program; choose another one (MIXCOMM_PORT, MASTER_PORT, "
+                                  "or --port of 'mixcomm run')",
+                                  port, host));
+  throw_system(fmt::format("cannot listen on {}:{}", host, port));
+}
+
+int port_of(const Fd& listener) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof(address);
+  if (getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) throw_system("getsockname");
+  return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&address)->sin6_port
+                                             : reinterpret_cast<sockaddr_in*>(&address)->sin_port);
+}
+
+Fd accept_by(const Fd& listener, const Deadline& deadline) {
+  for (;;) {
+    Fd fd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (fd.valid()) {
+      prepare(fd.get());
+      return fd;
+    }
+    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) throw_system("accept");
+    if (!wait_for(listener.get(), POLLIN, deadline)) return {};
+  }
+}
+
+Fd connect_by(const std::string& host, int port, const Deadline& deadline) {
+  const Addresses addresses = resolve(host, port, 0);
+  for (auto pause = std::chrono::milliseconds(2);; pause = std::min(pause * 2, std::chrono::milliseconds(200))) {
+    for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
+      Fd fd(socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol));
+      if (!fd.valid()) continue;
+      int error = connect(fd.get(), a->ai_addr, a->ai_addrlen) == 0 ? 0 : errno;
+      if (error == EINPROGRESS && wait_for(fd.get(), POLLOUT, deadline)) {
+        socklen_t size = sizeof(error);
+        getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+      }
+      if (error == 0) {
+        prepare(fd.get());
+        return fd;
+      }
+    }
+    if (deadline.passed()) return {};
+    std::this_thread::sleep_for(std::min(pause, std::chrono::milliseconds(deadline.left_ms() + 1)));
+  }
+}
+
+bool send_message(const Fd& socket, std::string_view message, const Deadline& deadline) {
+  if (message.size() > max_message_bytes)
+    throw InvalidArgument(fmt::format("a set-up message of {} bytes is longer than {}", message.size(), max_message_bytes));
+  std::array<unsigned char, 4> length{};
+  for (std::size_t i = 0; i < length.size(); ++i) length[i] = static_cast<unsigned char>(message.size() >> (8 * i));
+  return send_all(socket.get(), reinterpret_cast<const char*>(length.data()), length.size(), deadline) &&
+         send_all(socket.get(), message.data(), message.size(), deadline);
+}
+
+Received receive_message(const Fd& socket, std::string& message, const Deadline& deadline, std::size_t most) {
+  std::array<unsigned char, 4> length{};
+  if (const auto r = receive_all(socket.get(), reinterpret_cast<char*>(length.data()), length.size(), deadline);
+      r != Received::message)
+    return r;
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < length.size(); ++i) size |= static_cast<std::size_t>(length[i]) << (8 * i);
+  if (size > most) return Received::closed;
+  message.resize(size);
+  return receive_all(socket.get(), message.data(), size, deadline);
+}
+
+Mailbox open_mailbox() {
+  Mailbox mailbox{Fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)), "mixcomm-" + random_hex(16)};
+  if (!mailbox.socket.valid()) throw_system("cannot make a Unix socket");
+  const int on = 1;
+  sockaddr_un address;
+  const socklen_t size = abstract_address(mailbox.name, address);
+  if (setsockopt(mailbox.socket.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) != 0 ||
+      bind(mailbox.socket.get(), reinterpret_cast<sockaddr*>(&address), size) != 0)
+    throw_system("cannot bind a Unix socket");
+  return mailbox;
+}
+
+void send_descriptor(const std::string& mailbox_name, int fd) {
+  const Fd sender(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!sender.valid()) throw_system("cannot make a Unix socket");
+  sockaddr_un address;
+  const socklen_t size = abstract_address(mailbox_name, address);
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  char byte = 0;
+  iovec data{&byte, 1};
+  msghdr message{};
+  message.msg_name = &address;
+  message.msg_namelen = size;
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+  if (sendmsg(sender.get(), &message, MSG_NOSIGNAL) < 0)
+    throw_system("cannot pass a descriptor to another rank (ranks of one host must share a network namespace)");
+}
+
+Fd receive_descriptor(const Mailbox& mailbox, const Deadline& deadline) {
+  for (;;) {
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(ucred))> control{};
+    char byte = 0;
+    iovec data{&byte, 1};
+    msghdr message{};
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    if (recvmsg(mailbox.socket.get(), &message, MSG_CMSG_CLOEXEC) < 0) {
+      if (errno != EAGAIN && errno != EINTR) throw_system("cannot receive a descriptor");
+      if (!wait_for(mailbox.socket.get(), POLLIN, deadline)) return {};
+      continue;
+    }
+    Fd fd;
+    bool same_user = false;
+    for (cmsghdr* h = CMSG_FIRSTHDR(&message); h != nullptr; h = CMSG_NXTHDR(&message, h)) {
+      if (h->cmsg_level != SOL_SOCKET) continue;
+      if (h->cmsg_type == SCM_RIGHTS && h->cmsg_len == CMSG_LEN(sizeof(int))) {
+        int received = -1;
+        std::memcpy(&received, CMSG_DATA(h), sizeof(received));
+        fd = Fd(received);
+      } else if (h->cmsg_type == SCM_CREDENTIALS) {
+        ucred sender{};
+        std::memcpy(&sender, CMSG_DATA(h), sizeof(sender));
+        same_user = sender.uid == geteuid();
+      }
+    }
+    if (fd.valid() && same_user) return fd;  // anything else is not ours
+  }
+}
+
+std::string random_hex(std::size_t bytes) {
+  std::string random(bytes, '\0');
+  if (getrandom(random.data(), random.size(), 0) != static_cast<ssize_t>(bytes)) throw_system("getrandom");
+  std::string hex;
+  for (const char c : random) hex += fmt::format("{:02x}", static_cast<unsigned char>(c));
+  return hex;
+}
+
+}  // namespace mixcomm

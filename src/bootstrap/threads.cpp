@@ -1,0 +1,139 @@
+// Ranks as threads of one process: a meeting point in memory.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "bootstrap/deadline.hpp"
+#include "bootstrap/memory.hpp"
+#include "mixcomm/bootstrap.hpp"
+#include "mixcomm/error.hpp"
+
+namespace mixcomm {
+namespace {
+
+/// What the threads share. One exchange is open at a time.
+struct MeetingPoint {
+  struct Slot {
+    std::string step;
+    std::string message;
+    std::shared_ptr<std::byte> memory;
+  };
+  using Slots = std::vector<std::optional<Slot>>;
+
+  MeetingPoint(int ranks, Milliseconds limit)
+      : world(ranks), timeout(limit), open(std::make_shared<Slots>(static_cast<std::size_t>(ranks))) {}
+
+  int world;
+  Milliseconds timeout;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::shared_ptr<Slots> open;
+  int arrived = 0;
+  std::exception_ptr failure;
+
+  /// Puts in this rank's slot and waits until all are there.
+  std::shared_ptr<const Slots> meet(int rank, Slot slot) {
+    std::unique_lock lock(mutex);
+    if (failure) std::rethrow_exception(failure);
+    const std::shared_ptr<Slots> mine = open;
+    const std::string step = slot.step;
+    (*mine)[static_cast<std::size_t>(rank)] = std::move(slot);
+    if (++arrived == world) {
+      open = std::make_shared<Slots>(static_cast<std::size_t>(world));
+      arrived = 0;
+      check_steps(*mine);
+      changed.notify_all();
+    }
+    const Deadline deadline(timeout);
+    while (open == mine && !failure)
+      if (changed.wait_until(lock, deadline.end()) == std::cv_status::timeout && open == mine && !failure)
+        fail_timeout(*mine, rank, step);
+    if (open == mine || failure) std::rethrow_exception(failure);
+    return mine;
+  }
+
+  void check_steps(const Slots& slots) {
+    for (std::size_t r = 1; r < slots.size(); ++r)
+      if (slots[r]->step != slots[0]->step)
+        failure = std::make_exception_ptr(
+            Disagreement(fmt::format("rank {} is {}, but rank 0 is {}; all ranks must set up in the same order", r,
+                                     slots[r]->step, slots[0]->step)));
+  }
+
+  void fail_timeout(const Slots& slots, int rank, const std::string& step) {
+    std::vector<int> missing;
+    for (std::size_t r = 0; r < slots.size(); ++r)
+      if (!slots[r]) missing.push_back(static_cast<int>(r));
+    failure = std::make_exception_ptr(
+        Timeout(fmt::format("rank {} waited {} ms for rank{} {} while {}", rank, timeout.count(),
+                            missing.size() == 1 ? "" : "s", fmt::join(missing, ", "), step),
+                missing));
+    changed.notify_all();
+  }
+};
+
+class ThreadBootstrap final : public Bootstrap {
+ public:
+  ThreadBootstrap(std::shared_ptr<MeetingPoint> point, int rank) : point_(std::move(point)), rank_(rank) {}
+
+  [[nodiscard]] int rank() const override { return rank_; }
+  [[nodiscard]] int world() const override { return point_->world; }
+
+  std::vector<std::string> exchange(std::string_view step, std::string_view mine) override {
+    const auto slots = point_->meet(rank_, {std::string(step), std::string(mine), nullptr});
+    std::vector<std::string> messages;
+    for (const auto& slot : *slots) messages.push_back(slot->message);
+    return messages;
+  }
+
+  std::shared_ptr<std::byte> share_memory(std::size_t bytes) override {
+    std::shared_ptr<std::byte> memory;
+    std::string problem;
+    if (rank_ == 0) try {
+        memory = map_shared(bytes, -1);
+      } catch (const SystemError& error) {
+        problem = error.what();
+      }
+    const auto slots = point_->meet(rank_, {"sharing memory", problem, memory});
+    if (!(*slots)[0]->memory) throw SystemError((*slots)[0]->message);
+    return (*slots)[0]->memory;
+  }
+
+ private:
+  std::shared_ptr<MeetingPoint> point_;
+  int rank_;
+};
+
+}  // namespace
+
+std::vector<std::unique_ptr<Bootstrap>> bootstrap_threads(int world, Milliseconds timeout) {
+  if (world < 1) throw InvalidArgument(fmt::format("{} ranks were asked for; there must be at least 1", world));
+  const auto point = std::make_shared<MeetingPoint>(world, timeout);
+  std::vector<std::unique_ptr<Bootstrap>> ranks;
+  for (int r = 0; r < world; ++r) ranks.push_back(std::make_unique<ThreadBootstrap>(point, r));
+  return ranks;
+}
+
+void run_threads(int world, const std::function<void(Bootstrap&)>& fn, Milliseconds timeout) {
+  const auto ranks = bootstrap_threads(world, timeout);
+  std::vector<std::exception_ptr> failures(ranks.size());
+  std::vector<std::thread> threads;
+  for (std::size_t r = 0; r < ranks.size(); ++r)
+    threads.emplace_back([&, r] {
+      try {
+        fn(*ranks[r]);
+      } catch (...) {
+        failures[r] = std::current_exception();
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  for (const auto& failure : failures)
+    if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace mixcomm

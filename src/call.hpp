@@ -1,0 +1,84 @@
+// One call of an operation, as ranks compare it: two rows of a table, no code per operation.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "mixcomm/communicator.hpp"
+
+namespace mixcomm {
+
+/// The team that an operation runs on. Each has its own flags and workspace, so that passes on one are ordered.
+enum class TeamKind : std::uint8_t { world, tp, dp };
+inline constexpr int team_kinds = 3;
+
+/// What an operation is: one of two bodies on one part of the grid.
+struct OpShape {
+  bool gathers;    ///< all_reduce_all_gather: in is one block, out is all blocks; else the dual
+  TeamKind team;
+};
+
+[[nodiscard]] constexpr OpShape shape_of(Op op) {
+  switch (op) {
+    case Op::all_reduce: return {true, TeamKind::tp};
+    case Op::all_gather: return {true, TeamKind::dp};
+    case Op::reduce_scatter: return {false, TeamKind::dp};
+    case Op::all_reduce_all_gather: return {true, TeamKind::world};
+    case Op::reduce_scatter_all_reduce: break;
+  }
+  return {false, TeamKind::world};
+}
+
+[[nodiscard]] constexpr Grid grid_of(const Grid& grid, TeamKind team) {
+  return team == TeamKind::tp ? grid.tp_only() : team == TeamKind::dp ? grid.dp_only() : grid;
+}
+
+/// How peers reach a buffer.
+struct Placement {
+  enum class Kind : std::uint8_t {
+    plain,      ///< they cannot: it is staged through the workspace
+    symmetric,  ///< at `offset` of allocation `allocation`, on every rank
+    in_place,   ///< it is the calling rank's block of the other buffer
+  };
+  Kind kind = Kind::plain;
+  std::uint64_t allocation = 0;
+  std::uint64_t offset = 0;
+};
+
+/// What all ranks of a call must share. Passive data of whole words, so that it can be published word by word.
+struct CallRecord {
+  static constexpr std::size_t listed_rows = 8;
+  std::uint64_t number = 0;  ///< how many calls this rank has made on this communicator, this one included
+  Op op = Op::all_reduce;
+  Algorithm algorithm = Algorithm::automatic;
+  DType dtype = DType::fp32;
+  Placement::Kind in = Placement::Kind::plain;
+  Placement::Kind out = Placement::Kind::plain;
+  std::uint8_t unused[3] = {};
+  std::uint64_t hidden = 0;
+  std::uint64_t row_blocks = 0;              ///< how many blocks there are
+  std::uint64_t rows[listed_rows] = {};      ///< of the first blocks
+  std::uint64_t rows_hash = 0;               ///< of all blocks
+  std::uint64_t all_blocks_hash = 0;         ///< placement of the buffer with all blocks
+  std::uint64_t one_block_hash = 0;          ///< placement of the other one; 0 where it has no rows
+
+  /// Equal for calls that agree; `number` is left out. The high half speaks of what all ranks share, the low half of what
+  /// the TP ranks of one DP rank share besides.
+  [[nodiscard]] std::uint32_t hash() const;
+  /// "all_gather(rows [4, 0], hidden 4096, bf16, one_shot, in plain, out symmetric), its call 17"
+  [[nodiscard]] std::string describe() const;
+};
+
+/// Whether two calls' hashes agree.
+[[nodiscard]] constexpr bool calls_agree(std::uint32_t a, std::uint32_t b, bool same_dp_rank) {
+  return same_dp_rank ? a == b : a >> 16U == b >> 16U;
+}
+
+/// Folds one more value into a hash.
+[[nodiscard]] constexpr std::uint64_t fold(std::uint64_t hash, std::uint64_t value) {
+  hash = (hash ^ value) * 0x9E3779B97F4A7C15ULL;
+  return hash ^ (hash >> 29U);
+}
+
+}  // namespace mixcomm

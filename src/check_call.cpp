@@ -1,0 +1,119 @@
+#include "check_call.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "mixcomm/error.hpp"
+
+namespace mixcomm {
+namespace {
+
+[[noreturn]] void refuse(Op op, const std::string& why) {
+  throw InvalidArgument(fmt::format("{}: {}", name(op), why));
+}
+
+void check_tensor(Op op, std::string_view which, const ConstTensor& tensor, std::size_t rows) {
+  if (tensor.rows != rows)
+    refuse(op, fmt::format("'{}' has {} rows, but the row counts make it {}", which, tensor.rows, rows));
+  std::size_t elements = 0;
+  std::size_t bytes = 0;
+  if (__builtin_mul_overflow(tensor.rows, tensor.hidden, &elements) ||
+      __builtin_mul_overflow(elements, size_of(tensor.dtype), &bytes) || bytes > PTRDIFF_MAX)
+    refuse(op, fmt::format("'{}' of {} x {} is larger than memory can be", which, tensor.rows, tensor.hidden));
+  if (tensor.data == nullptr && elements != 0)
+    refuse(op, fmt::format("'{}' is null, but has {} x {} elements; null is for 0 elements only", which, tensor.rows,
+                           tensor.hidden));
+}
+
+const std::byte* bytes_of(const ConstTensor& tensor) { return static_cast<const std::byte*>(tensor.data); }
+
+bool overlap(const ConstTensor& a, const ConstTensor& b) {
+  if (a.bytes() == 0 || b.bytes() == 0) return false;
+  return bytes_of(a) < bytes_of(b) + b.bytes() && bytes_of(b) < bytes_of(a) + a.bytes();
+}
+
+/// Whether the buffer with one block is the calling rank's block of the buffer with all blocks.
+bool in_place(const CheckedCall& call, bool gathers, const Grid& team) {
+  const ConstTensor out = call.out;
+  const ConstTensor& all = gathers ? out : call.in;
+  const ConstTensor& one = gathers ? call.in : out;
+  if (all.data == nullptr || one.bytes() == 0) return false;
+  return bytes_of(one) == bytes_of(all) + call.rows.total(team.dp.member) * all.hidden * size_of(all.dtype);
+}
+
+}  // namespace
+
+CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const RowCounts& rows, const Grid& grid) {
+  if (in.dtype != out.dtype)
+    refuse(op, fmt::format("'in' is {} and 'out' is {}; they must have one dtype", name(in.dtype), name(out.dtype)));
+  if (in.hidden != out.hidden)
+    refuse(op, fmt::format("'in' has hidden {} and 'out' {}; they must be equal", in.hidden, out.hidden));
+  const OpShape shape = shape_of(op);
+  const Grid team = grid_of(grid, shape.team);
+  if (!rows.is_uniform() && rows.given() != static_cast<std::size_t>(team.dp.size))
+    refuse(op, fmt::format("{} row counts were given for {} DP ranks; pass one count per DP rank, or one for all",
+                           rows.given(), team.dp.size));
+  std::size_t total = 0;
+  for (int d = 0; d < team.dp.size; ++d)
+    if (__builtin_add_overflow(total, rows[d], &total)) refuse(op, "the row counts overflow");
+  check_tensor(op, "in", in, shape.gathers ? rows[team.dp.member] : total);
+  check_tensor(op, "out", out, shape.gathers ? total : rows[team.dp.member]);
+  // What a rank without rows holds is small, but what its peers hold must fit as well.
+  check_tensor(op, "rows", {"", total, in.hidden, in.dtype}, total);
+  CheckedCall call{in, out, rows};
+  if (overlap(in, out) && !in_place(call, shape.gathers, team))
+    refuse(op, fmt::format("'in' and 'out' overlap; they may only do so if the {} is this rank's block of the {}{}",
+                           shape.gathers ? "input" : "output", shape.gathers ? "output" : "input",
+                           op == Op::all_reduce ? ": the same address" : ""));
+  return call;
+}
+
+Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid, const Backend& backend) {
+  const OpShape shape = shape_of(op);
+  const Grid team = grid_of(grid, shape.team);
+  const ConstTensor& in = checked.in;
+  const Tensor& out = checked.out;
+  Call call{.gathers = shape.gathers,
+            .team = shape.team,
+            .algorithm = algorithm,
+            .dtype = in.dtype,
+            .in = in.data,
+            .out = out.data,
+            .in_placement = {},
+            .out_placement = {},
+            .blocks = Blocks(team.dp.size, [&](int d) { return checked.rows[d] * in.hidden; }),
+            .record = {}};
+
+  const ConstTensor constant_out = out;
+  const ConstTensor& all = shape.gathers ? constant_out : in;
+  const ConstTensor& one = shape.gathers ? in : constant_out;
+  const Placement all_placement = backend.place(all.data, all.bytes());
+  Placement one_placement = backend.place(one.data, one.bytes());
+  if (all_placement.kind == Placement::Kind::symmetric && in_place(checked, shape.gathers, team))
+    one_placement = {Placement::Kind::in_place, 0, 0};
+  (shape.gathers ? call.out_placement : call.in_placement) = all_placement;
+  (shape.gathers ? call.in_placement : call.out_placement) = one_placement;
+
+  CallRecord& record = call.record;
+  record.op = op;
+  record.algorithm = algorithm;
+  record.dtype = in.dtype;
+  record.in = call.in_placement.kind;
+  record.out = call.out_placement.kind;
+  record.hidden = in.hidden;
+  record.row_blocks = static_cast<std::uint64_t>(team.dp.size);
+  for (int d = 0; d < team.dp.size; ++d) {
+    if (static_cast<std::size_t>(d) < CallRecord::listed_rows) record.rows[d] = checked.rows[d];
+    record.rows_hash = fold(record.rows_hash, checked.rows[d]);
+  }
+  const auto hash = [](const Placement& p) {
+    return fold(fold(fold(3, static_cast<std::uint64_t>(p.kind)), p.allocation), p.offset);
+  };
+  record.all_blocks_hash = hash(all_placement);
+  record.one_block_hash = one.bytes() == 0 ? 0 : hash(one_placement);
+  return call;
+}
+
+}  // namespace mixcomm

@@ -1,0 +1,149 @@
+#include "mixcomm/communicator.hpp"
+
+#include <fmt/format.h>
+
+#include <exception>
+
+#include "backend.hpp"
+#include "check_call.hpp"
+#include "cpu/cpu_backend.hpp"
+#include "mixcomm/error.hpp"
+#include "mixcomm/plan.hpp"
+
+namespace mixcomm {
+namespace {
+
+/// The calling rank's block of a tensor that holds all blocks.
+template <class View>
+View own_block(const View& all, const Grid& grid, const RowCounts& rows) {
+  View block = all;
+  const std::size_t skipped = rows.total(grid.dp.member) * all.hidden * size_of(all.dtype);
+  using Byte = std::conditional_t<std::is_same_v<View, Tensor>, std::byte, const std::byte>;
+  if (block.data != nullptr) block.data = static_cast<Byte*>(block.data) + skipped;
+  block.rows = rows[grid.dp.member];
+  return block;
+}
+
+void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& options) {
+  if (options.tp < 1 || options.dp < 1 || options.tp * options.dp != bootstrap.world())
+    throw InvalidArgument(fmt::format("a grid of tp {} x dp {} needs {} ranks, but there are {}; choose tp and dp so that "
+                                      "tp * dp is the number of ranks",
+                                      options.tp, options.dp, static_cast<long>(options.tp) * options.dp,
+                                      bootstrap.world()));
+  if (bootstrap.world() > max_ranks)
+    throw Unsupported(fmt::format("a communicator holds at most {} ranks, not {}", max_ranks, bootstrap.world()));
+  constexpr std::size_t least = std::size_t{64} << 10U;
+  constexpr std::size_t most = std::size_t{1} << 30U;
+  if (options.workspace_bytes < least || options.workspace_bytes > most)
+    throw InvalidArgument(fmt::format("workspace_bytes is {}; it may be {} to {}", options.workspace_bytes, least, most));
+  if (options.timeout <= Milliseconds::zero())
+    throw InvalidArgument(fmt::format("timeout is {} ms; it must be positive", options.timeout.count()));
+}
+
+void agree(Bootstrap& bootstrap, std::string_view step, const std::string& mine) {
+  const auto all = bootstrap.exchange(step, mine);
+  for (std::size_t r = 0; r < all.size(); ++r)
+    if (all[r] != all[0])
+      throw Disagreement(fmt::format("{}: rank {} has {}, but rank 0 has {}; all ranks must pass the same", step, r,
+                                     all[r], all[0]));
+}
+
+}  // namespace
+
+struct Communicator::State {
+  Bootstrap& bootstrap;
+  CommunicatorOptions options;
+  Grid grid;
+  std::unique_ptr<Backend> backend;
+  std::uint64_t calls = 0;
+  std::exception_ptr failure;
+
+  void run_one(Op op, const CheckedCall& checked, Algorithm algorithm) {
+    Call call = make_call(op, checked, algorithm, grid, *backend);
+    call.record.number = ++calls;
+    if (call.blocks.total() == 0) return;  // on every rank of the team, since all know all counts
+    try {
+      backend->run(call);
+    } catch (const Timeout&) {
+      failure = std::current_exception();
+      throw;
+    } catch (const Disagreement&) {
+      failure = std::current_exception();
+      throw;
+    }
+  }
+};
+
+Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& options) {
+  check_options(bootstrap, options);
+  agree(bootstrap, "creating a communicator",
+        fmt::format("tp {}, dp {}, algorithm {}, workspace_bytes {}, check_agreement {}", options.tp, options.dp,
+                    name(options.algorithm), options.workspace_bytes, options.check_agreement));
+  const Grid grid = Grid::of(options.tp, options.dp, bootstrap.rank());
+  state_ = std::unique_ptr<State>(
+      new State{bootstrap, options, grid, cpu::make_backend(bootstrap, grid, options), 0, nullptr});
+}
+
+Communicator::~Communicator() = default;
+Communicator::Communicator(Communicator&&) noexcept = default;
+Communicator& Communicator::operator=(Communicator&&) noexcept = default;
+
+const Grid& Communicator::grid() const { return state_->grid; }
+const CommunicatorOptions& Communicator::options() const { return state_->options; }
+
+SymmetricBuffer Communicator::allocate(std::size_t bytes) {
+  if (bytes == 0) throw InvalidArgument("allocate(0): ask for at least one byte, on every rank");
+  agree(state_->bootstrap, "allocating symmetric memory", fmt::format("{} bytes", bytes));
+  const SymmetricMemory memory = state_->backend->allocate(bytes);
+  SymmetricBuffer buffer;
+  buffer.owner_ = memory.owner;
+  buffer.data_ = memory.data;
+  buffer.bytes_ = bytes;
+  return buffer;
+}
+
+void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOptions options) {
+  State& state = *state_;
+  if (state.failure) std::rethrow_exception(state.failure);
+  if (op == Op::all_reduce) rows = RowCounts(in.rows);
+  const CheckedCall checked = check_call(op, in, out, rows, state.grid);
+
+  Algorithm algorithm = options.algorithm != Algorithm::automatic ? options.algorithm : state.options.algorithm;
+  const Grid& grid = state.grid;
+  const auto chosen = [&](Op each) {
+    const std::size_t all_rows = each == Op::all_reduce ? rows[grid.dp.member] : rows.total(grid.dp.size);
+    return choose(each, grid.tp.size, grid.dp.size, all_rows * in.hidden * size_of(in.dtype));
+  };
+  if (algorithm == Algorithm::automatic) algorithm = chosen(op);
+  if (algorithm != Algorithm::composed) return state.run_one(op, checked, algorithm);
+
+  // Two operations one after the other, each carried out as it would be by itself.
+  if (op == Op::all_reduce_all_gather && grid.tp.size > 1 && grid.dp.size > 1) {
+    const Tensor block = own_block(out, grid, rows);
+    state.run_one(Op::all_reduce, {in, block, RowCounts(in.rows)}, chosen(Op::all_reduce));
+    state.run_one(Op::all_gather, {block, out, rows}, chosen(Op::all_gather));
+  } else if (op == Op::reduce_scatter_all_reduce && grid.tp.size > 1 && grid.dp.size > 1) {
+    state.run_one(Op::reduce_scatter, {in, out, rows}, chosen(Op::reduce_scatter));
+    state.run_one(Op::all_reduce, {out, out, RowCounts(out.rows)}, chosen(Op::all_reduce));
+  } else {
+    state.run_one(op, checked, chosen(op));
+  }
+}
+
+void Communicator::all_reduce(ConstTensor in, Tensor out, CallOptions options) {
+  run(Op::all_reduce, in, out, in.rows, options);
+}
+void Communicator::all_gather(ConstTensor in, Tensor out, RowCounts rows, CallOptions options) {
+  run(Op::all_gather, in, out, rows, options);
+}
+void Communicator::reduce_scatter(ConstTensor in, Tensor out, RowCounts rows, CallOptions options) {
+  run(Op::reduce_scatter, in, out, rows, options);
+}
+void Communicator::all_reduce_all_gather(ConstTensor in, Tensor out, RowCounts rows, CallOptions options) {
+  run(Op::all_reduce_all_gather, in, out, rows, options);
+}
+void Communicator::reduce_scatter_all_reduce(ConstTensor in, Tensor out, RowCounts rows, CallOptions options) {
+  run(Op::reduce_scatter_all_reduce, in, out, rows, options);
+}
+
+}  // namespace mixcomm

@@ -1,0 +1,191 @@
+#include "cpu/channel.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <climits>
+#include <ctime>
+#include <thread>
+
+#include "mixcomm/error.hpp"
+
+namespace mixcomm::cpu {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Sleeps while `word` is `expected`, until woken or for `limit`.
+void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds limit) {
+  const auto ns = std::max<std::int64_t>(limit.count(), 0);
+  const timespec time{static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT, expected, &time, nullptr, 0);
+}
+
+void futex_wake_all(std::atomic<std::uint32_t>& word) {
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+void ring(Bell& bell) {
+  bell.rings.fetch_add(1);
+  futex_wake_all(bell.rings);
+}
+
+constexpr std::uint64_t pack(std::uint32_t point, std::uint32_t hash) {
+  return point | static_cast<std::uint64_t>(hash) << 32U;
+}
+constexpr std::uint32_t point_of(std::uint64_t flag) { return static_cast<std::uint32_t>(flag); }
+constexpr std::uint32_t hash_of(std::uint64_t flag) { return static_cast<std::uint32_t>(flag >> 32U); }
+
+}  // namespace
+
+std::atomic<std::uint64_t>& Channel::flag(int member) const {
+  return shared_->ranks[static_cast<std::size_t>(team_.rank(member))]->flags[static_cast<std::size_t>(kind_)].value;
+}
+
+Bell& Channel::bell() const {
+  return shared_->ranks[static_cast<std::size_t>(team_.first)]->bells[static_cast<std::size_t>(kind_)];
+}
+
+bool Channel::arrived(int member) const {
+  // Points wrap around; members are never more than one apart.
+  return static_cast<std::int32_t>(point_of(flag(member).load()) - point_) >= 0;
+}
+
+int Channel::first_missing(int from) const {
+  for (int i = from; i < team_.size; ++i)
+    if (!arrived((team_.member + i) % team_.size)) return i;
+  return team_.size;
+}
+
+void Channel::barrier(const CallRecord& call, std::uint32_t call_hash) {
+  ++point_;
+  hash_ = call_hash;
+  if (team_.size == 1) return;
+  flag(team_.member).store(pack(point_, hash_));
+  // Sequentially consistent with the sleeper's increment: either it sees this flag, or this rank sees the sleeper.
+  if (bell().sleepers.load() > 0 && first_missing(1) == team_.size) ring(bell());
+  wait(call);
+  if (shared_->check_agreement) check_calls_agree(call);
+}
+
+void Channel::wait(const CallRecord& call) {
+  int next = 1;
+  for (int i = 0; i < shared_->spins; ++i) {
+    next = first_missing(next);
+    if (next == team_.size) return;
+    pause();
+  }
+  for (int i = 0; i < shared_->yields; ++i) {
+    next = first_missing(next);
+    if (next == team_.size) return;
+    std::this_thread::yield();
+  }
+  if (first_missing(next) == team_.size) return;
+  sleep_until_all_arrived(call);
+}
+
+void Channel::sleep_until_all_arrived(const CallRecord& call) {
+  struct Sleeper {
+    explicit Sleeper(Bell& b) : bell(b) { bell.sleepers.fetch_add(1); }
+    ~Sleeper() { bell.sleepers.fetch_sub(1); }
+    Sleeper(const Sleeper&) = delete;
+    Sleeper& operator=(const Sleeper&) = delete;
+    Bell& bell;
+  } sleeper(bell());
+
+  // Rings are never lost; the slices are for a peer that was killed, or that is in another call.
+  constexpr std::chrono::milliseconds first_slice{20};
+  constexpr std::chrono::milliseconds slice{200};
+  const auto deadline = Clock::now() + shared_->timeout;
+  for (bool first = true;; first = false) {
+    const std::uint32_t rings = sleeper.bell.rings.load();
+    if (first_missing(1) == team_.size) return;
+    shared_->failure->rethrow();
+    if (!first && shared_->check_agreement) look_for_disagreement(call);
+    const auto left = deadline - Clock::now();
+    if (left <= Clock::duration::zero()) fail_timeout(call);
+    futex_wait(sleeper.bell.rings, rings, std::min<std::chrono::nanoseconds>(left, first ? first_slice : slice));
+  }
+}
+
+void Channel::check_calls_agree(const CallRecord& call) const {
+  for (int i = 1; i < team_.size; ++i) {
+    const int member = (team_.member + i) % team_.size;
+    const std::uint64_t theirs = flag(member).load(std::memory_order_relaxed);
+    // A member that is past this point has itself compared its call with mine.
+    if (point_of(theirs) != point_ || agrees(member, hash_of(theirs))) continue;
+    CallRecord record;
+    const int rank = team_.rank(member);
+    if (!shared_->ranks[static_cast<std::size_t>(rank)]->calls.read(call.number, record)) record.number = 0;
+    fail_disagreement(call, record, rank);
+  }
+}
+
+void Channel::look_for_disagreement(const CallRecord& call) const {
+  for (int i = 1; i < team_.size; ++i) {
+    const int member = (team_.member + i) % team_.size;
+    if (arrived(member)) continue;
+    const int rank = team_.rank(member);
+    const CallLog& log = shared_->ranks[static_cast<std::size_t>(rank)]->calls;
+    CallRecord record;
+    const std::uint64_t latest = log.latest.load(std::memory_order_acquire);
+    if (latest < call.number) continue;  // late
+    const bool readable = log.read(call.number, record);
+    if (readable && agrees(member, record.hash())) continue;  // in this call, not at this point yet
+    if (arrived(member)) continue;                     // it came meanwhile, and went on
+    if (!readable) record.number = 0;
+    fail_disagreement(call, record, rank);
+  }
+}
+
+void Channel::ring_all() const {
+  for (RankState* state : shared_->ranks)
+    for (Bell& each : state->bells) ring(each);
+}
+
+void Channel::fail_timeout(const CallRecord& call) const {
+  std::vector<int> missing;
+  std::uint64_t bits = 0;
+  for (int m = 0; m < team_.size; ++m) {
+    if (m == team_.member || arrived(m)) continue;
+    missing.push_back(team_.rank(m));
+    bits |= std::uint64_t{1} << static_cast<unsigned>(team_.rank(m));
+  }
+  shared_->failure->record(
+      Failure::Kind::timeout,
+      fmt::format("rank {} waited {} ms for rank{} {} in {}. It may have ended, hang, or be in other work: look at its "
+                  "output; if it is only slow, raise the communicator's timeout. The communicator is failed.",
+                  shared_->rank, shared_->timeout.count(), missing.size() == 1 ? "" : "s", fmt::join(missing, ", "),
+                  call.describe()),
+      bits);
+  ring_all();
+  shared_->failure->rethrow();
+  std::abort();  // not reached: rethrow() finds what was recorded
+}
+
+void Channel::fail_disagreement(const CallRecord& mine, const CallRecord& theirs, int rank) const {
+  const std::string other = theirs.number == 0 ? std::string("a different call") : theirs.describe();
+  shared_->failure->record(
+      Failure::Kind::disagreement,
+      fmt::format("rank {} calls {}, but rank {} calls {}. Every rank of a communicator makes the same calls, with the "
+                  "same rows, hidden, dtype, algorithm and kind of buffers, in the same order. The communicator is failed.",
+                  rank, other, shared_->rank, mine.describe()),
+      0);
+  ring_all();
+  shared_->failure->rethrow();
+  std::abort();  // not reached: rethrow() finds what was recorded
+}
+
+}  // namespace mixcomm::cpu

@@ -1,0 +1,59 @@
+// Barriers among the members of one team: flags in shared memory, a short spin, then a futex. No wait is unbounded.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "cpu/shared_state.hpp"
+#include "mixcomm/bootstrap.hpp"
+#include "mixcomm/grid.hpp"
+
+namespace mixcomm::cpu {
+
+/// What the channels of one rank's communicator share.
+struct ChannelShared {
+  std::span<RankState* const> ranks;  ///< by rank
+  Failure* failure = nullptr;
+  Milliseconds timeout = default_timeout;
+  int rank = 0;
+  int spins = 0;   ///< how often to look before giving up the processor
+  int yields = 0;  ///< how often to give it up before sleeping
+  bool check_agreement = true;
+};
+
+/// One team kind of one rank. Points are counted per team, so teams need not keep step with each other.
+class Channel {
+ public:
+  Channel(const ChannelShared& shared, TeamKind kind, const Grid& grid)
+      : shared_(&shared), kind_(kind), team_(grid.world), tp_(grid.tp.size) {}
+
+  /// Every member has come to this point of the same call, and sees what the others wrote before it. Throws Timeout or
+  /// Disagreement, and the communicator is failed.
+  void barrier(const CallRecord& call, std::uint32_t call_hash);
+
+ private:
+  [[nodiscard]] std::atomic<std::uint64_t>& flag(int member) const;
+  [[nodiscard]] Bell& bell() const;
+  [[nodiscard]] bool arrived(int member) const;
+  /// The first member at or after `from` (counted from my successor, cyclically) that has not arrived, or team size.
+  [[nodiscard]] int first_missing(int from) const;
+  [[nodiscard]] bool agrees(int member, std::uint32_t their_hash) const {
+    return calls_agree(their_hash, hash_, member / tp_ == team_.member / tp_);
+  }
+  void wait(const CallRecord& call);
+  void sleep_until_all_arrived(const CallRecord& call);
+  void check_calls_agree(const CallRecord& call) const;
+  void look_for_disagreement(const CallRecord& call) const;
+  [[noreturn]] void fail_timeout(const CallRecord& call) const;
+  [[noreturn]] void fail_disagreement(const CallRecord& mine, const CallRecord& theirs, int rank) const;
+  void ring_all() const;
+
+  const ChannelShared* shared_;
+  TeamKind kind_;
+  Team team_;
+  int tp_;  ///< members m with the same m / tp_ are of one DP rank
+  std::uint32_t point_ = 0;
+  std::uint32_t hash_ = 0;
+};
+
+}  // namespace mixcomm::cpu

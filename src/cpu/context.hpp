@@ -1,0 +1,139 @@
+// The CPU context: buffers in shared memory, a tile is a whole run of elements, sums are made when they are stored.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstring>
+
+#include "algorithms/context.hpp"
+#include "backend.hpp"
+#include "cpu/channel.hpp"
+#include "cpu/kernels.hpp"
+
+namespace mixcomm::cpu {
+
+/// A buffer of which every rank has one, at the same place of its slice of shared memory.
+struct View {
+  std::byte* first = nullptr;  ///< rank 0's
+  std::size_t stride = 0;      ///< from one rank's to the next one's
+  Coordinates coordinates = Coordinates::packed;
+  bool staged = false;
+};
+
+/// What a pass works with. `in` and `out` are only looked at where the call's placement is not plain.
+struct PassBuffers {
+  View in;
+  View out;
+  View staged_in;
+  View staged_out;
+};
+
+template <class T>
+class CpuContext {
+ public:
+  using Input = View;
+  using Output = View;
+
+  /// Lazy: `store` knows where the result goes, and makes one run over all sources.
+  struct Sum {
+    SumOrder order;
+    View in;
+  };
+
+  CpuContext(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers)
+      : call_(call), grid_(grid), channel_(channel), buffers_(buffers), hash_(call.record.hash()) {}
+
+  Input share() {
+    if (call_.in_placement.kind != Placement::Kind::plain) return buffers_.in;
+    return stage_input();
+  }
+
+  Input publish() {
+    const View staged = stage_input();
+    barrier();
+    return staged;
+  }
+
+  Output open() { return call_.out_placement.kind != Placement::Kind::plain ? buffers_.out : buffers_.staged_out; }
+
+  void close(const Output& out) {
+    if (!out.staged) return;
+    for_my_blocks(call_.gathers, [&](int d) {
+      std::memcpy(mine(call_.out, call_.gathers, d), at(out, grid_.rank(), d, 0), call_.blocks.size(d) * sizeof(T));
+    });
+  }
+
+  void barrier() { channel_.barrier(call_.record, hash_); }
+
+  [[nodiscard]] static std::array<Range, 1> tiles(Range range) { return {range}; }
+
+  [[nodiscard]] Sum load_sum(const SumOrder& order, const Input& in, int /*d*/, Range /*tile*/) const {
+    return {order, in};
+  }
+
+  void store(int d, Range tile, const Sum& sum) {
+    void* destination = mine(call_.out, call_.gathers, d) + tile.begin;
+    add_up(d, tile, sum, {&destination, 1});
+  }
+
+  void store_all(const Team& team, const Output& out, int d, Range tile, const Sum& sum) {
+    std::array<void*, max_ranks> destinations;
+    for (int m = 0; m < team.size; ++m)
+      destinations[static_cast<std::size_t>(m)] = at(out, team.rank(m), d, tile.begin);
+    add_up(d, tile, sum, {destinations.data(), static_cast<std::size_t>(team.size)});
+  }
+
+ private:
+  /// The blocks that a buffer of mine holds: all of them, or my own.
+  template <class F>
+  void for_my_blocks(bool all, F&& f) const {
+    if (!all) return f(grid_.dp.member);
+    for (int d = 0; d < grid_.dp.size; ++d) f(d);
+  }
+
+  /// The covered part of block d in a buffer of the caller's.
+  template <class Void>
+  [[nodiscard]] auto mine(Void* buffer, bool all_blocks, int d) const {
+    using Element = std::conditional_t<std::is_const_v<Void>, const T, T>;
+    return static_cast<Element*>(buffer) +
+           call_.blocks.start(all_blocks ? Coordinates::all_blocks : Coordinates::one_block, d);
+  }
+
+  [[nodiscard]] T* at(const View& view, int rank, int d, std::size_t i) const {
+    return reinterpret_cast<T*>(view.first + static_cast<std::size_t>(rank) * view.stride) +
+           call_.blocks.start(view.coordinates, d) + i;
+  }
+
+  View stage_input() {
+    for_my_blocks(!call_.gathers, [&](int d) {
+      std::memcpy(at(buffers_.staged_in, grid_.rank(), d, 0), mine(call_.in, !call_.gathers, d),
+                  call_.blocks.size(d) * sizeof(T));
+    });
+    return buffers_.staged_in;
+  }
+
+  void add_up(int d, Range tile, const Sum& sum, std::span<void* const> destinations) const {
+    std::array<const void*, max_ranks> sources;
+    const int inner = sum.order.inner.size;
+    for (int o = 0; o < sum.order.outer_size; ++o)
+      for (int i = 0; i < inner; ++i)
+        sources[static_cast<std::size_t>(o * inner + i)] = at(sum.in, sum.order.rank(i, o), d, tile.begin);
+    ordered_sum({.dtype = dtype_of<T>,
+                 .sources = sources.data(),
+                 .inner = inner,
+                 .outer = sum.order.outer_size,
+                 .destinations = destinations.data(),
+                 .destination_count = static_cast<int>(destinations.size()),
+                 .size = tile.size});
+  }
+
+  const Call& call_;
+  const Grid& grid_;
+  Channel& channel_;
+  const PassBuffers& buffers_;
+  std::uint32_t hash_;
+};
+
+static_assert(Context<CpuContext<float>>);
+
+}  // namespace mixcomm::cpu

@@ -1,0 +1,174 @@
+#include "cpu/cpu_backend.hpp"
+
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <new>
+#include <vector>
+
+#include "algorithms/one_shot.hpp"
+#include "algorithms/two_shot.hpp"
+#include "cpu/context.hpp"
+#include "mixcomm/error.hpp"
+
+namespace mixcomm::cpu {
+namespace {
+
+constexpr std::size_t page = 4096;
+constexpr std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
+
+/// Processors that this process may run on.
+int usable_processors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+/// Shared memory of which each rank owns a slice.
+struct Slices {
+  std::shared_ptr<std::byte> memory;
+  std::size_t stride = 0;
+  [[nodiscard]] std::byte* of(int rank) const { return memory.get() + static_cast<std::size_t>(rank) * stride; }
+};
+
+Slices share_slices(Bootstrap& bootstrap, std::size_t bytes) {
+  const std::size_t stride = round_up(bytes, page);
+  return {bootstrap.share_memory(stride * static_cast<std::size_t>(bootstrap.world())), stride};
+}
+
+struct Allocation {
+  std::weak_ptr<std::byte> memory;
+  const std::byte* mine = nullptr;
+  std::size_t bytes = 0;
+  std::size_t stride = 0;
+  std::uint64_t id = 0;
+};
+
+template <class T>
+void run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
+  CpuContext<T> context(call, grid, channel, buffers);
+  const bool one_shot = call.algorithm == Algorithm::one_shot;
+  if (call.gathers && one_shot) return all_reduce_all_gather_one_shot(context, grid, call.blocks);
+  if (call.gathers) return all_reduce_all_gather_two_shot(context, grid, call.blocks);
+  if (one_shot) return reduce_scatter_all_reduce_one_shot(context, grid, call.blocks);
+  reduce_scatter_all_reduce_two_shot(context, grid, call.blocks);
+}
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(Bootstrap& bootstrap, const Grid& grid, const CommunicatorOptions& options)
+      : bootstrap_(bootstrap), grid_(grid), area_bytes_(round_up(options.workspace_bytes, page)) {
+    const int world = grid.world.size;
+    // Slice of a rank: its state, then an input and an output area per team kind and parity.
+    slices_ = share_slices(bootstrap, state_bytes + team_kinds * 2 * 2 * area_bytes_);
+    for (int r = 0; r < world; ++r) {
+      // Zeroed memory is a valid initial state; constructing the objects again on each rank would race with their use.
+      ranks_.push_back(std::launder(reinterpret_cast<RankState*>(slices_.of(r) + sizeof(Failure))));
+    }
+    const bool crowded = world > usable_processors();
+    shared_ = {.ranks = ranks_,
+               .failure = std::launder(reinterpret_cast<Failure*>(slices_.of(0))),
+               .timeout = options.timeout,
+               .rank = grid.rank(),
+               .spins = crowded ? 20 : 20'000,
+               .yields = crowded ? 20 : 0,
+               .check_agreement = options.check_agreement};
+    for (int k = 0; k < team_kinds; ++k) {
+      const auto kind = static_cast<TeamKind>(k);
+      grids_.push_back(grid_of(grid, kind));
+      channels_.emplace_back(shared_, kind, grids_.back());
+    }
+  }
+
+  SymmetricMemory allocate(std::size_t bytes) override {
+    const Slices slices = share_slices(bootstrap_, bytes);
+    std::erase_if(allocations_, [](const Allocation& a) { return a.memory.expired(); });
+    std::byte* mine = slices.of(grid_.rank());
+    allocations_.push_back({slices.memory, mine, bytes, slices.stride, ++allocated_});
+    return {slices.memory, mine};
+  }
+
+  [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
+    const Allocation* found = find(data, bytes);
+    if (found == nullptr) return {};
+    return {Placement::Kind::symmetric, found->id,
+            static_cast<std::uint64_t>(static_cast<const std::byte*>(data) - found->mine)};
+  }
+
+  void run(Call& call) override {
+    shared_.failure->rethrow();
+    ranks_[static_cast<std::size_t>(grid_.rank())]->calls.post(call.record);
+    const auto kind = static_cast<std::size_t>(call.team);
+    const Grid& grid = grids_[kind];
+
+    // How many passes there are depends on nothing but the shape, so that ranks never differ in it.
+    std::size_t longest = 0;
+    for (int d = 0; d < grid.dp.size; ++d) longest = std::max(longest, call.blocks.full_size(d));
+    const std::size_t step = area_bytes_ / size_of(call.dtype) / static_cast<std::size_t>(grid.dp.size) / 64 * 64;
+
+    PassBuffers buffers{.in = direct(call.in, call.in_placement, !call.gathers),
+                        .out = direct(call.out, call.out_placement, call.gathers),
+                        .staged_in = {},
+                        .staged_out = {}};
+    for (std::size_t begin = 0; begin < longest; begin += step) {
+      call.blocks.cover(begin, std::min(begin + step, longest));
+      buffers.staged_in = area(kind, 0);
+      buffers.staged_out = area(kind, 1);
+      ++passes_[kind];
+      switch (call.dtype) {
+        case DType::bf16: run_body<bf16>(call, grid, channels_[kind], buffers); break;
+        case DType::fp16: run_body<fp16>(call, grid, channels_[kind], buffers); break;
+        case DType::fp32: run_body<float>(call, grid, channels_[kind], buffers); break;
+      }
+    }
+  }
+
+ private:
+  static constexpr std::size_t state_bytes = round_up(sizeof(Failure) + sizeof(RankState), page);
+
+  [[nodiscard]] const Allocation* find(const void* data, std::size_t bytes) const {
+    const auto* begin = static_cast<const std::byte*>(data);
+    for (const Allocation& a : allocations_)
+      if (begin >= a.mine && bytes <= a.bytes && begin - a.mine <= static_cast<std::ptrdiff_t>(a.bytes - bytes) &&
+          !a.memory.expired())
+        return &a;
+    return nullptr;
+  }
+
+  /// The view of a buffer in symmetric memory, as seen from rank 0's slice; empty for a plain one.
+  [[nodiscard]] View direct(const void* data, const Placement& placement, bool all_blocks) const {
+    const Allocation* found = placement.kind == Placement::Kind::plain ? nullptr : find(data, 0);
+    if (found == nullptr) return {};
+    auto* mine = static_cast<std::byte*>(const_cast<void*>(data));  // a View serves inputs and outputs
+    return {mine - static_cast<std::size_t>(grid_.rank()) * found->stride, found->stride,
+            all_blocks ? Coordinates::all_blocks : Coordinates::one_block, false};
+  }
+
+  /// Areas alternate from pass to pass: when a rank writes one again, all have come to the pass in between, so none reads
+  /// the old contents any more.
+  [[nodiscard]] View area(std::size_t kind, std::size_t which) const {
+    const std::size_t index = (kind * 2 + passes_[kind] % 2) * 2 + which;
+    return {slices_.memory.get() + state_bytes + index * area_bytes_, slices_.stride, Coordinates::packed, true};
+  }
+
+  Bootstrap& bootstrap_;
+  Grid grid_;
+  std::size_t area_bytes_;
+  Slices slices_;
+  std::vector<RankState*> ranks_;
+  ChannelShared shared_;
+  std::vector<Grid> grids_;
+  std::vector<Channel> channels_;
+  std::array<std::size_t, team_kinds> passes_{};
+  std::vector<Allocation> allocations_;
+  std::uint64_t allocated_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid, const CommunicatorOptions& options) {
+  return std::make_unique<CpuBackend>(bootstrap, grid, options);
+}
+
+}  // namespace mixcomm::cpu

@@ -1,0 +1,65 @@
+// What ranks on one host share besides data: flags, calls, and the failure of the communicator.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "call.hpp"
+
+namespace mixcomm::cpu {
+
+/// Two cache lines: processors fetch them in pairs.
+inline constexpr std::size_t line_bytes = 128;
+
+/// One rank's flag on one team kind. Low half: how many points (barriers) it has reached. High half: the hash of the call
+/// it is in. Written by that rank alone.
+struct alignas(line_bytes) Flag {
+  std::atomic<std::uint64_t> value{0};
+};
+
+/// Where the members of one team sleep; that of the team's first rank is used. The last rank to arrive rings.
+struct alignas(line_bytes) Bell {
+  std::atomic<std::uint32_t> rings{0};
+  std::atomic<std::uint32_t> sleepers{0};
+};
+
+/// The calls that a rank made last, so that a peer that waits for it can tell late from wrong. Written by that rank alone; each slot is
+/// taken in word by word, and valid if `number` is the same before and after.
+struct alignas(line_bytes) CallLog {
+  static constexpr std::size_t slots = 4;
+  static constexpr std::size_t words = sizeof(CallRecord) / sizeof(std::uint64_t);
+  static_assert(sizeof(CallRecord) % sizeof(std::uint64_t) == 0);
+  std::array<std::array<std::atomic<std::uint64_t>, words>, slots> word{};
+  std::atomic<std::uint64_t> latest{0};
+
+  void post(const CallRecord& record);
+  /// The record of call `number`; false if it has been overwritten or not been made.
+  [[nodiscard]] bool read(std::uint64_t number, CallRecord& record) const;
+};
+
+/// One rank's part. The whole lies in zeroed shared memory, which is a valid initial state.
+struct RankState {
+  std::array<Flag, team_kinds> flags;
+  std::array<Bell, team_kinds> bells;
+  CallLog calls;
+};
+
+/// The first failure of the communicator, by whichever rank found it; every rank reports the same.
+struct alignas(line_bytes) Failure {
+  enum class Kind : std::uint32_t { none, timeout, disagreement };
+  std::atomic<std::uint32_t> state{0};  ///< 0 none, 1 being written, 2 there
+  std::atomic<std::uint32_t> kind{0};
+  std::atomic<std::uint64_t> missing{0};  ///< bit r: rank r
+  std::array<std::atomic<char>, 1024> text{};
+
+  /// Records a failure unless there is one already.
+  void record(Kind what, const std::string& message, std::uint64_t missing_ranks);
+  /// Throws what was recorded; returns if nothing was.
+  void rethrow() const;
+};
+
+}  // namespace mixcomm::cpu

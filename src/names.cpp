@@ -1,0 +1,60 @@
+// Names of enumerators: one table each, used both ways.
+#include <fmt/format.h>
+
+#include <array>
+#include <string>
+#include <utility>
+
+#include "mixcomm/communicator.hpp"
+#include "mixcomm/error.hpp"
+
+namespace mixcomm {
+namespace {
+
+template <class E, std::size_t N>
+struct NameTable {
+  std::string_view what;
+  std::array<std::pair<E, std::string_view>, N> rows;
+
+  [[nodiscard]] std::string_view name(E value) const {
+    for (const auto& [candidate, text] : rows)
+      if (candidate == value) return text;
+    return "?";
+  }
+
+  [[nodiscard]] E value(std::string_view name) const {
+    std::string all;
+    for (const auto& [candidate, text] : rows) {
+      if (text == name) return candidate;
+      all += fmt::format("{}{}", all.empty() ? "" : ", ", text);
+    }
+    throw InvalidArgument(fmt::format("no {} is named '{}'; there are: {}", what, name, all));
+  }
+};
+
+constexpr NameTable<DType, 3> dtypes{
+    "dtype", {{{DType::bf16, "bf16"}, {DType::fp16, "fp16"}, {DType::fp32, "fp32"}}}};
+
+constexpr NameTable<Op, 5> ops{"operation",
+                               {{{Op::all_reduce, "all_reduce"},
+                                 {Op::all_gather, "all_gather"},
+                                 {Op::reduce_scatter, "reduce_scatter"},
+                                 {Op::all_reduce_all_gather, "all_reduce_all_gather"},
+                                 {Op::reduce_scatter_all_reduce, "reduce_scatter_all_reduce"}}}};
+
+constexpr NameTable<Algorithm, 4> algorithms{"algorithm",
+                                             {{{Algorithm::automatic, "auto"},
+                                               {Algorithm::one_shot, "one_shot"},
+                                               {Algorithm::two_shot, "two_shot"},
+                                               {Algorithm::composed, "composed"}}}};
+
+}  // namespace
+
+std::string_view name(DType dtype) { return dtypes.name(dtype); }
+std::string_view name(Op op) { return ops.name(op); }
+std::string_view name(Algorithm algorithm) { return algorithms.name(algorithm); }
+DType dtype_from_name(std::string_view name) { return dtypes.value(name); }
+Op op_from_name(std::string_view name) { return ops.value(name); }
+Algorithm algorithm_from_name(std::string_view name) { return algorithms.value(name); }
+
+}  // namespace mixcomm
