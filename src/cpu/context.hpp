@@ -12,6 +12,13 @@
 
 namespace mixcomm::cpu {
 
+#if defined(MIXCOMM_MUTANTS)
+/// Only in the library that tests/mutants_test.cpp builds for itself: whether to leave out a pass's barrier of that index.
+bool drops_barrier(int index);
+/// ... and whether workspaces alternate.
+bool alternates();
+#endif
+
 /// A buffer of which every rank has one, at the same place of its slice of shared memory.
 struct View {
   std::byte* first = nullptr;  ///< rank 0's
@@ -63,7 +70,12 @@ class CpuContext {
     });
   }
 
-  void barrier() { channel_.barrier(call_.record, hash_); }
+  void barrier() {
+#if defined(MIXCOMM_MUTANTS)
+    if (drops_barrier(barriers_++)) return;
+#endif
+    channel_.barrier(call_.record, hash_);
+  }
 
   [[nodiscard]] static std::array<Range, 1> tiles(Range range) { return {range}; }
 
@@ -132,6 +144,9 @@ class CpuContext {
   Channel& channel_;
   const PassBuffers& buffers_;
   std::uint32_t hash_;
+#if defined(MIXCOMM_MUTANTS)
+  int barriers_ = 0;
+#endif
 };
 
 static_assert(Context<CpuContext<float>>);

@@ -148,7 +148,12 @@ class CpuBackend final : public Backend {
   /// Areas alternate from pass to pass: when a rank writes one again, all have come to the pass in between, so none reads
   /// the old contents any more.
   [[nodiscard]] View area(std::size_t kind, std::size_t which) const {
-    const std::size_t index = (kind * 2 + passes_[kind] % 2) * 2 + which;
+#if defined(MIXCOMM_MUTANTS)
+    const std::size_t parity = alternates() ? passes_[kind] % 2 : 0;
+#else
+    const std::size_t parity = passes_[kind] % 2;
+#endif
+    const std::size_t index = (kind * 2 + parity) * 2 + which;
     return {slices_.memory.get() + state_bytes + index * area_bytes_, slices_.stride, Coordinates::packed, true};
   }
 

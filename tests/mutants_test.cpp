@@ -1,0 +1,87 @@
+// The test of the tests: the same checks must catch a library with a barrier left out, or a workspace that does not alternate.
+// Built with a copy of the library that has MIXCOMM_MUTANTS defined.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "mixcomm/mixcomm.hpp"
+#include "support/spawn.hpp"
+#include "verify/verify.hpp"
+
+namespace mixcomm::cpu {
+namespace {
+std::atomic<int> dropped_barrier{-1};
+std::atomic<bool> alternating{true};
+}  // namespace
+bool drops_barrier(int index) { return index == dropped_barrier; }
+bool alternates() { return alternating; }
+}  // namespace mixcomm::cpu
+
+namespace mixcomm::test {
+namespace {
+
+struct Mutant {
+  const char* name;
+  Op op;
+  Algorithm algorithm;
+  verify::Buffers buffers;
+  int dropped_barrier;
+  bool alternates;
+  bool caught;
+};
+
+/// Fresh inputs on every call, each checked at once, with ranks that are late in turn.
+std::vector<std::string> run(const Mutant& mutant, int calls) {
+  cpu::dropped_barrier = mutant.dropped_barrier;
+  cpu::alternating = mutant.alternates;
+  return spawn(Ranks::threads, 4, [&](Bootstrap& bootstrap) {
+    // A rank that has found something wrong leaves; the others need not wait long for it.
+    Communicator communicator(bootstrap, {.tp = 2, .dp = 2, .timeout = std::chrono::milliseconds(1500)});
+    verify::Verifier verifier(communicator, 1 << 14);
+    for (int i = 0; i < calls; ++i) {
+      if ((i * 7 + bootstrap.rank()) % 4 == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));
+      const std::string wrong = verifier.run({mutant.op,
+                                              mutant.algorithm,
+                                              DType::fp32,
+                                              mutant.buffers,
+                                              verify::Values::floats,
+                                              {2, 3},
+                                              256,
+                                              static_cast<std::uint64_t>(i) + 1});
+      if (!wrong.empty()) return wrong;
+    }
+    return std::string();
+  });
+}
+
+class Mutants : public testing::TestWithParam<Mutant> {};
+
+TEST_P(Mutants, AreCaughtAndTheOriginalIsNot) {
+  const Mutant& mutant = GetParam();
+  const bool caught = !failures(run(mutant, 300)).empty();
+  EXPECT_EQ(caught, mutant.caught) << mutant.name;
+}
+
+constexpr auto ar_ag = Op::all_reduce_all_gather;
+constexpr auto rs_ar = Op::reduce_scatter_all_reduce;
+using enum Algorithm;
+using verify::Buffers;
+
+INSTANTIATE_TEST_SUITE_P(
+    All, Mutants,
+    testing::Values(Mutant{"original_one_shot", ar_ag, one_shot, Buffers::plain, -1, true, false},
+                    Mutant{"original_two_shot", rs_ar, two_shot, Buffers::symmetric, -1, true, false},
+                    Mutant{"one_shot_without_its_wait", ar_ag, one_shot, Buffers::plain, 0, true, true},
+                    Mutant{"one_shot_without_its_wait_dual", rs_ar, one_shot, Buffers::plain, 0, true, true},
+                    Mutant{"two_shot_without_its_first_wait", ar_ag, two_shot, Buffers::symmetric, 0, true, true},
+                    Mutant{"two_shot_without_its_first_wait_dual", rs_ar, two_shot, Buffers::symmetric, 0, true, true},
+                    Mutant{"two_shot_without_its_last_wait", ar_ag, two_shot, Buffers::symmetric, 1, true, true},
+                    Mutant{"two_shot_without_its_last_wait_dual", rs_ar, two_shot, Buffers::symmetric, 1, true, true},
+                    Mutant{"two_shot_without_its_last_wait_staged", ar_ag, two_shot, Buffers::plain, 1, true, true},
+                    Mutant{"one_shot_without_alternating", ar_ag, one_shot, Buffers::plain, -1, false, true},
+                    Mutant{"one_shot_without_alternating_dual", rs_ar, one_shot, Buffers::plain, -1, false, true}),
+    [](const auto& instance) { return instance.param.name; });
+
+}  // namespace
+}  // namespace mixcomm::test
