@@ -1,0 +1,39 @@
+# The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
+.PHONY: help build demo check lint format asan tsan clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+build: ## set up and build everything into build/
+	@scripts/setup
+	@cmake --preset default $(if $(V),,--log-level=WARNING)
+	@cmake --build --preset default
+
+demo: build ## decode word problems on many rank layouts; composed against fused
+	@build/tools/mixcomm demo --json build/demo.json
+
+check: build ## every test, and the collectives under ThreadSanitizer
+	@ctest --preset default --progress
+	@$(MAKE) --no-print-directory tsan
+
+tsan: ## the collectives' tests under ThreadSanitizer, into build-tsan/
+	@scripts/setup
+	@cmake --preset tsan $(if $(V),,--log-level=WARNING)
+	@cmake --build --preset tsan
+	@ctest --preset tsan --progress
+
+asan: ## all tests under AddressSanitizer and UndefinedBehaviorSanitizer, into build-asan/
+	@scripts/setup
+	@cmake --preset asan $(if $(V),,--log-level=WARNING)
+	@cmake --build --preset asan
+	@ctest --preset asan --progress
+
+lint: build ## clang-format, clang-tidy and ruff, none of which may find anything
+	@scripts/lint
+
+format: ## lay out all sources
+	@scripts/lint --fix
+
+clean: ## remove all builds
+	@rm -rf build build-tsan build-asan
