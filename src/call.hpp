@@ -9,23 +9,29 @@
 
 namespace mixcomm {
 
-/// The team that an operation runs on. Each has its own flags and workspace, so that passes on one are ordered.
+/// The team that an operation runs on. Each has its own flags and workspace, so that passes on one are
+/// ordered.
 enum class TeamKind : std::uint8_t { world, tp, dp };
 inline constexpr int team_kinds = 3;
 
 /// What an operation is: one of two bodies on one part of the grid.
 struct OpShape {
-  bool gathers;    ///< all_reduce_all_gather: in is one block, out is all blocks; else the dual
+  bool gathers;  ///< all_reduce_all_gather: in is one block, out is all blocks; else the dual
   TeamKind team;
 };
 
 [[nodiscard]] constexpr OpShape shape_of(Op op) {
   switch (op) {
-    case Op::all_reduce: return {true, TeamKind::tp};
-    case Op::all_gather: return {true, TeamKind::dp};
-    case Op::reduce_scatter: return {false, TeamKind::dp};
-    case Op::all_reduce_all_gather: return {true, TeamKind::world};
-    case Op::reduce_scatter_all_reduce: break;
+    case Op::all_reduce:
+      return {true, TeamKind::tp};
+    case Op::all_gather:
+      return {true, TeamKind::dp};
+    case Op::reduce_scatter:
+      return {false, TeamKind::dp};
+    case Op::all_reduce_all_gather:
+      return {true, TeamKind::world};
+    case Op::reduce_scatter_all_reduce:
+      break;
   }
   return {false, TeamKind::world};
 }
@@ -46,7 +52,8 @@ struct Placement {
   std::uint64_t offset = 0;
 };
 
-/// What all ranks of a call must share. Passive data of whole words, so that it can be published word by word.
+/// What all ranks of a call must share. Passive data of whole words, so that it can be published word by
+/// word.
 struct CallRecord {
   static constexpr std::size_t listed_rows = 8;
   std::uint64_t number = 0;  ///< how many calls this rank has made on this communicator, this one included
@@ -57,14 +64,14 @@ struct CallRecord {
   Placement::Kind out = Placement::Kind::plain;
   std::uint8_t unused[3] = {};
   std::uint64_t hidden = 0;
-  std::uint64_t row_blocks = 0;              ///< how many blocks there are
-  std::uint64_t rows[listed_rows] = {};      ///< of the first blocks
-  std::uint64_t rows_hash = 0;               ///< of all blocks
-  std::uint64_t all_blocks_hash = 0;         ///< placement of the buffer with all blocks
-  std::uint64_t one_block_hash = 0;          ///< placement of the other one; 0 where it has no rows
+  std::uint64_t row_blocks = 0;          ///< how many blocks there are
+  std::uint64_t rows[listed_rows] = {};  ///< of the first blocks
+  std::uint64_t rows_hash = 0;           ///< of all blocks
+  std::uint64_t all_blocks_hash = 0;     ///< placement of the buffer with all blocks
+  std::uint64_t one_block_hash = 0;      ///< placement of the other one; 0 where it has no rows
 
-  /// Equal for calls that agree; `number` is left out. The high half speaks of what all ranks share, the low half of what
-  /// the TP ranks of one DP rank share besides.
+  /// Equal for calls that agree; `number` is left out. The high half speaks of what all ranks share, the low
+  /// half of what the TP ranks of one DP rank share besides.
   [[nodiscard]] std::uint32_t hash() const;
   /// "all_gather(rows [4, 0], hidden 4096, bf16, one_shot, in plain, out symmetric), its call 17"
   [[nodiscard]] std::string describe() const;

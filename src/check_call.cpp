@@ -21,13 +21,16 @@ void check_tensor(Op op, std::string_view which, const ConstTensor& tensor, std:
   std::size_t bytes = 0;
   if (__builtin_mul_overflow(tensor.rows, tensor.hidden, &elements) ||
       __builtin_mul_overflow(elements, size_of(tensor.dtype), &bytes) || bytes > PTRDIFF_MAX)
-    refuse(op, fmt::format("'{}' of {} x {} is larger than memory can be", which, tensor.rows, tensor.hidden));
+    refuse(op,
+           fmt::format("'{}' of {} x {} is larger than memory can be", which, tensor.rows, tensor.hidden));
   if (tensor.data == nullptr && elements != 0)
-    refuse(op, fmt::format("'{}' is null, but has {} x {} elements; null is for 0 elements only", which, tensor.rows,
-                           tensor.hidden));
+    refuse(op, fmt::format("'{}' is null, but has {} x {} elements; null is for 0 elements only", which,
+                           tensor.rows, tensor.hidden));
 }
 
-const std::byte* bytes_of(const ConstTensor& tensor) { return static_cast<const std::byte*>(tensor.data); }
+const std::byte* bytes_of(const ConstTensor& tensor) {
+  return static_cast<const std::byte*>(tensor.data);
+}
 
 bool overlap(const ConstTensor& a, const ConstTensor& b) {
   if (a.bytes() == 0 || b.bytes() == 0) return false;
@@ -45,16 +48,19 @@ bool in_place(const CheckedCall& call, bool gathers, const Grid& team) {
 
 }  // namespace
 
-CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const RowCounts& rows, const Grid& grid) {
+CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const RowCounts& rows,
+                       const Grid& grid) {
   if (in.dtype != out.dtype)
-    refuse(op, fmt::format("'in' is {} and 'out' is {}; they must have one dtype", name(in.dtype), name(out.dtype)));
+    refuse(op, fmt::format("'in' is {} and 'out' is {}; they must have one dtype", name(in.dtype),
+                           name(out.dtype)));
   if (in.hidden != out.hidden)
     refuse(op, fmt::format("'in' has hidden {} and 'out' {}; they must be equal", in.hidden, out.hidden));
   const OpShape shape = shape_of(op);
   const Grid team = grid_of(grid, shape.team);
   if (!rows.is_uniform() && rows.given() != static_cast<std::size_t>(team.dp.size))
-    refuse(op, fmt::format("{} row counts were given for {} DP ranks; pass one count per DP rank, or one for all",
-                           rows.given(), team.dp.size));
+    refuse(op,
+           fmt::format("{} row counts were given for {} DP ranks; pass one count per DP rank, or one for all",
+                       rows.given(), team.dp.size));
   std::size_t total = 0;
   for (int d = 0; d < team.dp.size; ++d)
     if (__builtin_add_overflow(total, rows[d], &total)) refuse(op, "the row counts overflow");
@@ -64,13 +70,15 @@ CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const Ro
   check_tensor(op, "rows", {"", total, in.hidden, in.dtype}, total);
   CheckedCall call{in, out, rows};
   if (overlap(in, out) && !in_place(call, shape.gathers, team))
-    refuse(op, fmt::format("'in' and 'out' overlap; they may only do so if the {} is this rank's block of the {}{}",
-                           shape.gathers ? "input" : "output", shape.gathers ? "output" : "input",
-                           op == Op::all_reduce ? ": the same address" : ""));
+    refuse(op, fmt::format(
+                   "'in' and 'out' overlap; they may only do so if the {} is this rank's block of the {}{}",
+                   shape.gathers ? "input" : "output", shape.gathers ? "output" : "input",
+                   op == Op::all_reduce ? ": the same address" : ""));
   return call;
 }
 
-Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid, const Backend& backend) {
+Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid,
+               const Backend& backend) {
   const OpShape shape = shape_of(op);
   const Grid team = grid_of(grid, shape.team);
   const ConstTensor& in = checked.in;

@@ -26,16 +26,18 @@ View own_block(const View& all, const Grid& grid, const RowCounts& rows) {
 
 void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& options) {
   if (options.tp < 1 || options.dp < 1 || options.tp * options.dp != bootstrap.world())
-    throw InvalidArgument(fmt::format("a grid of tp {} x dp {} needs {} ranks, but there are {}; choose tp and dp so that "
-                                      "tp * dp is the number of ranks",
-                                      options.tp, options.dp, static_cast<long>(options.tp) * options.dp,
-                                      bootstrap.world()));
+    throw InvalidArgument(
+        fmt::format("a grid of tp {} x dp {} needs {} ranks, but there are {}; choose tp and dp so that "
+                    "tp * dp is the number of ranks",
+                    options.tp, options.dp, static_cast<long>(options.tp) * options.dp, bootstrap.world()));
   if (bootstrap.world() > max_ranks)
-    throw Unsupported(fmt::format("a communicator holds at most {} ranks, not {}", max_ranks, bootstrap.world()));
+    throw Unsupported(
+        fmt::format("a communicator holds at most {} ranks, not {}", max_ranks, bootstrap.world()));
   constexpr std::size_t least = std::size_t{64} << 10U;
   constexpr std::size_t most = std::size_t{1} << 30U;
   if (options.workspace_bytes < least || options.workspace_bytes > most)
-    throw InvalidArgument(fmt::format("workspace_bytes is {}; it may be {} to {}", options.workspace_bytes, least, most));
+    throw InvalidArgument(
+        fmt::format("workspace_bytes is {}; it may be {} to {}", options.workspace_bytes, least, most));
   if (options.timeout <= Milliseconds::zero())
     throw InvalidArgument(fmt::format("timeout is {} ms; it must be positive", options.timeout.count()));
 }
@@ -44,8 +46,8 @@ void agree(Bootstrap& bootstrap, std::string_view step, const std::string& mine)
   const auto all = bootstrap.exchange(step, mine);
   for (std::size_t r = 0; r < all.size(); ++r)
     if (all[r] != all[0])
-      throw Disagreement(fmt::format("{}: rank {} has {}, but rank 0 has {}; all ranks must pass the same", step, r,
-                                     all[r], all[0]));
+      throw Disagreement(fmt::format("{}: rank {} has {}, but rank 0 has {}; all ranks must pass the same",
+                                     step, r, all[r], all[0]));
 }
 
 }  // namespace
@@ -77,8 +79,8 @@ struct Communicator::State {
 Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& options) {
   check_options(bootstrap, options);
   agree(bootstrap, "creating a communicator",
-        fmt::format("tp {}, dp {}, algorithm {}, workspace_bytes {}, check_agreement {}", options.tp, options.dp,
-                    name(options.algorithm), options.workspace_bytes, options.check_agreement));
+        fmt::format("tp {}, dp {}, algorithm {}, workspace_bytes {}, check_agreement {}", options.tp,
+                    options.dp, name(options.algorithm), options.workspace_bytes, options.check_agreement));
   const Grid grid = Grid::of(options.tp, options.dp, bootstrap.rank());
   state_ = std::unique_ptr<State>(
       new State{bootstrap, options, grid, cpu::make_backend(bootstrap, grid, options), 0, nullptr});
@@ -88,8 +90,12 @@ Communicator::~Communicator() = default;
 Communicator::Communicator(Communicator&&) noexcept = default;
 Communicator& Communicator::operator=(Communicator&&) noexcept = default;
 
-const Grid& Communicator::grid() const { return state_->grid; }
-const CommunicatorOptions& Communicator::options() const { return state_->options; }
+const Grid& Communicator::grid() const {
+  return state_->grid;
+}
+const CommunicatorOptions& Communicator::options() const {
+  return state_->options;
+}
 
 SymmetricBuffer Communicator::allocate(std::size_t bytes) {
   if (bytes == 0) throw InvalidArgument("allocate(0): ask for at least one byte, on every rank");
@@ -108,7 +114,8 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
   if (op == Op::all_reduce) rows = RowCounts(in.rows);
   const CheckedCall checked = check_call(op, in, out, rows, state.grid);
 
-  Algorithm algorithm = options.algorithm != Algorithm::automatic ? options.algorithm : state.options.algorithm;
+  Algorithm algorithm =
+      options.algorithm != Algorithm::automatic ? options.algorithm : state.options.algorithm;
   const Grid& grid = state.grid;
   const auto chosen = [&](Op each) {
     const std::size_t all_rows = each == Op::all_reduce ? rows[grid.dp.member] : rows.total(grid.dp.size);
@@ -142,7 +149,8 @@ void Communicator::reduce_scatter(ConstTensor in, Tensor out, RowCounts rows, Ca
 void Communicator::all_reduce_all_gather(ConstTensor in, Tensor out, RowCounts rows, CallOptions options) {
   run(Op::all_reduce_all_gather, in, out, rows, options);
 }
-void Communicator::reduce_scatter_all_reduce(ConstTensor in, Tensor out, RowCounts rows, CallOptions options) {
+void Communicator::reduce_scatter_all_reduce(ConstTensor in, Tensor out, RowCounts rows,
+                                             CallOptions options) {
   run(Op::reduce_scatter_all_reduce, in, out, rows, options);
 }
 

@@ -32,8 +32,8 @@ struct NameTable {
   }
 };
 
-constexpr NameTable<DType, 3> dtypes{
-    "dtype", {{{DType::bf16, "bf16"}, {DType::fp16, "fp16"}, {DType::fp32, "fp32"}}}};
+constexpr NameTable<DType, 3> dtypes{"dtype",
+                                     {{{DType::bf16, "bf16"}, {DType::fp16, "fp16"}, {DType::fp32, "fp32"}}}};
 
 constexpr NameTable<Op, 5> ops{"operation",
                                {{{Op::all_reduce, "all_reduce"},
@@ -50,11 +50,23 @@ constexpr NameTable<Algorithm, 4> algorithms{"algorithm",
 
 }  // namespace
 
-std::string_view name(DType dtype) { return dtypes.name(dtype); }
-std::string_view name(Op op) { return ops.name(op); }
-std::string_view name(Algorithm algorithm) { return algorithms.name(algorithm); }
-DType dtype_from_name(std::string_view name) { return dtypes.value(name); }
-Op op_from_name(std::string_view name) { return ops.value(name); }
-Algorithm algorithm_from_name(std::string_view name) { return algorithms.value(name); }
+std::string_view name(DType dtype) {
+  return dtypes.name(dtype);
+}
+std::string_view name(Op op) {
+  return ops.name(op);
+}
+std::string_view name(Algorithm algorithm) {
+  return algorithms.name(algorithm);
+}
+DType dtype_from_name(std::string_view name) {
+  return dtypes.value(name);
+}
+Op op_from_name(std::string_view name) {
+  return ops.value(name);
+}
+Algorithm algorithm_from_name(std::string_view name) {
+  return algorithms.value(name);
+}
 
 }  // namespace mixcomm

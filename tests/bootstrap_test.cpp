@@ -15,19 +15,25 @@ namespace {
 
 using std::chrono::milliseconds;
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 class Bootstraps : public testing::TestWithParam<Ranks> {};
 INSTANTIATE_TEST_SUITE_P(Ranks, Bootstraps, testing::Values(Ranks::threads, Ranks::processes),
-                         [](const auto& instance) { return instance.param == Ranks::threads ? "threads" : "processes"; });
+                         [](const auto& instance) {
+                           return instance.param == Ranks::threads ? "threads" : "processes";
+                         });
 
 TEST_P(Bootstraps, ExchangeGivesEveryonesMessageByRank) {
   const auto results = spawn(GetParam(), 5, [](Bootstrap& b) -> std::string {
     for (int i = 0; i < 50; ++i) {
-      const auto mine = std::string(static_cast<std::size_t>(b.rank() * 1000), 'x') + std::to_string(b.rank() * 100 + i);
+      const auto mine =
+          std::string(static_cast<std::size_t>(b.rank() * 1000), 'x') + std::to_string(b.rank() * 100 + i);
       const auto all = b.exchange("testing", mine);
       for (int r = 0; r < b.world(); ++r)
-        if (all[static_cast<std::size_t>(r)] != std::string(static_cast<std::size_t>(r * 1000), 'x') + std::to_string(r * 100 + i))
+        if (all[static_cast<std::size_t>(r)] !=
+            std::string(static_cast<std::size_t>(r * 1000), 'x') + std::to_string(r * 100 + i))
           return "wrong message";
     }
     return "";
@@ -38,7 +44,8 @@ TEST_P(Bootstraps, ExchangeGivesEveryonesMessageByRank) {
 TEST_P(Bootstraps, SharedMemoryIsSharedAndZeroed) {
   const auto results = spawn(GetParam(), 3, [](Bootstrap& b) -> std::string {
     const auto memory = b.share_memory(8192);
-    if (std::any_of(memory.get() + 8, memory.get() + 8192, [](std::byte x) { return x != std::byte{0}; })) return "not zeroed";
+    if (std::any_of(memory.get() + 8, memory.get() + 8192, [](std::byte x) { return x != std::byte{0}; }))
+      return "not zeroed";
     memory.get()[b.rank()] = std::byte{1};
     b.exchange("writing", "");
     for (int r = 0; r < 3; ++r)
@@ -61,7 +68,8 @@ TEST_P(Bootstraps, AMissingRankIsNamedWithinTheDeadline) {
           b.exchange("comparing notes", "");
         } catch (const Timeout& error) {
           const auto waited = std::chrono::steady_clock::now() - start;
-          if (error.missing() != std::vector{2} || !contains(error.what(), "comparing notes")) return error.what();
+          if (error.missing() != std::vector{2} || !contains(error.what(), "comparing notes"))
+            return error.what();
           return waited < milliseconds(1000) ? "" : "too late";
         }
         return "no error";
@@ -82,13 +90,16 @@ TEST_P(Bootstraps, RanksInDifferentStepsAreToldSo) {
   EXPECT_EQ(failures(results), "");
 }
 
-// --- processes: the rendezvous -------------------------------------------------------------------------------------------
+// --- processes: the rendezvous
+// -------------------------------------------------------------------------------------------
 
 LaunchInfo job(int rank, int world, int port, std::string secret = "s") {
   return {"test", rank, world, "127.0.0.1", port, std::move(secret)};
 }
 
-int free_port() { return port_of(listen_on("127.0.0.1", 0)); }
+int free_port() {
+  return port_of(listen_on("127.0.0.1", 0));
+}
 
 template <class E>
 std::string error_of(const std::function<void()>& fn) {
@@ -104,8 +115,12 @@ TEST(Rendezvous, ARankThatNeverComesIsNamedToAll) {
   const int port = free_port();
   std::string zero;
   std::string two;
-  std::thread a([&] { zero = error_of<Timeout>([&] { (void)bootstrap_processes(job(0, 3, port), milliseconds(500)); }); });
-  std::thread b([&] { two = error_of<Timeout>([&] { (void)bootstrap_processes(job(2, 3, port), milliseconds(500)); }); });
+  std::thread a([&] {
+    zero = error_of<Timeout>([&] { (void)bootstrap_processes(job(0, 3, port), milliseconds(500)); });
+  });
+  std::thread b([&] {
+    two = error_of<Timeout>([&] { (void)bootstrap_processes(job(2, 3, port), milliseconds(500)); });
+  });
   a.join();
   b.join();
   EXPECT_TRUE(contains(zero, "rank 1 did not come")) << zero;
@@ -120,7 +135,8 @@ TEST(Rendezvous, NoRankZeroIsATimeoutThatSaysWhere) {
 
 TEST(Rendezvous, APortInUseIsSaid) {
   const Fd other = listen_on("127.0.0.1", 0);
-  const auto text = error_of<SystemError>([&] { (void)bootstrap_processes(job(0, 2, port_of(other)), milliseconds(300)); });
+  const auto text =
+      error_of<SystemError>([&] { (void)bootstrap_processes(job(0, 2, port_of(other)), milliseconds(300)); });
   EXPECT_TRUE(contains(text, "is in use by another program")) << text;
 }
 
@@ -147,8 +163,10 @@ TEST(Rendezvous, StrangersAndOtherJobsAreKeptOut) {
     const Fd nested = connect_by("127.0.0.1", port, deadline);
     ASSERT_TRUE(send_message(nested, std::string(1000, '\x91'), deadline));
     const Fd silent = connect_by("127.0.0.1", port, deadline);
-    wrong_secret = error_of<Disagreement>([&] { (void)bootstrap_processes(job(1, 2, port, "other"), milliseconds(2000)); });
-    wrong_world = error_of<Disagreement>([&] { (void)bootstrap_processes(job(1, 4, port), milliseconds(2000)); });
+    wrong_secret = error_of<Disagreement>(
+        [&] { (void)bootstrap_processes(job(1, 2, port, "other"), milliseconds(2000)); });
+    wrong_world =
+        error_of<Disagreement>([&] { (void)bootstrap_processes(job(1, 4, port), milliseconds(2000)); });
   }
   one = error_of<Error>([&] { (void)bootstrap_processes(job(1, 2, port), milliseconds(2000)); });
   a.join();
@@ -173,14 +191,17 @@ TEST(Rendezvous, AnEndedRankIsNamedAtOnce) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
 
-// --- launchers -------------------------------------------------------------------------------------------------------------
+// --- launchers
+// -------------------------------------------------------------------------------------------------------------
 
 class Environment : public testing::Test {
  protected:
   void SetUp() override {
-    for (const char* name : {"MIXCOMM_RANK", "MIXCOMM_WORLD_SIZE", "MIXCOMM_HOST", "MIXCOMM_PORT", "MIXCOMM_SECRET", "RANK", "WORLD_SIZE",
-                             "MASTER_ADDR", "MASTER_PORT", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMIX_NAMESPACE",
-                             "OMPI_MCA_ess_base_jobid", "PMI_RANK", "PMI_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_STEP_ID"})
+    for (const char* name :
+         {"MIXCOMM_RANK", "MIXCOMM_WORLD_SIZE", "MIXCOMM_HOST", "MIXCOMM_PORT", "MIXCOMM_SECRET", "RANK",
+          "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
+          "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_RANK", "PMI_SIZE", "SLURM_PROCID", "SLURM_NTASKS",
+          "SLURM_JOB_ID", "SLURM_STEP_ID"})
       unsetenv(name);
   }
   static void set(const std::map<std::string, std::string>& variables) {
@@ -196,7 +217,11 @@ TEST_F(Environment, NoLauncherIsOneRank) {
 }
 
 TEST_F(Environment, MixcommRun) {
-  set({{"MIXCOMM_RANK", "2"}, {"MIXCOMM_WORLD_SIZE", "4"}, {"MIXCOMM_HOST", "127.0.0.1"}, {"MIXCOMM_PORT", "1234"}, {"MIXCOMM_SECRET", "x"}});
+  set({{"MIXCOMM_RANK", "2"},
+       {"MIXCOMM_WORLD_SIZE", "4"},
+       {"MIXCOMM_HOST", "127.0.0.1"},
+       {"MIXCOMM_PORT", "1234"},
+       {"MIXCOMM_SECRET", "x"}});
   const auto info = launch_info();
   EXPECT_EQ(info.launcher, "mixcomm run");
   EXPECT_EQ(info.rank, 2);
@@ -231,16 +256,19 @@ TEST_F(Environment, Slurm) {
 
 TEST_F(Environment, MpichNeedsAMeetingPlace) {
   set({{"PMI_RANK", "0"}, {"PMI_SIZE", "2"}});
-  EXPECT_TRUE(contains(error_of<InvalidArgument>([] { (void)launch_info(); }), "set MASTER_ADDR and MASTER_PORT"));
+  EXPECT_TRUE(
+      contains(error_of<InvalidArgument>([] { (void)launch_info(); }), "set MASTER_ADDR and MASTER_PORT"));
   set({{"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", "2000"}});
   EXPECT_EQ(launch_info().port, 2001);
 }
 
 TEST_F(Environment, WrongValuesAreNamed) {
   set({{"RANK", "two"}, {"WORLD_SIZE", "2"}});
-  EXPECT_TRUE(contains(error_of<InvalidArgument>([] { (void)launch_info(); }), "RANK=two should be a number from 0 to 1"));
+  EXPECT_TRUE(contains(error_of<InvalidArgument>([] { (void)launch_info(); }),
+                       "RANK=two should be a number from 0 to 1"));
   set({{"RANK", "2"}});
-  EXPECT_TRUE(contains(error_of<InvalidArgument>([] { (void)launch_info(); }), "RANK=2 should be a number from 0 to 1"));
+  EXPECT_TRUE(contains(error_of<InvalidArgument>([] { (void)launch_info(); }),
+                       "RANK=2 should be a number from 0 to 1"));
   unsetenv("WORLD_SIZE");
   EXPECT_TRUE(contains(error_of<InvalidArgument>([] { (void)launch_info(); }), "WORLD_SIZE is not set"));
 }

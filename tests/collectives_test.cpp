@@ -1,4 +1,5 @@
-// Every operation, algorithm, dtype, buffer kind and row pattern, on every grid, against an independent oracle.
+// Every operation, algorithm, dtype, buffer kind and row pattern, on every grid, against an independent
+// oracle.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -52,7 +53,8 @@ std::vector<Setup> setups() {
                                                   {3, 2}, {4, 2}, {2, 4}, {8, 1}, {1, 8}};
   for (const auto& [tp, dp] : grids) all.push_back({Ranks::threads, tp, dp});
 #if !defined(__SANITIZE_THREAD__)
-  for (const auto& [tp, dp] : {std::pair{2, 2}, {3, 2}, {4, 2}, {2, 4}}) all.push_back({Ranks::processes, tp, dp});
+  for (const auto& [tp, dp] : {std::pair{2, 2}, {3, 2}, {4, 2}, {2, 4}})
+    all.push_back({Ranks::processes, tp, dp});
 #endif
   return all;
 }
@@ -71,7 +73,8 @@ TEST(Collectives, SeveralCommunicatorsTakeTurns) {
       const auto op = static_cast<Op>(i % 5);
       const auto algorithm = static_cast<Algorithm>(1 + i % 3);
       for (auto [verifier, dp] : {std::pair{&a, std::size_t{1}}, {&b, 2}, {&c, 4}}) {
-        verify::Case each{op, algorithm, DType::bf16, verify::Buffers::plain, verify::Values::floats, {}, 65, 1000 * i + dp};
+        verify::Case each{op, algorithm, DType::bf16,  verify::Buffers::plain, verify::Values::floats,
+                          {}, 65,        1000 * i + dp};
         for (std::size_t d = 0; d < dp; ++d) each.rows.push_back((i + d) % 4);
         if (auto wrong = verifier->run(each); !wrong.empty()) return wrong;
       }
@@ -88,9 +91,15 @@ TEST(Collectives, SpecialValuesGoThrough) {
       Communicator communicator(bootstrap, {.tp = 2, .dp = 1});
       const float infinity = std::numeric_limits<float>::infinity();
       const bool first = bootstrap.rank() == 0;
-      const std::vector<float> in = {-0.0F, infinity, first ? infinity : -infinity, std::numeric_limits<float>::quiet_NaN(), 1e-45F, first ? 3e38F : 3e38F};
+      const std::vector<float> in = {-0.0F,
+                                     infinity,
+                                     first ? infinity : -infinity,
+                                     std::numeric_limits<float>::quiet_NaN(),
+                                     1e-45F,
+                                     first ? 3e38F : 3e38F};
       std::vector<float> out(in.size());
-      communicator.all_reduce(tensor(in.data(), 1, in.size()), tensor(out.data(), 1, out.size()), {.algorithm = algorithm});
+      communicator.all_reduce(tensor(in.data(), 1, in.size()), tensor(out.data(), 1, out.size()),
+                              {.algorithm = algorithm});
       if (!(out[0] == 0 && std::signbit(out[0]))) return "-0.0 + -0.0 is not -0.0";
       if (out[1] != infinity || out[5] != infinity) return "an infinity was lost";
       if (!std::isnan(out[2]) || !std::isnan(out[3])) return "a NaN was lost";
@@ -111,9 +120,11 @@ TEST(Collectives, ARowsResultDoesNotDependOnItsBatch) {
       for (const std::size_t rows : {1UL, 2UL, 37UL, 400UL}) {
         std::vector<float> in(2 * rows * hidden, 1.0F);
         for (std::size_t i = 0; i < hidden; ++i)
-          in[i] = in[rows * hidden + i] = std::sin(static_cast<float>(i * 7 + static_cast<std::size_t>(bootstrap.rank()) * 131));
+          in[i] = in[rows * hidden + i] =
+              std::sin(static_cast<float>(i * 7 + static_cast<std::size_t>(bootstrap.rank()) * 131));
         std::vector<float> out(rows * hidden);
-        communicator.reduce_scatter_all_reduce(tensor(in.data(), 2 * rows, hidden), tensor(out.data(), rows, hidden), rows,
+        communicator.reduce_scatter_all_reduce(tensor(in.data(), 2 * rows, hidden),
+                                               tensor(out.data(), rows, hidden), rows,
                                                {.algorithm = algorithm});
         out.resize(hidden);
         if (expected.empty()) expected = out;

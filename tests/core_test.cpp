@@ -47,7 +47,8 @@ TEST(Blocks, PartsCoverEverythingOnce) {
 }
 
 TEST(Names, GoBothWaysAndRefuseOthers) {
-  for (const auto op : {Op::all_reduce, Op::all_gather, Op::reduce_scatter, Op::all_reduce_all_gather, Op::reduce_scatter_all_reduce})
+  for (const auto op : {Op::all_reduce, Op::all_gather, Op::reduce_scatter, Op::all_reduce_all_gather,
+                        Op::reduce_scatter_all_reduce})
     EXPECT_EQ(op_from_name(name(op)), op);
   for (const auto a : {Algorithm::automatic, Algorithm::one_shot, Algorithm::two_shot, Algorithm::composed})
     EXPECT_EQ(algorithm_from_name(name(a)), a);
@@ -60,14 +61,17 @@ TEST(Names, GoBothWaysAndRefuseOthers) {
   }
 }
 
-// --- the rules of a call -------------------------------------------------------------------------------------------------
+// --- the rules of a call
+// -------------------------------------------------------------------------------------------------
 
 TEST(Rules, ABadCallIsRefusedBeforeAnythingIsSent) {
   const auto results = spawn(Ranks::threads, 2, [](Bootstrap& bootstrap) -> std::string {
     Communicator c(bootstrap, {.tp = 1, .dp = 2});
     std::vector<float> a(64);
     std::vector<float> b(64);
-    const auto t = [](std::vector<float>& v, std::size_t rows, std::size_t hidden) { return tensor(v.data(), rows, hidden); };
+    const auto t = [](std::vector<float>& v, std::size_t rows, std::size_t hidden) {
+      return tensor(v.data(), rows, hidden);
+    };
     std::string problems;
     const auto refused = [&](const char* why, const char* expected, const std::function<void()>& call) {
       try {
@@ -84,13 +88,17 @@ TEST(Rules, ABadCallIsRefusedBeforeAnythingIsSent) {
     refused("another dtype", "is fp32 and 'out' is bf16", [&] {
       c.all_gather(t(a, 2, 4), Tensor{b.data(), 4, 4, DType::bf16}, 2);
     });
-    refused("null", "'in' is null", [&] { c.all_gather(ConstTensor{nullptr, 2, 4, DType::fp32}, t(b, 4, 4), 2); });
+    refused("null", "'in' is null", [&] {
+      c.all_gather(ConstTensor{nullptr, 2, 4, DType::fp32}, t(b, 4, 4), 2);
+    });
     const std::vector<std::size_t> three = {1, 1, 1};
-    refused("three counts", "3 row counts were given for 2", [&] { c.all_gather(t(a, 1, 4), t(b, 3, 4), std::span(three)); });
+    refused("three counts", "3 row counts were given for 2",
+            [&] { c.all_gather(t(a, 1, 4), t(b, 3, 4), std::span(three)); });
     refused("an overlap", "overlap", [&] { c.all_gather(tensor(a.data() + 1, 2, 4), t(a, 4, 4), 2); });
     refused("a huge tensor", "larger than memory", [&] {
       c.all_gather(ConstTensor{a.data(), std::size_t{1} << 40, std::size_t{1} << 40, DType::fp32},
-                   Tensor{b.data(), std::size_t{2} << 40, std::size_t{1} << 40, DType::fp32}, std::size_t{1} << 40);
+                   Tensor{b.data(), std::size_t{2} << 40, std::size_t{1} << 40, DType::fp32},
+                   std::size_t{1} << 40);
     });
     refused("no bytes", "at least one byte", [&] { (void)c.allocate(0); });
     if (!problems.empty()) return problems;
@@ -109,11 +117,13 @@ TEST(Rules, AGridMustHoldAllRanks) {
   EXPECT_EQ(results[0].substr(0, 50), "InvalidArgument: a grid of tp 3 x dp 1 needs 3 ran");
 }
 
-// --- the decision layer --------------------------------------------------------------------------------------------------
+// --- the decision layer
+// --------------------------------------------------------------------------------------------------
 
 std::string steps(const Layout& from, const Layout& to, int tp, int dp) {
   std::string text;
-  for (const auto& step : collective_for(from, to, tp, dp).steps) text += (text.empty() ? "" : ", ") + std::string(name(step));
+  for (const auto& step : collective_for(from, to, tp, dp).steps)
+    text += (text.empty() ? "" : ", ") + std::string(name(step));
   return text.empty() ? "nothing" : text;
 }
 
@@ -138,7 +148,8 @@ TEST(Plan, WhatCannotBeBridgedIsRefused) {
   EXPECT_THROW((void)collective_for({Rows::by_dp_rank, Partial::dp}, next_in, 2, 2), InvalidArgument);
   EXPECT_THROW((void)collective_for(next_in, attention_out, 2, 2), InvalidArgument);
   EXPECT_THROW((void)collective_for(next_in, moe_in, 0, 2), InvalidArgument);
-  EXPECT_EQ(steps({Rows::by_dp_rank, Partial::world}, next_in, 4, 1), "all_reduce");  // one DP rank: the rows are the same
+  EXPECT_EQ(steps({Rows::by_dp_rank, Partial::world}, next_in, 4, 1),
+            "all_reduce");  // one DP rank: the rows are the same
 }
 
 /// Every pair of layouts, run for real: either refused, or the result is the sum that the layouts speak of.
@@ -154,39 +165,53 @@ TEST(Plan, EveryTransitionGivesTheRightSum) {
           try {
             transition = collective_for(from, to, tp, dp);
           } catch (const InvalidArgument&) {
-            EXPECT_TRUE(from_rows == Rows::by_dp_rank && dp > 1 && (partial == Partial::dp || partial == Partial::world));
+            EXPECT_TRUE(from_rows == Rows::by_dp_rank && dp > 1 &&
+                        (partial == Partial::dp || partial == Partial::world));
             continue;
           }
           ++bridged;
-          const auto results = spawn(Ranks::threads, tp * dp, [&, tp = tp, dp = dp](Bootstrap& bootstrap) -> std::string {
-            Communicator communicator(bootstrap, {.tp = tp, .dp = dp});
-            const Grid& grid = communicator.grid();
-            const std::vector<std::size_t> counts = {3, 1, 2};
-            const std::span<const std::size_t> rows(counts.data(), static_cast<std::size_t>(dp));
-            const std::size_t all = RowCounts(rows).total(dp);
-            const std::size_t first = RowCounts(rows).total(grid.dp.member);
-            const std::size_t own = rows[static_cast<std::size_t>(grid.dp.member)];
-            constexpr std::size_t hidden = 5;
-            const auto view = [&](Rows r) { return r == Rows::replicated ? std::pair{std::size_t{0}, all} : std::pair{first, own}; };
-            // The whole value of row r is r + 1; what a rank holds of it depends on the team that owes the sum.
-            const int team = partial == Partial::none ? 1 : partial == Partial::tp ? tp : partial == Partial::dp ? dp : tp * dp;
-            const int member = partial == Partial::tp ? grid.tp.member : partial == Partial::dp ? grid.dp.member : grid.rank();
-            const auto [in_first, in_rows] = view(from_rows);
-            const auto [out_first, out_rows] = view(to_rows);
-            std::vector<float> in(in_rows * hidden);
-            std::vector<float> out(out_rows * hidden, -1.0F);
-            for (std::size_t i = 0; i < in.size(); ++i) {
-              const auto whole = static_cast<float>(in_first + i / hidden + 1);
-              const auto share = static_cast<float>(member + 1);
-              in[i] = team == 1 ? whole : member == team - 1 ? whole - share * (static_cast<float>(team) - 1) / 2 : share;
-            }
-            run(communicator, transition, tensor(std::as_const(in).data(), in_rows, hidden), tensor(out.data(), out_rows, hidden), rows);
-            for (std::size_t i = 0; i < out.size(); ++i)
-              if (out[i] != static_cast<float>(out_first + i / hidden + 1))
-                return "row " + std::to_string(out_first + i / hidden) + " is " + std::to_string(out[i]);
-            return "";
-          });
-          EXPECT_EQ(failures(results), "") << to_string(from) << " -> " << to_string(to) << " on " << tp << "x" << dp;
+          const auto results =
+              spawn(Ranks::threads, tp * dp, [&, tp = tp, dp = dp](Bootstrap& bootstrap) -> std::string {
+                Communicator communicator(bootstrap, {.tp = tp, .dp = dp});
+                const Grid& grid = communicator.grid();
+                const std::vector<std::size_t> counts = {3, 1, 2};
+                const std::span<const std::size_t> rows(counts.data(), static_cast<std::size_t>(dp));
+                const std::size_t all = RowCounts(rows).total(dp);
+                const std::size_t first = RowCounts(rows).total(grid.dp.member);
+                const std::size_t own = rows[static_cast<std::size_t>(grid.dp.member)];
+                constexpr std::size_t hidden = 5;
+                const auto view = [&](Rows r) {
+                  return r == Rows::replicated ? std::pair{std::size_t{0}, all} : std::pair{first, own};
+                };
+                // The whole value of row r is r + 1; what a rank holds of it depends on the team that owes
+                // the sum.
+                const int team = partial == Partial::none ? 1
+                                 : partial == Partial::tp ? tp
+                                 : partial == Partial::dp ? dp
+                                                          : tp * dp;
+                const int member = partial == Partial::tp   ? grid.tp.member
+                                   : partial == Partial::dp ? grid.dp.member
+                                                            : grid.rank();
+                const auto [in_first, in_rows] = view(from_rows);
+                const auto [out_first, out_rows] = view(to_rows);
+                std::vector<float> in(in_rows * hidden);
+                std::vector<float> out(out_rows * hidden, -1.0F);
+                for (std::size_t i = 0; i < in.size(); ++i) {
+                  const auto whole = static_cast<float>(in_first + i / hidden + 1);
+                  const auto share = static_cast<float>(member + 1);
+                  in[i] = team == 1            ? whole
+                          : member == team - 1 ? whole - share * (static_cast<float>(team) - 1) / 2
+                                               : share;
+                }
+                run(communicator, transition, tensor(std::as_const(in).data(), in_rows, hidden),
+                    tensor(out.data(), out_rows, hidden), rows);
+                for (std::size_t i = 0; i < out.size(); ++i)
+                  if (out[i] != static_cast<float>(out_first + i / hidden + 1))
+                    return "row " + std::to_string(out_first + i / hidden) + " is " + std::to_string(out[i]);
+                return "";
+              });
+          EXPECT_EQ(failures(results), "")
+              << to_string(from) << " -> " << to_string(to) << " on " << tp << "x" << dp;
         }
   EXPECT_GT(bridged, 60);
 }

@@ -1,5 +1,5 @@
-// The test of the tests: the same checks must catch a library with a barrier left out, or a workspace that does not alternate.
-// Built with a copy of the library that has MIXCOMM_MUTANTS defined.
+// The test of the tests: the same checks must catch a library with a barrier left out, or a workspace that
+// does not alternate. Built with a copy of the library that has MIXCOMM_MUTANTS defined.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -14,8 +14,12 @@ namespace {
 std::atomic<int> dropped_barrier{-1};
 std::atomic<bool> alternating{true};
 }  // namespace
-bool drops_barrier(int index) { return index == dropped_barrier; }
-bool alternates() { return alternating; }
+bool drops_barrier(int index) {
+  return index == dropped_barrier;
+}
+bool alternates() {
+  return alternating;
+}
 }  // namespace mixcomm::cpu
 
 namespace mixcomm::test {
@@ -70,17 +74,18 @@ using verify::Buffers;
 
 INSTANTIATE_TEST_SUITE_P(
     All, Mutants,
-    testing::Values(Mutant{"original_one_shot", ar_ag, one_shot, Buffers::plain, -1, true, false},
-                    Mutant{"original_two_shot", rs_ar, two_shot, Buffers::symmetric, -1, true, false},
-                    Mutant{"one_shot_without_its_wait", ar_ag, one_shot, Buffers::plain, 0, true, true},
-                    Mutant{"one_shot_without_its_wait_dual", rs_ar, one_shot, Buffers::plain, 0, true, true},
-                    Mutant{"two_shot_without_its_first_wait", ar_ag, two_shot, Buffers::symmetric, 0, true, true},
-                    Mutant{"two_shot_without_its_first_wait_dual", rs_ar, two_shot, Buffers::symmetric, 0, true, true},
-                    Mutant{"two_shot_without_its_last_wait", ar_ag, two_shot, Buffers::symmetric, 1, true, true},
-                    Mutant{"two_shot_without_its_last_wait_dual", rs_ar, two_shot, Buffers::symmetric, 1, true, true},
-                    Mutant{"two_shot_without_its_last_wait_staged", ar_ag, two_shot, Buffers::plain, 1, true, true},
-                    Mutant{"one_shot_without_alternating", ar_ag, one_shot, Buffers::plain, -1, false, true},
-                    Mutant{"one_shot_without_alternating_dual", rs_ar, one_shot, Buffers::plain, -1, false, true}),
+    testing::Values(
+        Mutant{"original_one_shot", ar_ag, one_shot, Buffers::plain, -1, true, false},
+        Mutant{"original_two_shot", rs_ar, two_shot, Buffers::symmetric, -1, true, false},
+        Mutant{"one_shot_without_its_wait", ar_ag, one_shot, Buffers::plain, 0, true, true},
+        Mutant{"one_shot_without_its_wait_dual", rs_ar, one_shot, Buffers::plain, 0, true, true},
+        Mutant{"two_shot_without_its_first_wait", ar_ag, two_shot, Buffers::symmetric, 0, true, true},
+        Mutant{"two_shot_without_its_first_wait_dual", rs_ar, two_shot, Buffers::symmetric, 0, true, true},
+        Mutant{"two_shot_without_its_last_wait", ar_ag, two_shot, Buffers::symmetric, 1, true, true},
+        Mutant{"two_shot_without_its_last_wait_dual", rs_ar, two_shot, Buffers::symmetric, 1, true, true},
+        Mutant{"two_shot_without_its_last_wait_staged", ar_ag, two_shot, Buffers::plain, 1, true, true},
+        Mutant{"one_shot_without_alternating", ar_ag, one_shot, Buffers::plain, -1, false, true},
+        Mutant{"one_shot_without_alternating_dual", rs_ar, one_shot, Buffers::plain, -1, false, true}),
     [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

@@ -12,7 +12,8 @@
 namespace mixcomm::verify {
 namespace {
 
-// --- numbers, in plain scalar code that shares nothing with the library's ------------------------------------------------
+// --- numbers, in plain scalar code that shares nothing with the library's
+// ------------------------------------------------
 
 std::uint64_t mix(std::uint64_t x) {
   x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9ULL;
@@ -27,7 +28,8 @@ float decode(DType dtype, std::uint32_t bits) {
   const auto mantissa = static_cast<float>(bits & 1023U);
   const float sign = (bits & 0x8000U) != 0 ? -1.0F : 1.0F;
   if (exponent == 31) return mantissa != 0 ? NAN : sign * INFINITY;
-  return sign * (exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024.0F + mantissa, static_cast<int>(exponent) - 25));
+  return sign * (exponent == 0 ? std::ldexp(mantissa, -24)
+                               : std::ldexp(1024.0F + mantissa, static_cast<int>(exponent) - 25));
 }
 
 /// Rounds to the nearest, ties to even, by looking at the two neighbours.
@@ -58,17 +60,20 @@ void store(DType dtype, std::byte* data, std::size_t i, std::uint32_t bits) {
   std::memcpy(data + i * size_of(dtype), &bits, size_of(dtype));
 }
 
-// --- the oracle -----------------------------------------------------------------------------------------------------------
+// --- the oracle
+// -----------------------------------------------------------------------------------------------------------
 
 /// Element i of what rank r puts in, for any rank: so that each rank knows all inputs without communication.
 float input(const Case& c, int rank, std::size_t i) {
   const std::uint64_t h = mix(mix(c.seed * 64 + static_cast<std::uint64_t>(rank)) + i);
   if (c.values == Values::integers) return static_cast<float>(static_cast<int>(h % 9) - 4);
-  const float value = std::ldexp(static_cast<float>(static_cast<std::int32_t>(h >> 32U)), -31 + static_cast<int>(h % 5));
+  const float value =
+      std::ldexp(static_cast<float>(static_cast<std::int32_t>(h >> 32U)), -31 + static_cast<int>(h % 5));
   return decode(c.dtype, encode(c.dtype, value));
 }
 
-/// What rank (t, d) must find at element i of block `block`: written down from the definition of each operation.
+/// What rank (t, d) must find at element i of block `block`: written down from the definition of each
+/// operation.
 struct Oracle {
   const Case& c;
   Grid grid;
@@ -90,11 +95,16 @@ struct Oracle {
   }
   float expected(int block, std::size_t i) const {
     switch (c.op) {
-      case Op::all_reduce: return round(sum_over_tp(grid.dp.member, i));
-      case Op::all_gather: return at(grid.tp.member, block, i);
-      case Op::reduce_scatter: return round(sum_over_dp(grid.tp.member, offset(block) + i));
-      case Op::all_reduce_all_gather: return round(sum_over_tp(block, i));
-      case Op::reduce_scatter_all_reduce: break;
+      case Op::all_reduce:
+        return round(sum_over_tp(grid.dp.member, i));
+      case Op::all_gather:
+        return at(grid.tp.member, block, i);
+      case Op::reduce_scatter:
+        return round(sum_over_dp(grid.tp.member, offset(block) + i));
+      case Op::all_reduce_all_gather:
+        return round(sum_over_tp(block, i));
+      case Op::reduce_scatter_all_reduce:
+        break;
     }
     const std::size_t j = offset(block) + i;
     if (c.algorithm == Algorithm::composed && grid.tp.size > 1 && grid.dp.size > 1) {
@@ -108,7 +118,9 @@ struct Oracle {
   }
 };
 
-bool gathers(Op op) { return op == Op::all_reduce || op == Op::all_gather || op == Op::all_reduce_all_gather; }
+bool gathers(Op op) {
+  return op == Op::all_reduce || op == Op::all_gather || op == Op::all_reduce_all_gather;
+}
 
 constexpr std::size_t guard = 64;  // bytes around `out` that must stay as they are
 constexpr std::byte poison{0xA5};
@@ -117,17 +129,21 @@ constexpr std::byte poison{0xA5};
 
 std::string_view name(Buffers buffers) {
   switch (buffers) {
-    case Buffers::plain: return "plain";
-    case Buffers::symmetric: return "symmetric";
-    case Buffers::in_place: return "in_place";
-    case Buffers::symmetric_in_place: break;
+    case Buffers::plain:
+      return "plain";
+    case Buffers::symmetric:
+      return "symmetric";
+    case Buffers::in_place:
+      return "in_place";
+    case Buffers::symmetric_in_place:
+      break;
   }
   return "symmetric_in_place";
 }
 
 std::string describe(const Case& c) {
-  return fmt::format("{} {} {} rows [{}] hidden {} {} {} seed {}", name(c.op), name(c.algorithm), name(c.dtype),
-                     fmt::join(c.rows, ", "), c.hidden, name(c.buffers),
+  return fmt::format("{} {} {} rows [{}] hidden {} {} {} seed {}", name(c.op), name(c.algorithm),
+                     name(c.dtype), fmt::join(c.rows, ", "), c.hidden, name(c.buffers),
                      c.values == Values::integers ? "integers" : "floats", c.seed);
 }
 
@@ -175,11 +191,13 @@ std::string Verifier::run(const Case& c) {
   const std::size_t out_rows = c.hidden == 0 ? 0 : out_elements / c.hidden;
   const ConstTensor in_view{in, in_rows, c.hidden, c.dtype};
   const Tensor out_view{out, out_rows, c.hidden, c.dtype};
-  communicator_.run(c.op, in_view, out_view, std::span<const std::size_t>(c.rows), {.algorithm = c.algorithm});
+  communicator_.run(c.op, in_view, out_view, std::span<const std::size_t>(c.rows),
+                    {.algorithm = c.algorithm});
 
   const auto wrong = [&](std::size_t i, std::uint32_t got, std::uint32_t want) {
-    return fmt::format("rank {} (t {}, d {}): {}: element {} is {} (bits {:x}), expected {} (bits {:x})", grid.rank(),
-                       grid.tp.member, d, describe(c), i, decode(c.dtype, got), got, decode(c.dtype, want), want);
+    return fmt::format("rank {} (t {}, d {}): {}: element {} is {} (bits {:x}), expected {} (bits {:x})",
+                       grid.rank(), grid.tp.member, d, describe(c), i, decode(c.dtype, got), got,
+                       decode(c.dtype, want), want);
   };
   std::size_t i = 0;
   const int first = gather && !one_block ? 0 : d;
@@ -197,18 +215,20 @@ std::string Verifier::run(const Case& c) {
   if (in_place) return "";
   const std::byte* after = out + out_elements * esize;
   if (std::any_of(out - guard, out, [](std::byte b) { return b != poison; }) ||
-      std::any_of(after, after + guard - (symmetric ? 0 : shift - guard), [](std::byte b) { return b != poison; }))
+      std::any_of(after, after + guard - (symmetric ? 0 : shift - guard),
+                  [](std::byte b) { return b != poison; }))
     return fmt::format("rank {}: {}: bytes beside 'out' were overwritten", grid.rank(), describe(c));
   return "";
 }
 
 std::vector<Case> cases_of(const Matrix& matrix) {
   const auto or_all = [](auto chosen, auto all) { return chosen.empty() ? all : chosen; };
-  const auto ops = or_all(matrix.ops, std::vector<Op>{Op::all_reduce, Op::all_gather, Op::reduce_scatter,
-                                                      Op::all_reduce_all_gather, Op::reduce_scatter_all_reduce});
+  const auto ops =
+      or_all(matrix.ops, std::vector<Op>{Op::all_reduce, Op::all_gather, Op::reduce_scatter,
+                                         Op::all_reduce_all_gather, Op::reduce_scatter_all_reduce});
   const auto algorithms =
-      or_all(matrix.algorithms, std::vector<Algorithm>{Algorithm::automatic, Algorithm::one_shot, Algorithm::two_shot,
-                                                       Algorithm::composed});
+      or_all(matrix.algorithms, std::vector<Algorithm>{Algorithm::automatic, Algorithm::one_shot,
+                                                       Algorithm::two_shot, Algorithm::composed});
   const auto dtypes = or_all(matrix.dtypes, std::vector<DType>{DType::bf16, DType::fp16, DType::fp32});
 
   struct Shape {

@@ -1,4 +1,5 @@
-// Checks one call of an operation against an oracle of its own, with fresh inputs. Used by `mixcomm check` and by the tests.
+// Checks one call of an operation against an oracle of its own, with fresh inputs. Used by `mixcomm check`
+// and by the tests.
 #pragma once
 
 #include <cstddef>
@@ -42,7 +43,8 @@ class Verifier {
   /// `most_elements`: of a tensor with all rows.
   Verifier(Communicator& communicator, std::size_t most_elements);
 
-  /// Makes the call on this rank and compares every element, and what lies around `out`. Returns what is wrong, or "".
+  /// Makes the call on this rank and compares every element, and what lies around `out`. Returns what is
+  /// wrong, or "".
   [[nodiscard]] std::string run(const Case& c);
 
  private:
@@ -53,8 +55,8 @@ class Verifier {
   std::vector<std::byte> plain_out_;
 };
 
-/// The cases of one grid, each with its own seed, the same on every rank: all operations, algorithms and buffer kinds over
-/// row counts 0, 1, odd, uneven, idle DP ranks, and more than the smallest workspace.
+/// The cases of one grid, each with its own seed, the same on every rank: all operations, algorithms and
+/// buffer kinds over row counts 0, 1, odd, uneven, idle DP ranks, and more than the smallest workspace.
 struct Matrix {
   int tp = 1;
   int dp = 1;

@@ -25,21 +25,25 @@ class Bootstrap {
   [[nodiscard]] virtual int rank() const = 0;
   [[nodiscard]] virtual int world() const = 0;
 
-  /// All-gather of one small message: returns every rank's `mine`, by rank. `step` says in errors what the ranks
-  /// were doing. Throws Timeout (naming the ranks that did not come), Disagreement (ranks in different steps).
+  /// All-gather of one small message: returns every rank's `mine`, by rank. `step` says in errors what the
+  /// ranks were doing. Throws Timeout (naming the ranks that did not come), Disagreement (ranks in different
+  /// steps).
   virtual std::vector<std::string> exchange(std::string_view step, std::string_view mine) = 0;
 
-  /// Zeroed memory that all ranks of this host map, page aligned; it has no name in any file system. Collective.
-  /// The mapping lives as long as the pointer. Throws SystemError, Timeout; Unsupported if ranks are on several hosts.
+  /// Zeroed memory that all ranks of this host map, page aligned; it has no name in any file system.
+  /// Collective. The mapping lives as long as the pointer. Throws SystemError, Timeout; Unsupported if ranks
+  /// are on several hosts.
   virtual std::shared_ptr<std::byte> share_memory(std::size_t bytes) = 0;
 };
 
 /// Ranks as threads of this process: one bootstrap per rank, each to be used by one thread.
-[[nodiscard]] std::vector<std::unique_ptr<Bootstrap>> bootstrap_threads(int world,
-                                                                        Milliseconds timeout = default_timeout);
+[[nodiscard]] std::vector<std::unique_ptr<Bootstrap>> bootstrap_threads(
+    int world, Milliseconds timeout = default_timeout);
 
-/// Runs fn(bootstrap) on `world` threads, one a rank, and joins them. The first exception (by rank) is rethrown.
-void run_threads(int world, const std::function<void(Bootstrap&)>& fn, Milliseconds timeout = default_timeout);
+/// Runs fn(bootstrap) on `world` threads, one a rank, and joins them. The first exception (by rank) is
+/// rethrown.
+void run_threads(int world, const std::function<void(Bootstrap&)>& fn,
+                 Milliseconds timeout = default_timeout);
 
 /// What a launcher told this process, or nothing where none did.
 struct LaunchInfo {
@@ -52,11 +56,12 @@ struct LaunchInfo {
 };
 
 /// Reads MIXCOMM_RANK ... / RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT / OMPI_COMM_WORLD_* / PMI_* / SLURM_*.
-/// Throws InvalidArgument, naming the variable, where one is missing or wrong. `launcher` is empty if there is none.
+/// Throws InvalidArgument, naming the variable, where one is missing or wrong. `launcher` is empty if there
+/// is none.
 [[nodiscard]] LaunchInfo launch_info();
 
-/// Ranks as processes: rank 0 listens on host:port, the others connect. Throws Timeout naming the missing ranks,
-/// SystemError for a port in use, Disagreement for a wrong secret or world size.
+/// Ranks as processes: rank 0 listens on host:port, the others connect. Throws Timeout naming the missing
+/// ranks, SystemError for a port in use, Disagreement for a wrong secret or world size.
 [[nodiscard]] std::unique_ptr<Bootstrap> bootstrap_processes(const LaunchInfo& info,
                                                              Milliseconds timeout = default_timeout);
 

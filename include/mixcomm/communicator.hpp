@@ -21,31 +21,35 @@ enum class Op : std::uint8_t {
   reduce_scatter_all_reduce,
 };
 
-/// How an operation is carried out. `automatic` picks one by a rule that all ranks share (see choose() in plan.hpp).
+/// How an operation is carried out. `automatic` picks one by a rule that all ranks share (see choose() in
+/// plan.hpp).
 enum class Algorithm : std::uint8_t { automatic, one_shot, two_shot, composed };
 
 [[nodiscard]] std::string_view name(Op op);
 [[nodiscard]] std::string_view name(Algorithm algorithm);
 
-/// The value of that name ("auto" for Algorithm::automatic). Throws InvalidArgument, with the names, for any other.
+/// The value of that name ("auto" for Algorithm::automatic). Throws InvalidArgument, with the names, for any
+/// other.
 [[nodiscard]] Op op_from_name(std::string_view name);
 [[nodiscard]] Algorithm algorithm_from_name(std::string_view name);
 
 struct CommunicatorOptions {
   int tp = 1;
-  int dp = 1;                                     ///< tp * dp must be the bootstrap's world
-  Algorithm algorithm = Algorithm::automatic;     ///< for calls that name none
-  Milliseconds timeout = default_timeout;         ///< deadline of every wait
-  bool check_agreement = true;                    ///< compare each call between ranks, see Disagreement
-  std::size_t workspace_bytes = std::size_t{1} << 20;  ///< staging per rank, team kind and parity; larger messages pass in chunks
+  int dp = 1;                                  ///< tp * dp must be the bootstrap's world
+  Algorithm algorithm = Algorithm::automatic;  ///< for calls that name none
+  Milliseconds timeout = default_timeout;      ///< deadline of every wait
+  bool check_agreement = true;                 ///< compare each call between ranks, see Disagreement
+  std::size_t workspace_bytes =
+      std::size_t{1} << 20;  ///< staging per rank, team kind and parity; larger messages pass in chunks
 };
 
 struct CallOptions {
   Algorithm algorithm = Algorithm::automatic;  ///< automatic: the communicator's
 };
 
-/// Symmetric memory: the same number of bytes on every rank, readable and writable by all of them, so that operations
-/// on it copy nothing. Lives until destroyed, also beyond its communicator; destroying it is local.
+/// Symmetric memory: the same number of bytes on every rank, readable and writable by all of them, so that
+/// operations on it copy nothing. Lives until destroyed, also beyond its communicator; destroying it is
+/// local.
 class SymmetricBuffer {
  public:
   SymmetricBuffer() = default;
@@ -66,16 +70,17 @@ class SymmetricBuffer {
 /// One rank's end of a communicator: five operations on one grid, rank = dp_rank * tp + tp_rank.
 ///
 /// Every rank of the communicator calls the same operations in the same order (one thread at a time; several
-/// communicators may be used in turn). rows[d] counts the rows of DP rank d; sums are ordered sums (docs/design.md):
-/// accumulated in fp32 over t = 0, 1, ..., then over d = 0, 1, ..., rounded once; so all ranks, algorithms except
-/// `composed` of reduce_scatter_all_reduce, sizes and backends give the same bits. `in` and `out` are row-major
-/// with the same hidden and dtype. Any alignment and any memory will do; memory from allocate() is used in place, if all ranks
-/// pass the same offset of the same buffer (a whole `out`, or its block d). `in` may be `out`, or where the shapes
-/// differ the smaller one may be block d of the larger; any other overlap is an error. Calls block until `out` is
-/// complete and `in` may be overwritten.
+/// communicators may be used in turn). rows[d] counts the rows of DP rank d; sums are ordered sums
+/// (docs/design.md): accumulated in fp32 over t = 0, 1, ..., then over d = 0, 1, ..., rounded once; so all
+/// ranks, algorithms except `composed` of reduce_scatter_all_reduce, sizes and backends give the same bits.
+/// `in` and `out` are row-major with the same hidden and dtype. Any alignment and any memory will do; memory
+/// from allocate() is used in place, if all ranks pass the same offset of the same buffer (a whole `out`, or
+/// its block d). `in` may be `out`, or where the shapes differ the smaller one may be block d of the larger;
+/// any other overlap is an error. Calls block until `out` is complete and `in` may be overwritten.
 ///
-/// Errors, raised on every rank that can know: InvalidArgument (before anything is sent), Disagreement, Timeout. After the
-/// last two the communicator is failed: every later call throws the same error. Destroy it and make a new one.
+/// Errors, raised on every rank that can know: InvalidArgument (before anything is sent), Disagreement,
+/// Timeout. After the last two the communicator is failed: every later call throws the same error. Destroy it
+/// and make a new one.
 class Communicator {
  public:
   /// Collective over the bootstrap's ranks, which must agree on the options. The bootstrap must outlive this.
@@ -87,11 +92,12 @@ class Communicator {
   [[nodiscard]] const Grid& grid() const;
   [[nodiscard]] const CommunicatorOptions& options() const;
 
-  /// Collective: symmetric memory of `bytes` on each rank, zeroed, 4096-byte aligned. Throws Disagreement if ranks ask for
-  /// different sizes, SystemError if there is not enough.
+  /// Collective: symmetric memory of `bytes` on each rank, zeroed, 4096-byte aligned. Throws Disagreement if
+  /// ranks ask for different sizes, SystemError if there is not enough.
   [[nodiscard]] SymmetricBuffer allocate(std::size_t bytes);
 
-  /// out = sum over t of in@(t, d), elementwise; in, out: n rows, n may differ between DP ranks. TP ranks of one DP rank pass the same n.
+  /// out = sum over t of in@(t, d), elementwise; in, out: n rows, n may differ between DP ranks. TP ranks of
+  /// one DP rank pass the same n.
   void all_reduce(ConstTensor in, Tensor out, CallOptions options = {});
 
   /// out block d = in@(t, d); in: rows[d], out: sum(rows).
@@ -100,10 +106,12 @@ class Communicator {
   /// out = sum over d' of block d of in@(t, d'); in: sum(rows), out: rows[d].
   void reduce_scatter(ConstTensor in, Tensor out, RowCounts rows, CallOptions options = {});
 
-  /// out block d = sum over t of in@(t, d); in: rows[d], partial over tp; out: sum(rows), the same on every rank.
+  /// out block d = sum over t of in@(t, d); in: rows[d], partial over tp; out: sum(rows), the same on every
+  /// rank.
   void all_reduce_all_gather(ConstTensor in, Tensor out, RowCounts rows, CallOptions options = {});
 
-  /// out = sum over d' of (sum over t of block d of in@(t, d')); in: sum(rows), partial over the world; out: rows[d].
+  /// out = sum over d' of (sum over t of block d of in@(t, d')); in: sum(rows), partial over the world; out:
+  /// rows[d].
   void reduce_scatter_all_reduce(ConstTensor in, Tensor out, RowCounts rows, CallOptions options = {});
 
   /// The operation named by a value; `rows` is ignored by all_reduce.

@@ -14,7 +14,8 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The caller's values break a rule of the call. Raised before anything was sent; the communicator stays usable.
+/// The caller's values break a rule of the call. Raised before anything was sent; the communicator stays
+/// usable.
 class InvalidArgument : public Error {
  public:
   using Error::Error;

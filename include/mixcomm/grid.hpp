@@ -8,7 +8,8 @@ namespace mixcomm {
 /// The most ranks that one communicator holds.
 inline constexpr int max_ranks = 64;
 
-/// A strided set of ranks: { first + m * stride : 0 <= m < size }. `member` is the calling rank's index in it.
+/// A strided set of ranks: { first + m * stride : 0 <= m < size }. `member` is the calling rank's index in
+/// it.
 struct Team {
   int first = 0;
   int stride = 1;
@@ -25,7 +26,8 @@ struct Team {
 };
 
 /// The order of one sum: over `inner` members first (one partial per outer index), then over the partials.
-///   sum = ((x[0,0] + x[1,0] + ...) + (x[0,1] + x[1,1] + ...)) + ...     x[i, o] from rank first + i * inner.stride + o * outer_stride
+///   sum = ((x[0,0] + x[1,0] + ...) + (x[0,1] + x[1,1] + ...)) + ...     x[i, o] from rank first + i *
+///   inner.stride + o * outer_stride
 struct SumOrder {
   Team inner;
   int outer_size = 1;
@@ -35,10 +37,11 @@ struct SumOrder {
   [[nodiscard]] MIXCOMM_HD constexpr int rank(int i, int o) const { return inner.rank(i) + o * outer_stride; }
 };
 
-/// The ranks of one operation, as seen by one rank: dp groups of tp ranks, rank = dp_rank * tp + tp_rank (TP fastest).
-/// `tp` and `dp` are the teams that the calling rank belongs to; `world` holds all ranks of the grid.
-/// A part of a grid (only its TP team, only its DP team) is a Grid again, so an operation over a part needs no code
-/// of its own: all_reduce is all_reduce_all_gather on tp_only(), all_gather the same on dp_only().
+/// The ranks of one operation, as seen by one rank: dp groups of tp ranks, rank = dp_rank * tp + tp_rank (TP
+/// fastest). `tp` and `dp` are the teams that the calling rank belongs to; `world` holds all ranks of the
+/// grid. A part of a grid (only its TP team, only its DP team) is a Grid again, so an operation over a part
+/// needs no code of its own: all_reduce is all_reduce_all_gather on tp_only(), all_gather the same on
+/// dp_only().
 struct Grid {
   Team world;
   Team tp;

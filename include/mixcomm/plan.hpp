@@ -1,4 +1,5 @@
-// The decision layer: which collective belongs between two layouts, and which algorithm runs it. Pure host code.
+// The decision layer: which collective belongs between two layouts, and which algorithm runs it. Pure host
+// code.
 #pragma once
 
 #include <cstddef>
@@ -45,19 +46,19 @@ struct Transition {
 
 [[nodiscard]] std::string_view name(const Transition::Step& step);
 
-/// The shortest sequence of operations that turns `from` into `to` on a tp x dp grid. A sum over a team of one rank is
-/// complete, and rows of one DP rank are replicated, so tp = 1 and dp = 1 give the smaller operations or none.
-/// Throws InvalidArgument for pairs that no communication can bridge: a sum over ranks that hold different rows, or a
-/// complete value asked to become partial.
+/// The shortest sequence of operations that turns `from` into `to` on a tp x dp grid. A sum over a team of
+/// one rank is complete, and rows of one DP rank are replicated, so tp = 1 and dp = 1 give the smaller
+/// operations or none. Throws InvalidArgument for pairs that no communication can bridge: a sum over ranks
+/// that hold different rows, or a complete value asked to become partial.
 [[nodiscard]] Transition collective_for(const Layout& from, const Layout& to, int tp, int dp);
 
-/// Runs a transition. `in` and `out` have the shapes of its layouts; with no step to take, `in` is copied to `out`
-/// unless they are the same memory. Same rules as the operations of Communicator.
+/// Runs a transition. `in` and `out` have the shapes of its layouts; with no step to take, `in` is copied to
+/// `out` unless they are the same memory. Same rules as the operations of Communicator.
 void run(Communicator& communicator, const Transition& transition, ConstTensor in, Tensor out, RowCounts rows,
          CallOptions options = {});
 
-/// The algorithm that `automatic` runs: a pure function of things that all ranks share. `bytes` are those of the tensor with
-/// all rows (sum(rows) x hidden; for all_reduce: of the tensor).
+/// The algorithm that `automatic` runs: a pure function of things that all ranks share. `bytes` are those of
+/// the tensor with all rows (sum(rows) x hidden; for all_reduce: of the tensor).
 [[nodiscard]] Algorithm choose(Op op, int tp, int dp, std::size_t bytes);
 
 /// Why, in a sentence.

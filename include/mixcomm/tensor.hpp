@@ -20,7 +20,9 @@ struct fp16 {
   std::uint16_t bits;
 };
 
-[[nodiscard]] constexpr std::size_t size_of(DType dtype) { return dtype == DType::fp32 ? 4 : 2; }
+[[nodiscard]] constexpr std::size_t size_of(DType dtype) {
+  return dtype == DType::fp32 ? 4 : 2;
+}
 [[nodiscard]] std::string_view name(DType dtype);
 
 /// The dtype of that name ("bf16", "fp16", "fp32"). Throws InvalidArgument, with the names, for any other.
@@ -48,8 +50,7 @@ struct BasicTensor {
 
   /// A writable view reads as a constant one.
   constexpr operator BasicTensor<const void>() const  // NOLINT(google-explicit-constructor)
-    requires(!std::is_const_v<Void>)
-  {
+      requires(!std::is_const_v<Void>) {
     return {data, rows, hidden, dtype};
   }
 };
@@ -67,7 +68,7 @@ template <class T>
 /// A view: the counts must outlive the call that takes it. Every rank of the grid passes the same counts.
 class RowCounts {
  public:
-  RowCounts(std::size_t uniform) : uniform_(uniform) {}                      // NOLINT(google-explicit-constructor)
+  RowCounts(std::size_t uniform) : uniform_(uniform) {}  // NOLINT(google-explicit-constructor)
   RowCounts(std::span<const std::size_t> per_dp_rank) : list_(per_dp_rank), is_list_(true) {}  // NOLINT
 
   [[nodiscard]] bool is_uniform() const { return !is_list_; }

@@ -13,8 +13,8 @@ struct Range {
   std::size_t size = 0;
 };
 
-/// The share of member `team.member` in `size` elements: near equal, cut at multiples of 64 elements, so that ranks write
-/// different cache lines and packs stay aligned.
+/// The share of member `team.member` in `size` elements: near equal, cut at multiples of 64 elements, so that
+/// ranks write different cache lines and packs stay aligned.
 [[nodiscard]] MIXCOMM_HD constexpr Range part(std::size_t size, const Team& team) {
   constexpr std::size_t granule = 64;
   const auto members = static_cast<std::size_t>(team.size);
@@ -24,7 +24,8 @@ struct Range {
   return {begin, begin + share < size ? share : size - begin};
 }
 
-/// Where block d begins in a buffer, in elements. A pass covers elements [begin, end) of each DP rank's block.
+/// Where block d begins in a buffer, in elements. A pass covers elements [begin, end) of each DP rank's
+/// block.
 enum class Coordinates {
   one_block,   ///< a [rows[d] x hidden] tensor: block d alone
   all_blocks,  ///< a [sum(rows) x hidden] tensor
@@ -61,9 +62,12 @@ class Blocks {
   /// Where the covered part of block d begins.
   [[nodiscard]] MIXCOMM_HD std::size_t start(Coordinates coordinates, int d) const {
     switch (coordinates) {
-      case Coordinates::one_block: return begin_;
-      case Coordinates::all_blocks: return offset_[d] + begin_;
-      case Coordinates::packed: break;
+      case Coordinates::one_block:
+        return begin_;
+      case Coordinates::all_blocks:
+        return offset_[d] + begin_;
+      case Coordinates::packed:
+        break;
     }
     return packed_[d];
   }

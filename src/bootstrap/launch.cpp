@@ -17,17 +17,22 @@ const char* environment(std::string_view name) {
   return value != nullptr && *value != '\0' ? value : nullptr;
 }
 
-/// How a launcher says who a process is. The first row whose rank variable is set counts, so the more specific come first.
+/// How a launcher says who a process is. The first row whose rank variable is set counts, so the more
+/// specific come first.
 struct Launcher {
   std::string_view name;
   std::string_view rank;
   std::string_view world;
-  std::array<std::string_view, 2> job;  ///< what all ranks of a job share and no other job has; a port is made from it
+  std::array<std::string_view, 2>
+      job;  ///< what all ranks of a job share and no other job has; a port is made from it
 };
 
 constexpr std::array<Launcher, 5> launchers{{
     {"mixcomm run", "MIXCOMM_RANK", "MIXCOMM_WORLD_SIZE", {}},
-    {"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", {"PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"}},
+    {"Open MPI",
+     "OMPI_COMM_WORLD_RANK",
+     "OMPI_COMM_WORLD_SIZE",
+     {"PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"}},
     {"MPICH", "PMI_RANK", "PMI_SIZE", {}},
     {"torchrun", "RANK", "WORLD_SIZE", {}},
     {"Slurm", "SLURM_PROCID", "SLURM_NTASKS", {"SLURM_JOB_ID", "SLURM_STEP_ID"}},
@@ -36,8 +41,9 @@ constexpr std::array<Launcher, 5> launchers{{
 int number(const Launcher& launcher, std::string_view variable, int least, int most) {
   const char* text = environment(variable);
   if (text == nullptr)
-    throw InvalidArgument(fmt::format("{} is not set, though {} is: this looks like a process of {}, which sets both", variable,
-                                      launcher.rank, launcher.name));
+    throw InvalidArgument(
+        fmt::format("{} is not set, though {} is: this looks like a process of {}, which sets both", variable,
+                    launcher.rank, launcher.name));
   int value = 0;
   const std::string_view view(text);
   const auto [end, error] = std::from_chars(view.data(), view.data() + view.size(), value);
@@ -83,9 +89,10 @@ LaunchInfo launch_info() {
       info.port = port_of_job(launcher);
     }
     if (info.port == 0 && info.world > 1)
-      throw InvalidArgument(fmt::format("started by {} with {} ranks, but nothing says where they meet: set MASTER_ADDR and "
-                                        "MASTER_PORT (or MIXCOMM_HOST and MIXCOMM_PORT) to the same values on every rank",
-                                        launcher.name, info.world));
+      throw InvalidArgument(
+          fmt::format("started by {} with {} ranks, but nothing says where they meet: set MASTER_ADDR and "
+                      "MASTER_PORT (or MIXCOMM_HOST and MIXCOMM_PORT) to the same values on every rank",
+                      launcher.name, info.world));
     return info;
   }
   return {};

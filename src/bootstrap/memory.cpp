@@ -14,8 +14,9 @@ std::shared_ptr<std::byte> map_shared(std::size_t bytes, int fd) {
   const int flags = MAP_SHARED | (fd < 0 ? MAP_ANONYMOUS : 0);
   void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
   if (data == MAP_FAILED)
-    throw SystemError(fmt::format("cannot map {} bytes of shared memory: {}; ask for less, or raise the memory limit", bytes,
-                                  std::strerror(errno)));
+    throw SystemError(
+        fmt::format("cannot map {} bytes of shared memory: {}; ask for less, or raise the memory limit",
+                    bytes, std::strerror(errno)));
   return {static_cast<std::byte*>(data), [bytes](std::byte* p) { munmap(p, bytes); }};
 }
 

@@ -26,7 +26,8 @@ using nlohmann::json;
 
 constexpr std::string_view protocol = "mixcomm rendezvous 1";
 
-/// Other ranks wait a little longer than rank 0, so that its verdict, which knows who is missing, reaches them.
+/// Other ranks wait a little longer than rank 0, so that its verdict, which knows who is missing, reaches
+/// them.
 constexpr Milliseconds grace{3000};
 
 std::string to_bytes(const json& message) {
@@ -35,7 +36,9 @@ std::string to_bytes(const json& message) {
 }
 
 /// Discarded (is_discarded()) for anything malformed.
-json from_bytes(const std::string& bytes) { return json::from_msgpack(bytes, true, false); }
+json from_bytes(const std::string& bytes) {
+  return json::from_msgpack(bytes, true, false);
+}
 
 template <class T>
 T field(const json& message, const char* name, T otherwise) {
@@ -48,7 +51,9 @@ T field(const json& message, const char* name, T otherwise) {
   }
 }
 
-json binary(std::string_view text) { return json::binary({text.begin(), text.end()}); }
+json binary(std::string_view text) {
+  return json::binary({text.begin(), text.end()});
+}
 std::string text_of(const json& value) {
   if (!value.is_binary()) return {};
   const auto& bytes = value.get_binary();
@@ -114,10 +119,12 @@ class ProcessBootstrap final : public Bootstrap {
     try {
       if (info_.rank == 0) {
         fd = make_memory(bytes);
-        for (int r = 1; r < info_.world; ++r) send_descriptor(mailboxes[static_cast<std::size_t>(r)], fd.get());
+        for (int r = 1; r < info_.world; ++r)
+          send_descriptor(mailboxes[static_cast<std::size_t>(r)], fd.get());
       } else {
         fd = receive_descriptor(mailbox, deadline);
-        if (!fd.valid()) problem = fmt::format("rank {} got no memory from rank 0 in {} ms", info_.rank, timeout_.count());
+        if (!fd.valid())
+          problem = fmt::format("rank {} got no memory from rank 0 in {} ms", info_.rank, timeout_.count());
       }
     } catch (const SystemError& error) {
       problem = error.what();
@@ -134,13 +141,14 @@ class ProcessBootstrap final : public Bootstrap {
   }
 
  private:
-  /// Memory without a name: nothing is left behind, however the ranks end. Its size is sealed, so that no rank can take
-  /// pages away from under the others.
+  /// Memory without a name: nothing is left behind, however the ranks end. Its size is sealed, so that no
+  /// rank can take pages away from under the others.
   static Fd make_memory(std::size_t bytes) {
     Fd fd(memfd_create("mixcomm", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!fd.valid() || ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0 ||
         fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-      throw SystemError(fmt::format("cannot make {} bytes of shared memory: {}", bytes, std::strerror(errno)));
+      throw SystemError(
+          fmt::format("cannot make {} bytes of shared memory: {}", bytes, std::strerror(errno)));
     return fd;
   }
 
@@ -150,12 +158,14 @@ class ProcessBootstrap final : public Bootstrap {
     for (std::size_t r = 0; r < hosts.size(); ++r)
       if (hosts[r] != hosts[0]) elsewhere.push_back(static_cast<int>(r));
     if (!elsewhere.empty())
-      throw Unsupported(fmt::format("{} run on another host than rank 0; the CPU backend shares memory, so all ranks "
-                                    "must run on one host",
-                                    plural(elsewhere)));
+      throw Unsupported(
+          fmt::format("{} run on another host than rank 0; the CPU backend shares memory, so all ranks "
+                      "must run on one host",
+                      plural(elsewhere)));
   }
 
-  // --- rank 0 ---------------------------------------------------------------------------------------------------------
+  // --- rank 0
+  // ---------------------------------------------------------------------------------------------------------
 
   void gather_ranks() {
     const Deadline deadline(timeout_);
@@ -168,8 +178,8 @@ class ProcessBootstrap final : public Bootstrap {
         std::vector<int> ranks;
         for (int r = 1; r < info_.world; ++r)
           if (!peers_[static_cast<std::size_t>(r)].valid()) ranks.push_back(r);
-        const std::string text = fmt::format("{} did not come to the rendezvous at {}:{} within {} ms", plural(ranks), info_.host,
-                                             info_.port, timeout_.count());
+        const std::string text = fmt::format("{} did not come to the rendezvous at {}:{} within {} ms",
+                                             plural(ranks), info_.host, info_.port, timeout_.count());
         fail_everyone("timeout", text, ranks);
       }
       if (admit(std::move(peer), deadline)) --missing;
@@ -200,7 +210,8 @@ class ProcessBootstrap final : public Bootstrap {
     const int world = field(hello, "world", -1);
     std::string problem;
     if (!equal_secret(field<std::string>(hello, "secret", ""), info_.secret))
-      problem = fmt::format("rank {} has another MIXCOMM_SECRET than rank 0: it belongs to another job", rank);
+      problem =
+          fmt::format("rank {} has another MIXCOMM_SECRET than rank 0: it belongs to another job", rank);
     else if (world != info_.world)
       problem = fmt::format("rank {} was started for {} ranks, but rank 0 for {}", rank, world, info_.world);
     else if (rank < 1 || rank >= info_.world)
@@ -224,7 +235,9 @@ class ProcessBootstrap final : public Bootstrap {
       std::string bytes;
       const Received received = receive_message(peers_[static_cast<std::size_t>(r)], bytes, deadline);
       if (received == Received::closed)
-        return fail("timeout", fmt::format("rank {} ended while rank 0 waited for it, {}; look at its output", r, step), {r});
+        return fail("timeout",
+                    fmt::format("rank {} ended while rank 0 waited for it, {}; look at its output", r, step),
+                    {r});
       if (received == Received::late) {
         late.push_back(r);
         continue;
@@ -233,22 +246,27 @@ class ProcessBootstrap final : public Bootstrap {
       const auto theirs = field<std::string>(message, "step", "");
       if (theirs != step)
         return fail("disagreement",
-                    fmt::format("rank {} is {}, but rank 0 is {}; all ranks must set up in the same order", r, theirs, step), {});
+                    fmt::format("rank {} is {}, but rank 0 is {}; all ranks must set up in the same order", r,
+                                theirs, step),
+                    {});
       all.push_back(message.contains("mine") ? message["mine"] : json());
     }
     if (!late.empty())
-      return fail("timeout", fmt::format("rank 0 waited {} ms for {} while {}", timeout_.count(), plural(late), step), late);
-    const json verdict = {{"all", all}};
+      return fail("timeout",
+                  fmt::format("rank 0 waited {} ms for {} while {}", timeout_.count(), plural(late), step),
+                  late);
+    json verdict = {{"all", all}};
     broadcast(verdict);
     return verdict;
   }
 
   json fail(const std::string& kind, const std::string& text, const std::vector<int>& missing) {
-    const json verdict = {{"error", kind}, {"text", text}, {"missing", missing}};
+    json verdict = {{"error", kind}, {"text", text}, {"missing", missing}};
     broadcast(verdict);
     return verdict;
   }
-  [[noreturn]] void fail_everyone(const std::string& kind, const std::string& text, const std::vector<int>& missing) {
+  [[noreturn]] void fail_everyone(const std::string& kind, const std::string& text,
+                                  const std::vector<int>& missing) {
     raise_if_failed(fail(kind, text, missing));
     std::abort();  // not reached
   }
@@ -256,19 +274,24 @@ class ProcessBootstrap final : public Bootstrap {
   void broadcast(const json& verdict) {
     const Deadline deadline(grace);
     for (const Fd& peer : peers_)
-      if (peer.valid()) (void)send_message(peer, to_bytes(verdict), deadline);  // a rank that is gone is found at the next step
+      if (peer.valid())
+        (void)send_message(peer, to_bytes(verdict),
+                           deadline);  // a rank that is gone is found at the next step
   }
 
-  // --- the others -----------------------------------------------------------------------------------------------------
+  // --- the others
+  // -----------------------------------------------------------------------------------------------------
 
   void join_rank_0() {
     const Deadline deadline(timeout_ + grace);
     root_ = connect_by(info_.host, info_.port, Deadline(timeout_));
     if (!root_.valid())
-      throw Timeout(fmt::format("rank {} found nobody at {}:{} within {} ms: rank 0 did not come, or listens elsewhere",
-                                info_.rank, info_.host, info_.port, timeout_.count()),
-                    {0});
-    const json hello = {{"protocol", protocol}, {"secret", info_.secret}, {"rank", info_.rank}, {"world", info_.world}};
+      throw Timeout(
+          fmt::format("rank {} found nobody at {}:{} within {} ms: rank 0 did not come, or listens elsewhere",
+                      info_.rank, info_.host, info_.port, timeout_.count()),
+          {0});
+    const json hello = {
+        {"protocol", protocol}, {"secret", info_.secret}, {"rank", info_.rank}, {"world", info_.world}};
     if (!send_message(root_, to_bytes(hello), deadline)) lost_rank_0("joining the rendezvous");
     raise_if_failed(answer("joining the rendezvous", deadline));
   }
@@ -284,15 +307,18 @@ class ProcessBootstrap final : public Bootstrap {
     const Received received = receive_message(root_, bytes, deadline);
     if (received == Received::closed) lost_rank_0(step);
     if (received == Received::late)
-      throw Timeout(fmt::format("rank {} waited {} ms for rank 0 while {}", info_.rank, (timeout_ + grace).count(), step), {0});
+      throw Timeout(fmt::format("rank {} waited {} ms for rank 0 while {}", info_.rank,
+                                (timeout_ + grace).count(), step),
+                    {0});
     return from_bytes(bytes);
   }
 
   [[noreturn]] void lost_rank_0(std::string_view step) const {
-    throw Timeout(fmt::format("rank 0 closed its connection to rank {} while {}: it ended, or does not speak mixcomm's "
-                              "rendezvous; look at its output, and check that {}:{} is rank 0's",
-                              info_.rank, step, info_.host, info_.port),
-                  {0});
+    throw Timeout(
+        fmt::format("rank 0 closed its connection to rank {} while {}: it ended, or does not speak mixcomm's "
+                    "rendezvous; look at its output, and check that {}:{} is rank 0's",
+                    info_.rank, step, info_.host, info_.port),
+        {0});
   }
 
   static void raise_if_failed(const json& verdict) {

@@ -45,7 +45,8 @@ Addresses resolve(const std::string& host, int port, int flags) {
   hints.ai_flags = flags | AI_NUMERICSERV;
   addrinfo* found = nullptr;
   if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); error != 0)
-    throw SystemError(fmt::format("the host '{}' has no address: {}; check MASTER_ADDR or MIXCOMM_HOST", host, gai_strerror(error)));
+    throw SystemError(fmt::format("the host '{}' has no address: {}; check MASTER_ADDR or MIXCOMM_HOST", host,
+                                  gai_strerror(error)));
   return {found, freeaddrinfo};
 }
 
@@ -111,16 +112,18 @@ Fd listen_on(const std::string& host, int port) {
     if (bind(fd.get(), a->ai_addr, a->ai_addrlen) == 0 && listen(fd.get(), 128) == 0) return fd;
   }
   if (errno == EADDRINUSE)
-    throw SystemError(fmt::format("port {} on {} is in use by another program; choose another one (MIXCOMM_PORT, MASTER_PORT, "
-                                  "or --port of 'mixcomm run')",
-                                  port, host));
+    throw SystemError(fmt::format(
+        "port {} on {} is in use by another program; choose another one (MIXCOMM_PORT, MASTER_PORT, "
+        "or --port of 'mixcomm run')",
+        port, host));
   throw_system(fmt::format("cannot listen on {}:{}", host, port));
 }
 
 int port_of(const Fd& listener) {
   sockaddr_storage address{};
   socklen_t size = sizeof(address);
-  if (getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) throw_system("getsockname");
+  if (getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0)
+    throw_system("getsockname");
   return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&address)->sin6_port
                                              : reinterpret_cast<sockaddr_in*>(&address)->sin_port);
 }
@@ -139,7 +142,8 @@ Fd accept_by(const Fd& listener, const Deadline& deadline) {
 
 Fd connect_by(const std::string& host, int port, const Deadline& deadline) {
   const Addresses addresses = resolve(host, port, 0);
-  for (auto pause = std::chrono::milliseconds(2);; pause = std::min(pause * 2, std::chrono::milliseconds(200))) {
+  for (auto pause = std::chrono::milliseconds(2);;
+       pause = std::min(pause * 2, std::chrono::milliseconds(200))) {
     for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
       Fd fd(socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol));
       if (!fd.valid()) continue;
@@ -160,16 +164,19 @@ Fd connect_by(const std::string& host, int port, const Deadline& deadline) {
 
 bool send_message(const Fd& socket, std::string_view message, const Deadline& deadline) {
   if (message.size() > max_message_bytes)
-    throw InvalidArgument(fmt::format("a set-up message of {} bytes is longer than {}", message.size(), max_message_bytes));
+    throw InvalidArgument(
+        fmt::format("a set-up message of {} bytes is longer than {}", message.size(), max_message_bytes));
   std::array<unsigned char, 4> length{};
-  for (std::size_t i = 0; i < length.size(); ++i) length[i] = static_cast<unsigned char>(message.size() >> (8 * i));
+  for (std::size_t i = 0; i < length.size(); ++i)
+    length[i] = static_cast<unsigned char>(message.size() >> (8 * i));
   return send_all(socket.get(), reinterpret_cast<const char*>(length.data()), length.size(), deadline) &&
          send_all(socket.get(), message.data(), message.size(), deadline);
 }
 
 Received receive_message(const Fd& socket, std::string& message, const Deadline& deadline, std::size_t most) {
   std::array<unsigned char, 4> length{};
-  if (const auto r = receive_all(socket.get(), reinterpret_cast<char*>(length.data()), length.size(), deadline);
+  if (const auto r =
+          receive_all(socket.get(), reinterpret_cast<char*>(length.data()), length.size(), deadline);
       r != Received::message)
     return r;
   std::size_t size = 0;
@@ -180,7 +187,8 @@ Received receive_message(const Fd& socket, std::string& message, const Deadline&
 }
 
 Mailbox open_mailbox() {
-  Mailbox mailbox{Fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)), "mixcomm-" + random_hex(16)};
+  Mailbox mailbox{Fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)),
+                  "mixcomm-" + random_hex(16)};
   if (!mailbox.socket.valid()) throw_system("cannot make a Unix socket");
   const int on = 1;
   sockaddr_un address;
@@ -212,7 +220,8 @@ void send_descriptor(const std::string& mailbox_name, int fd) {
   header->cmsg_len = CMSG_LEN(sizeof(int));
   std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
   if (sendmsg(sender.get(), &message, MSG_NOSIGNAL) < 0)
-    throw_system("cannot pass a descriptor to another rank (ranks of one host must share a network namespace)");
+    throw_system(
+        "cannot pass a descriptor to another rank (ranks of one host must share a network namespace)");
 }
 
 Fd receive_descriptor(const Mailbox& mailbox, const Deadline& deadline) {

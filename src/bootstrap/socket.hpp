@@ -45,7 +45,8 @@ inline constexpr std::size_t max_message_bytes = std::size_t{1} << 20;
 /// The next connection, or an invalid Fd when the deadline has passed.
 [[nodiscard]] Fd accept_by(const Fd& listener, const Deadline& deadline);
 
-/// Connects, trying again until the deadline while nobody listens; an invalid Fd when it has passed. Throws SystemError for a host that has no address.
+/// Connects, trying again until the deadline while nobody listens; an invalid Fd when it has passed. Throws
+/// SystemError for a host that has no address.
 [[nodiscard]] Fd connect_by(const std::string& host, int port, const Deadline& deadline);
 
 enum class Received { message, closed, late };
@@ -57,7 +58,8 @@ enum class Received { message, closed, late };
 [[nodiscard]] Received receive_message(const Fd& socket, std::string& message, const Deadline& deadline,
                                        std::size_t most = max_message_bytes);
 
-/// A datagram socket of an unguessable name in the abstract namespace, for descriptors of processes of this user.
+/// A datagram socket of an unguessable name in the abstract namespace, for descriptors of processes of this
+/// user.
 struct Mailbox {
   Fd socket;
   std::string name;

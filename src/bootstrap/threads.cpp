@@ -60,9 +60,9 @@ struct MeetingPoint {
   void check_steps(const Slots& slots) {
     for (std::size_t r = 1; r < slots.size(); ++r)
       if (slots[r]->step != slots[0]->step)
-        failure = std::make_exception_ptr(
-            Disagreement(fmt::format("rank {} is {}, but rank 0 is {}; all ranks must set up in the same order", r,
-                                     slots[r]->step, slots[0]->step)));
+        failure = std::make_exception_ptr(Disagreement(
+            fmt::format("rank {} is {}, but rank 0 is {}; all ranks must set up in the same order", r,
+                        slots[r]->step, slots[0]->step)));
   }
 
   void fail_timeout(const Slots& slots, int rank, const std::string& step) {
@@ -112,7 +112,8 @@ class ThreadBootstrap final : public Bootstrap {
 }  // namespace
 
 std::vector<std::unique_ptr<Bootstrap>> bootstrap_threads(int world, Milliseconds timeout) {
-  if (world < 1) throw InvalidArgument(fmt::format("{} ranks were asked for; there must be at least 1", world));
+  if (world < 1)
+    throw InvalidArgument(fmt::format("{} ranks were asked for; there must be at least 1", world));
   const auto point = std::make_shared<MeetingPoint>(world, timeout);
   std::vector<std::unique_ptr<Bootstrap>> ranks;
   for (int r = 0; r < world; ++r) ranks.push_back(std::make_unique<ThreadBootstrap>(point, r));

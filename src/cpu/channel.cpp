@@ -45,13 +45,19 @@ void ring(Bell& bell) {
 constexpr std::uint64_t pack(std::uint32_t point, std::uint32_t hash) {
   return point | static_cast<std::uint64_t>(hash) << 32U;
 }
-constexpr std::uint32_t point_of(std::uint64_t flag) { return static_cast<std::uint32_t>(flag); }
-constexpr std::uint32_t hash_of(std::uint64_t flag) { return static_cast<std::uint32_t>(flag >> 32U); }
+constexpr std::uint32_t point_of(std::uint64_t flag) {
+  return static_cast<std::uint32_t>(flag);
+}
+constexpr std::uint32_t hash_of(std::uint64_t flag) {
+  return static_cast<std::uint32_t>(flag >> 32U);
+}
 
 }  // namespace
 
 std::atomic<std::uint64_t>& Channel::flag(int member) const {
-  return shared_->ranks[static_cast<std::size_t>(team_.rank(member))]->flags[static_cast<std::size_t>(kind_)].value;
+  return shared_->ranks[static_cast<std::size_t>(team_.rank(member))]
+      ->flags[static_cast<std::size_t>(kind_)]
+      .value;
 }
 
 Bell& Channel::bell() const {
@@ -74,7 +80,8 @@ void Channel::barrier(const CallRecord& call, std::uint32_t call_hash) {
   hash_ = call_hash;
   if (team_.size == 1) return;
   flag(team_.member).store(pack(point_, hash_));
-  // Sequentially consistent with the sleeper's increment: either it sees this flag, or this rank sees the sleeper.
+  // Sequentially consistent with the sleeper's increment: either it sees this flag, or this rank sees the
+  // sleeper.
   if (bell().sleepers.load() > 0 && first_missing(1) == team_.size) ring(bell());
   wait(call);
   if (shared_->check_agreement) check_calls_agree(call);
@@ -116,7 +123,8 @@ void Channel::sleep_until_all_arrived(const CallRecord& call) {
     if (!first && shared_->check_agreement) look_for_disagreement(call);
     const auto left = deadline - Clock::now();
     if (left <= Clock::duration::zero()) fail_timeout(call);
-    futex_wait(sleeper.bell.rings, rings, std::min<std::chrono::nanoseconds>(left, first ? first_slice : slice));
+    futex_wait(sleeper.bell.rings, rings,
+               std::min<std::chrono::nanoseconds>(left, first ? first_slice : slice));
   }
 }
 
@@ -144,7 +152,7 @@ void Channel::look_for_disagreement(const CallRecord& call) const {
     if (latest < call.number) continue;  // late
     const bool readable = log.read(call.number, record);
     if (readable && agrees(member, record.hash())) continue;  // in this call, not at this point yet
-    if (arrived(member)) continue;                     // it came meanwhile, and went on
+    if (arrived(member)) continue;                            // it came meanwhile, and went on
     if (!readable) record.number = 0;
     fail_disagreement(call, record, rank);
   }
@@ -165,10 +173,11 @@ void Channel::fail_timeout(const CallRecord& call) const {
   }
   shared_->failure->record(
       Failure::Kind::timeout,
-      fmt::format("rank {} waited {} ms for rank{} {} in {}. It may have ended, hang, or be in other work: look at its "
+      fmt::format("rank {} waited {} ms for rank{} {} in {}. It may have ended, hang, or be in other work: "
+                  "look at its "
                   "output; if it is only slow, raise the communicator's timeout. The communicator is failed.",
-                  shared_->rank, shared_->timeout.count(), missing.size() == 1 ? "" : "s", fmt::join(missing, ", "),
-                  call.describe()),
+                  shared_->rank, shared_->timeout.count(), missing.size() == 1 ? "" : "s",
+                  fmt::join(missing, ", "), call.describe()),
       bits);
   ring_all();
   shared_->failure->rethrow();
@@ -177,12 +186,13 @@ void Channel::fail_timeout(const CallRecord& call) const {
 
 void Channel::fail_disagreement(const CallRecord& mine, const CallRecord& theirs, int rank) const {
   const std::string other = theirs.number == 0 ? std::string("a different call") : theirs.describe();
-  shared_->failure->record(
-      Failure::Kind::disagreement,
-      fmt::format("rank {} calls {}, but rank {} calls {}. Every rank of a communicator makes the same calls, with the "
-                  "same rows, hidden, dtype, algorithm and kind of buffers, in the same order. The communicator is failed.",
-                  rank, other, shared_->rank, mine.describe()),
-      0);
+  shared_->failure->record(Failure::Kind::disagreement,
+                           fmt::format("rank {} calls {}, but rank {} calls {}. Every rank of a communicator "
+                                       "makes the same calls, with the "
+                                       "same rows, hidden, dtype, algorithm and kind of buffers, in the same "
+                                       "order. The communicator is failed.",
+                                       rank, other, shared_->rank, mine.describe()),
+                           0);
   ring_all();
   shared_->failure->rethrow();
   std::abort();  // not reached: rethrow() finds what was recorded

@@ -1,4 +1,5 @@
-// Barriers among the members of one team: flags in shared memory, a short spin, then a futex. No wait is unbounded.
+// Barriers among the members of one team: flags in shared memory, a short spin, then a futex. No wait is
+// unbounded.
 #pragma once
 
 #include <cstdint>
@@ -27,15 +28,16 @@ class Channel {
   Channel(const ChannelShared& shared, TeamKind kind, const Grid& grid)
       : shared_(&shared), kind_(kind), team_(grid.world), tp_(grid.tp.size) {}
 
-  /// Every member has come to this point of the same call, and sees what the others wrote before it. Throws Timeout or
-  /// Disagreement, and the communicator is failed.
+  /// Every member has come to this point of the same call, and sees what the others wrote before it. Throws
+  /// Timeout or Disagreement, and the communicator is failed.
   void barrier(const CallRecord& call, std::uint32_t call_hash);
 
  private:
   [[nodiscard]] std::atomic<std::uint64_t>& flag(int member) const;
   [[nodiscard]] Bell& bell() const;
   [[nodiscard]] bool arrived(int member) const;
-  /// The first member at or after `from` (counted from my successor, cyclically) that has not arrived, or team size.
+  /// The first member at or after `from` (counted from my successor, cyclically) that has not arrived, or
+  /// team size.
   [[nodiscard]] int first_missing(int from) const;
   [[nodiscard]] bool agrees(int member, std::uint32_t their_hash) const {
     return calls_agree(their_hash, hash_, member / tp_ == team_.member / tp_);

@@ -1,4 +1,5 @@
-// The CPU context: buffers in shared memory, a tile is a whole run of elements, sums are made when they are stored.
+// The CPU context: buffers in shared memory, a tile is a whole run of elements, sums are made when they are
+// stored.
 #pragma once
 
 #include <array>
@@ -13,7 +14,8 @@
 namespace mixcomm::cpu {
 
 #if defined(MIXCOMM_MUTANTS)
-/// Only in the library that tests/mutants_test.cpp builds for itself: whether to leave out a pass's barrier of that index.
+/// Only in the library that tests/mutants_test.cpp builds for itself: whether to leave out a pass's barrier
+/// of that index.
 bool drops_barrier(int index);
 /// ... and whether workspaces alternate.
 bool alternates();
@@ -61,12 +63,15 @@ class CpuContext {
     return staged;
   }
 
-  Output open() { return call_.out_placement.kind != Placement::Kind::plain ? buffers_.out : buffers_.staged_out; }
+  Output open() {
+    return call_.out_placement.kind != Placement::Kind::plain ? buffers_.out : buffers_.staged_out;
+  }
 
   void close(const Output& out) {
     if (!out.staged) return;
     for_my_blocks(call_.gathers, [&](int d) {
-      std::memcpy(mine(call_.out, call_.gathers, d), at(out, grid_.rank(), d, 0), call_.blocks.size(d) * sizeof(T));
+      std::memcpy(mine(call_.out, call_.gathers, d), at(out, grid_.rank(), d, 0),
+                  call_.blocks.size(d) * sizeof(T));
     });
   }
 
@@ -77,7 +82,9 @@ class CpuContext {
     channel_.barrier(call_.record, hash_);
   }
 
-  [[nodiscard]] static std::array<Range, 1> tiles(Range range) { return {range}; }
+  [[nodiscard]] static std::array<Range, 1> tiles(Range range) {
+    return {range};
+  }
 
   [[nodiscard]] Sum load_sum(const SumOrder& order, const Input& in, int /*d*/, Range /*tile*/) const {
     return {order, in};
@@ -127,9 +134,10 @@ class CpuContext {
   void add_up(int d, Range tile, const Sum& sum, std::span<void* const> destinations) const {
     std::array<const void*, max_ranks> sources;
     const int inner = sum.order.inner.size;
+    std::size_t count = 0;
     for (int o = 0; o < sum.order.outer_size; ++o)
       for (int i = 0; i < inner; ++i)
-        sources[static_cast<std::size_t>(o * inner + i)] = at(sum.in, sum.order.rank(i, o), d, tile.begin);
+        sources[count++] = at(sum.in, sum.order.rank(i, o), d, tile.begin);
     ordered_sum({.dtype = dtype_of<T>,
                  .sources = sources.data(),
                  .inner = inner,

@@ -16,7 +16,9 @@ namespace mixcomm::cpu {
 namespace {
 
 constexpr std::size_t page = 4096;
-constexpr std::size_t round_up(std::size_t n, std::size_t to) { return (n + to - 1) / to * to; }
+constexpr std::size_t round_up(std::size_t n, std::size_t to) {
+  return (n + to - 1) / to * to;
+}
 
 /// Processors that this process may run on.
 int usable_processors() {
@@ -29,7 +31,9 @@ int usable_processors() {
 struct Slices {
   std::shared_ptr<std::byte> memory;
   std::size_t stride = 0;
-  [[nodiscard]] std::byte* of(int rank) const { return memory.get() + static_cast<std::size_t>(rank) * stride; }
+  [[nodiscard]] std::byte* of(int rank) const {
+    return memory.get() + static_cast<std::size_t>(rank) * stride;
+  }
 };
 
 Slices share_slices(Bootstrap& bootstrap, std::size_t bytes) {
@@ -61,9 +65,10 @@ class CpuBackend final : public Backend {
       : bootstrap_(bootstrap), grid_(grid), area_bytes_(round_up(options.workspace_bytes, page)) {
     const int world = grid.world.size;
     // Slice of a rank: its state, then an input and an output area per team kind and parity.
-    slices_ = share_slices(bootstrap, state_bytes + team_kinds * 2 * 2 * area_bytes_);
+    slices_ = share_slices(bootstrap, state_bytes + areas * area_bytes_);
     for (int r = 0; r < world; ++r) {
-      // Zeroed memory is a valid initial state; constructing the objects again on each rank would race with their use.
+      // Zeroed memory is a valid initial state; constructing the objects again on each rank would race with
+      // their use.
       ranks_.push_back(std::launder(reinterpret_cast<RankState*>(slices_.of(r) + sizeof(Failure))));
     }
     const bool crowded = world > usable_processors();
@@ -71,8 +76,8 @@ class CpuBackend final : public Backend {
                .failure = std::launder(reinterpret_cast<Failure*>(slices_.of(0))),
                .timeout = options.timeout,
                .rank = grid.rank(),
-               .spins = crowded ? 20 : 20'000,
-               .yields = crowded ? 20 : 0,
+               .spins = crowded ? 1 : 20'000,
+               .yields = crowded ? 64 : 0,
                .check_agreement = options.check_agreement};
     for (int k = 0; k < team_kinds; ++k) {
       const auto kind = static_cast<TeamKind>(k);
@@ -105,7 +110,8 @@ class CpuBackend final : public Backend {
     // How many passes there are depends on nothing but the shape, so that ranks never differ in it.
     std::size_t longest = 0;
     for (int d = 0; d < grid.dp.size; ++d) longest = std::max(longest, call.blocks.full_size(d));
-    const std::size_t step = area_bytes_ / size_of(call.dtype) / static_cast<std::size_t>(grid.dp.size) / 64 * 64;
+    const std::size_t step =
+        area_bytes_ / size_of(call.dtype) / static_cast<std::size_t>(grid.dp.size) / 64 * 64;
 
     PassBuffers buffers{.in = direct(call.in, call.in_placement, !call.gathers),
                         .out = direct(call.out, call.out_placement, call.gathers),
@@ -117,21 +123,28 @@ class CpuBackend final : public Backend {
       buffers.staged_out = area(kind, 1);
       ++passes_[kind];
       switch (call.dtype) {
-        case DType::bf16: run_body<bf16>(call, grid, channels_[kind], buffers); break;
-        case DType::fp16: run_body<fp16>(call, grid, channels_[kind], buffers); break;
-        case DType::fp32: run_body<float>(call, grid, channels_[kind], buffers); break;
+        case DType::bf16:
+          run_body<bf16>(call, grid, channels_[kind], buffers);
+          break;
+        case DType::fp16:
+          run_body<fp16>(call, grid, channels_[kind], buffers);
+          break;
+        case DType::fp32:
+          run_body<float>(call, grid, channels_[kind], buffers);
+          break;
       }
     }
   }
 
  private:
+  static constexpr std::size_t areas = std::size_t{team_kinds} * 2 * 2;
   static constexpr std::size_t state_bytes = round_up(sizeof(Failure) + sizeof(RankState), page);
 
   [[nodiscard]] const Allocation* find(const void* data, std::size_t bytes) const {
     const auto* begin = static_cast<const std::byte*>(data);
     for (const Allocation& a : allocations_)
-      if (begin >= a.mine && bytes <= a.bytes && begin - a.mine <= static_cast<std::ptrdiff_t>(a.bytes - bytes) &&
-          !a.memory.expired())
+      if (begin >= a.mine && bytes <= a.bytes &&
+          begin - a.mine <= static_cast<std::ptrdiff_t>(a.bytes - bytes) && !a.memory.expired())
         return &a;
     return nullptr;
   }
@@ -145,8 +158,8 @@ class CpuBackend final : public Backend {
             all_blocks ? Coordinates::all_blocks : Coordinates::one_block, false};
   }
 
-  /// Areas alternate from pass to pass: when a rank writes one again, all have come to the pass in between, so none reads
-  /// the old contents any more.
+  /// Areas alternate from pass to pass: when a rank writes one again, all have come to the pass in between,
+  /// so none reads the old contents any more.
   [[nodiscard]] View area(std::size_t kind, std::size_t which) const {
 #if defined(MIXCOMM_MUTANTS)
     const std::size_t parity = alternates() ? passes_[kind] % 2 : 0;
@@ -154,7 +167,8 @@ class CpuBackend final : public Backend {
     const std::size_t parity = passes_[kind] % 2;
 #endif
     const std::size_t index = (kind * 2 + parity) * 2 + which;
-    return {slices_.memory.get() + state_bytes + index * area_bytes_, slices_.stride, Coordinates::packed, true};
+    return {slices_.memory.get() + state_bytes + index * area_bytes_, slices_.stride, Coordinates::packed,
+            true};
   }
 
   Bootstrap& bootstrap_;
@@ -172,7 +186,8 @@ class CpuBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid, const CommunicatorOptions& options) {
+std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
+                                      const CommunicatorOptions& options) {
   return std::make_unique<CpuBackend>(bootstrap, grid, options);
 }
 

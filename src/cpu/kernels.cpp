@@ -24,8 +24,8 @@ struct Implementation {
 
 Implementation best_implementation() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq"))
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
     return {"AVX-512", avx512::ordered_sum};
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) return {"AVX2", avx2::ordered_sum};
 #endif
@@ -47,6 +47,8 @@ void ordered_sum(const OrderedSum& sum) {
       std::memcpy(sum.destinations[k], sum.sources[0], sum.size * size_of(sum.dtype));
 }
 
-std::string_view instruction_set() { return implementation().name; }
+std::string_view instruction_set() {
+  return implementation().name;
+}
 
 }  // namespace mixcomm::cpu

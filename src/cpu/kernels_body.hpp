@@ -15,18 +15,28 @@ namespace {
 /// Elements summed at a time: the accumulators stay in the first-level cache (or in registers).
 constexpr std::size_t block = 128;
 
-inline float to_float(float x) { return x; }
-inline float to_float(bf16 x) { return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16U); }
-inline float to_float(fp16 x) { return static_cast<float>(std::bit_cast<_Float16>(x.bits)); }
+inline float to_float(float x) {
+  return x;
+}
+inline float to_float(bf16 x) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16U);
+}
+inline float to_float(fp16 x) {
+  return static_cast<float>(std::bit_cast<_Float16>(x.bits));
+}
 
-inline void round_to(float x, float& out) { out = x; }
+inline void round_to(float x, float& out) {
+  out = x;
+}
 inline void round_to(float x, bf16& out) {
   const auto bits = std::bit_cast<std::uint32_t>(x);
   const std::uint32_t rounded = (bits + 0x7FFFU + ((bits >> 16U) & 1U)) >> 16U;
   const std::uint32_t nan = (bits >> 16U) | 0x40U;  // quiet, sign and payload kept
   out.bits = static_cast<std::uint16_t>((bits & 0x7FFFFFFFU) > 0x7F800000U ? nan : rounded);
 }
-inline void round_to(float x, fp16& out) { out.bits = std::bit_cast<std::uint16_t>(static_cast<_Float16>(x)); }
+inline void round_to(float x, fp16& out) {
+  out.bits = std::bit_cast<std::uint16_t>(static_cast<_Float16>(x));
+}
 
 template <class T>
 inline void load(float* accumulator, const T* source, std::size_t n) {
@@ -68,9 +78,12 @@ void ordered_sum_of(const OrderedSum& sum) {
 
 void ordered_sum(const OrderedSum& sum) {
   switch (sum.dtype) {
-    case DType::bf16: return ordered_sum_of<bf16>(sum);
-    case DType::fp16: return ordered_sum_of<fp16>(sum);
-    case DType::fp32: return ordered_sum_of<float>(sum);
+    case DType::bf16:
+      return ordered_sum_of<bf16>(sum);
+    case DType::fp16:
+      return ordered_sum_of<fp16>(sum);
+    case DType::fp32:
+      return ordered_sum_of<float>(sum);
   }
 }
 

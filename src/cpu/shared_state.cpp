@@ -42,7 +42,8 @@ void Failure::record(Kind what, const std::string& message, std::uint64_t missin
 
 void Failure::rethrow() const {
   if (state.load(std::memory_order_acquire) == 0) return;
-  // The writer fills in a kilobyte; if it was killed there, what it had found is lost, not the fact of the failure.
+  // The writer fills in a kilobyte; if it was killed there, what it had found is lost, not the fact of the
+  // failure.
   for (int i = 0; i < 1000 && state.load(std::memory_order_acquire) != 2; ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   std::string message;
@@ -51,12 +52,14 @@ void Failure::rethrow() const {
     if (letter == '\0') break;
     message += letter;
   }
-  if (message.empty()) message = "the communicator failed on another rank, which ended before it could say why";
+  if (message.empty())
+    message = "the communicator failed on another rank, which ended before it could say why";
   std::vector<int> ranks;
   const std::uint64_t bits = missing.load(std::memory_order_relaxed);
   for (int r = 0; r < max_ranks; ++r)
     if ((bits >> static_cast<unsigned>(r)) & 1U) ranks.push_back(r);
-  if (static_cast<Kind>(kind.load(std::memory_order_relaxed)) == Kind::disagreement) throw Disagreement(message);
+  if (static_cast<Kind>(kind.load(std::memory_order_relaxed)) == Kind::disagreement)
+    throw Disagreement(message);
   throw Timeout(message, ranks);
 }
 

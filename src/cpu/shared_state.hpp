@@ -15,8 +15,8 @@ namespace mixcomm::cpu {
 /// Two cache lines: processors fetch them in pairs.
 inline constexpr std::size_t line_bytes = 128;
 
-/// One rank's flag on one team kind. Low half: how many points (barriers) it has reached. High half: the hash of the call
-/// it is in. Written by that rank alone.
+/// One rank's flag on one team kind. Low half: how many points (barriers) it has reached. High half: the hash
+/// of the call it is in. Written by that rank alone.
 struct alignas(line_bytes) Flag {
   std::atomic<std::uint64_t> value{0};
 };
@@ -27,8 +27,8 @@ struct alignas(line_bytes) Bell {
   std::atomic<std::uint32_t> sleepers{0};
 };
 
-/// The calls that a rank made last, so that a peer that waits for it can tell late from wrong. Written by that rank alone; each slot is
-/// taken in word by word, and valid if `number` is the same before and after.
+/// The calls that a rank made last, so that a peer that waits for it can tell late from wrong. Written by
+/// that rank alone; each slot is taken in word by word, and valid if `number` is the same before and after.
 struct alignas(line_bytes) CallLog {
   static constexpr std::size_t slots = 4;
   static constexpr std::size_t words = sizeof(CallRecord) / sizeof(std::uint64_t);

@@ -9,14 +9,20 @@
 namespace mixcomm {
 namespace {
 
-std::string_view name(Rows rows) { return rows == Rows::replicated ? "replicated" : "by DP rank"; }
+std::string_view name(Rows rows) {
+  return rows == Rows::replicated ? "replicated" : "by DP rank";
+}
 
 std::string_view name(Partial partial) {
   switch (partial) {
-    case Partial::none: return "complete";
-    case Partial::tp: return "partial over tp";
-    case Partial::dp: return "partial over dp";
-    case Partial::world: break;
+    case Partial::none:
+      return "complete";
+    case Partial::tp:
+      return "partial over tp";
+    case Partial::dp:
+      return "partial over dp";
+    case Partial::world:
+      break;
   }
   return "partial over the world";
 }
@@ -37,7 +43,9 @@ struct Row {
 };
 
 constexpr Transition::Step slice{true, {}};
-constexpr Transition::Step step(Op op) { return {false, op}; }
+constexpr Transition::Step step(Op op) {
+  return {false, op};
+}
 
 /// Every bridge that there is, on a grid with tp > 1 and dp > 1; the result is always complete.
 const std::vector<Row>& bridges() {
@@ -47,7 +55,10 @@ const std::vector<Row>& bridges() {
       {{Rows::replicated, Partial::none}, Rows::replicated, {}, "nothing is owed and no row moves"},
       {{Rows::replicated, Partial::none}, Rows::by_dp_rank, {slice}, "every rank holds its rows already"},
       {{Rows::by_dp_rank, Partial::none}, Rows::replicated, {step(all_gather)}, "only rows are missing"},
-      {{Rows::by_dp_rank, Partial::tp}, Rows::by_dp_rank, {step(all_reduce)}, "the TP ranks of each DP rank owe a sum"},
+      {{Rows::by_dp_rank, Partial::tp},
+       Rows::by_dp_rank,
+       {step(all_reduce)},
+       "the TP ranks of each DP rank owe a sum"},
       {{Rows::by_dp_rank, Partial::tp},
        Rows::replicated,
        {step(all_reduce_all_gather)},
@@ -60,7 +71,10 @@ const std::vector<Row>& bridges() {
        Rows::replicated,
        {slice, step(all_reduce_all_gather)},
        "each group sums its own rows and hands them to all"},
-      {{Rows::replicated, Partial::dp}, Rows::by_dp_rank, {step(reduce_scatter)}, "the DP ranks owe a sum of each row"},
+      {{Rows::replicated, Partial::dp},
+       Rows::by_dp_rank,
+       {step(reduce_scatter)},
+       "the DP ranks owe a sum of each row"},
       {{Rows::replicated, Partial::dp},
        Rows::replicated,
        {step(reduce_scatter), step(all_gather)},
@@ -87,8 +101,11 @@ std::vector<Transition::Step> simplify(const std::vector<Transition::Step>& step
     }
     using enum Op;
     if (each.op == all_reduce_all_gather && (tp == 1 || dp == 1)) each.op = dp == 1 ? all_reduce : all_gather;
-    if (each.op == reduce_scatter_all_reduce && (tp == 1 || dp == 1)) each.op = dp == 1 ? all_reduce : reduce_scatter;
-    const int ranks = each.op == all_reduce ? tp : each.op == all_gather || each.op == reduce_scatter ? dp : tp * dp;
+    if (each.op == reduce_scatter_all_reduce && (tp == 1 || dp == 1))
+      each.op = dp == 1 ? all_reduce : reduce_scatter;
+    const int ranks = each.op == all_reduce                                ? tp
+                      : each.op == all_gather || each.op == reduce_scatter ? dp
+                                                                           : tp * dp;
     if (ranks > 1) left.push_back(each);
   }
   return left;
@@ -97,13 +114,15 @@ std::vector<Transition::Step> simplify(const std::vector<Transition::Step>& step
 Tensor own_rows(const Tensor& all, const RowCounts& rows, const Grid& grid) {
   const int d = grid.dp.member;
   const std::size_t skipped = rows.total(d) * all.hidden * size_of(all.dtype);
-  return {all.data == nullptr ? nullptr : static_cast<std::byte*>(all.data) + skipped, rows[d], all.hidden, all.dtype};
+  return {all.data == nullptr ? nullptr : static_cast<std::byte*>(all.data) + skipped, rows[d], all.hidden,
+          all.dtype};
 }
 
 void copy(const ConstTensor& from, const Tensor& to) {
   if (from.bytes() != to.bytes())
-    throw InvalidArgument(fmt::format("a transition without a sum or a gather cannot turn {} x {} into {} x {}", from.rows,
-                                      from.hidden, to.rows, to.hidden));
+    throw InvalidArgument(
+        fmt::format("a transition without a sum or a gather cannot turn {} x {} into {} x {}", from.rows,
+                    from.hidden, to.rows, to.hidden));
   if (from.data != to.data && from.bytes() != 0) std::memmove(to.data, from.data, from.bytes());
 }
 
@@ -113,24 +132,30 @@ std::string to_string(const Layout& layout) {
   return fmt::format("rows {}, {}", name(layout.rows), name(layout.partial));
 }
 
-std::string_view name(const Transition::Step& step) { return step.slice ? "slice" : name(step.op); }
+std::string_view name(const Transition::Step& step) {
+  return step.slice ? "slice" : name(step.op);
+}
 
 Transition collective_for(const Layout& from, const Layout& to, int tp, int dp) {
   if (tp < 1 || dp < 1)
-    throw InvalidArgument(fmt::format("a grid of tp {} x dp {} has no ranks; both must be at least 1", tp, dp));
+    throw InvalidArgument(
+        fmt::format("a grid of tp {} x dp {} has no ranks; both must be at least 1", tp, dp));
   const Partial owed = simplify(from.partial, tp, dp);
   const auto refuse = [&](std::string_view why) {
-    throw InvalidArgument(fmt::format("no collective leads from ({}) to ({}) on tp {} x dp {}: {}", to_string(from),
-                                      to_string(to), tp, dp, why));
+    throw InvalidArgument(fmt::format("no collective leads from ({}) to ({}) on tp {} x dp {}: {}",
+                                      to_string(from), to_string(to), tp, dp, why));
   };
   if (simplify(to.partial, tp, dp) != Partial::none) {
-    if (simplify(to.partial, tp, dp) == owed && from.rows == to.rows) return {from, to, {}, "the same sum stays owed"};
+    if (simplify(to.partial, tp, dp) == owed && from.rows == to.rows)
+      return {from, to, {}, "the same sum stays owed"};
     refuse("a value cannot be made partial again; ask for a complete one");
   }
   const Layout start{dp == 1 ? Rows::replicated : from.rows, owed};
   const Rows end = dp == 1 ? Rows::replicated : to.rows;
   if (start.rows == Rows::by_dp_rank && (owed == Partial::dp || owed == Partial::world))
-    refuse("DP ranks hold different rows, so their values are no parts of one sum; check which team the module left partial");
+    refuse(
+        "DP ranks hold different rows, so their values are no parts of one sum; check which team the module "
+        "left partial");
   for (const Row& row : bridges())
     if (row.from == start && row.to == end)
       return {from, to, simplify(row.steps, tp, dp), std::string(row.why)};
@@ -152,7 +177,8 @@ void run(Communicator& communicator, const Transition& transition, ConstTensor i
       if (last) copy(in, out);
       continue;
     }
-    // Only a scatter comes before another step (a gather): it leaves the own rows where the gather wants them.
+    // Only a scatter comes before another step (a gather): it leaves the own rows where the gather wants
+    // them.
     const Tensor to = last ? out : own_rows(out, rows, grid);
     communicator.run(each.op, in, to, rows, options);
     in = to;

@@ -25,7 +25,8 @@ std::string call(const std::function<std::string(Bootstrap&)>& fn, Bootstrap& bo
   }
 }
 
-std::vector<std::string> spawn_processes(int world, const std::function<std::string(Bootstrap&)>& fn, Milliseconds timeout) {
+std::vector<std::string> spawn_processes(int world, const std::function<std::string(Bootstrap&)>& fn,
+                                         Milliseconds timeout) {
   const Fd listener = listen_on("127.0.0.1", 0);
   LaunchInfo info{"test", 0, world, "127.0.0.1", port_of(listener), random_hex(16)};
   struct Child {
@@ -38,8 +39,10 @@ std::vector<std::string> spawn_processes(int world, const std::function<std::str
     if (pipe(ends) != 0) throw SystemError("pipe");
     const pid_t pid = fork();
     if (pid == 0) {
-      if (r == 0) setenv("MIXCOMM_LISTENER", std::to_string(listener.get()).c_str(), 1);
-      else close(listener.get());
+      if (r == 0)
+        setenv("MIXCOMM_LISTENER", std::to_string(listener.get()).c_str(), 1);
+      else
+        close(listener.get());
       info.rank = r;
       std::string result;
       try {
@@ -70,11 +73,16 @@ std::vector<std::string> spawn_processes(int world, const std::function<std::str
 
 }  // namespace
 
-std::vector<std::string> spawn(Ranks kind, int world, const std::function<std::string(Bootstrap&)>& fn, Milliseconds timeout) {
+std::vector<std::string> spawn(Ranks kind, int world, const std::function<std::string(Bootstrap&)>& fn,
+                               Milliseconds timeout) {
   if (kind == Ranks::processes) return spawn_processes(world, fn, timeout);
   std::vector<std::string> results(static_cast<std::size_t>(world));
   run_threads(
-      world, [&](Bootstrap& bootstrap) { results[static_cast<std::size_t>(bootstrap.rank())] = call(fn, bootstrap); }, timeout);
+      world,
+      [&](Bootstrap& bootstrap) {
+        results[static_cast<std::size_t>(bootstrap.rank())] = call(fn, bootstrap);
+      },
+      timeout);
   return results;
 }
 

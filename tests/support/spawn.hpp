@@ -11,8 +11,9 @@ namespace mixcomm::test {
 
 enum class Ranks { threads, processes };
 
-/// Runs fn on every rank and returns what it returned, by rank: "" is success by convention. An exception becomes its
-/// message behind its type ("Timeout: ..."); a rank killed by a signal becomes "killed by signal N".
+/// Runs fn on every rank and returns what it returned, by rank: "" is success by convention. An exception
+/// becomes its message behind its type ("Timeout: ..."); a rank killed by a signal becomes "killed by signal
+/// N".
 std::vector<std::string> spawn(Ranks kind, int world, const std::function<std::string(Bootstrap&)>& fn,
                                Milliseconds timeout = default_timeout);
 
