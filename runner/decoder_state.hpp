@@ -1,0 +1,75 @@
+// The inside of Decoder; for decoder.cpp, and for the test that leaves a reduction out.
+#pragma once
+
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "runner/boundary.hpp"
+#include "runner/decoder.hpp"
+#include "runner/embedding.hpp"
+#include "runner/linear.hpp"
+#include "runner/mixer.hpp"
+#include "runner/moe.hpp"
+#include "runner/norm.hpp"
+#include "runner/rotary.hpp"
+
+namespace mixcomm::runner {
+
+struct DecoderLayer {
+  RmsNorm input_norm;
+  std::unique_ptr<Mixer> mixer;
+  RmsNorm moe_norm;
+  MixtureOfExperts moe;
+};
+
+/// What a Decoder is made from.
+struct DecoderSource {
+  const ModelConfig& config;
+  const Safetensors& weights;
+  const Parallelism& parallelism;
+  const DecoderOptions& options;
+};
+
+struct Decoder::State {
+  State(const DecoderSource& source, Communicator& communicator);
+
+  /// Asks for every transition.
+  void plan(const TransitionFor& transition_for);
+
+  void check_step(std::span<const SequenceInput> inputs, std::span<const std::size_t> rows) const;
+  void begin_step(std::span<const SequenceInput> inputs, std::span<const std::size_t> rows);
+  void run_layer(DecoderLayer& layer, std::span<const std::size_t> rows);
+  std::span<const float> finish_step(std::size_t inputs, bool all_positions);
+
+  ModelConfig config;
+  DecoderOptions options;
+  Precision precision;
+  Grid grid;
+  Products products;
+  Embedding embedding;
+  std::vector<DecoderLayer> layers;
+  RmsNorm final_norm;
+  Linear head;
+  RotaryAngles angles;
+  Boundary after_mixer;  ///< by DP rank, partial over tp -> replicated
+  Boundary after_moe;    ///< replicated, partial over the world -> by DP rank
+
+  std::unordered_map<std::size_t, std::size_t> lengths;  ///< tokens in each slot
+  StepTimes times;
+
+  // Of the step at hand. "Own" is this DP rank's rows, "all" those of all DP ranks.
+  std::vector<SequenceRows> sequences;
+  std::size_t own_rows = 0;
+  std::size_t first_own_row = 0;
+  std::size_t all_rows = 0;
+  std::vector<float> own_residual;
+  std::vector<float> own_normed;
+  std::vector<float> own_mixed;
+  std::vector<float> all_residual;
+  std::vector<float> all_normed;
+  std::vector<float> all_moe;
+  std::vector<float> logits;
+};
+
+}  // namespace mixcomm::runner

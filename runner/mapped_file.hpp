@@ -1,0 +1,33 @@
+// A file's bytes without a copy of them.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace mixcomm::runner {
+
+/// A regular file, mapped read-only as a whole. The file must not be shortened by others while this lives.
+class MappedFile {
+ public:
+  /// Throws InvalidArgument, naming the file, where it is missing, unreadable or not a regular file,
+  /// SystemError where the system cannot map it.
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+
+  [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
+  [[nodiscard]] std::string_view text() const {
+    return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()};
+  }
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace mixcomm::runner
