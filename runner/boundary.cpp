@@ -11,6 +11,7 @@ Boundary::Boundary(Communicator& communicator, std::size_t max_rows, std::size_t
       hidden_(hidden),
       precision_(options.dtype),
       algorithm_(options.algorithm),
+      hold_(options.hold),
       in_(communicator.allocate(max_rows * hidden * size_of(options.dtype))),
       out_(communicator.allocate(max_rows * hidden * size_of(options.dtype))) {}
 
@@ -28,9 +29,11 @@ void Boundary::cross(const Crossing& crossing, std::vector<CommInterval>& times)
   }
   const ConstTensor from{in_.data(), in.size() / hidden_, hidden_, precision_.dtype()};
   const Tensor to{out_.data(), out.size() / hidden_, hidden_, precision_.dtype()};
+  if (hold_) hold_();
   const auto begin = Clock::now();
   run(*communicator_, transition_, from, to, rows, {algorithm_});
   times.push_back({begin, Clock::now()});
+  if (hold_) hold_();
   if (precision_.is_bf16()) {
     std::transform(out_.as<std::uint16_t>(), out_.as<std::uint16_t>() + out.size(), out.begin(),
                    from_bf16_bits);

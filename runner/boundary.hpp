@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -37,6 +38,7 @@ class Boundary {
   std::size_t hidden_;
   Precision precision_;
   Algorithm algorithm_;
+  std::function<void()> hold_;
   Transition transition_;
   SymmetricBuffer in_;
   SymmetricBuffer out_;

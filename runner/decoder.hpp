@@ -34,6 +34,10 @@ struct DecoderOptions {
   DType dtype = DType::fp32;                     ///< fp32 or bf16: of activations, weights and what goes over the wire
   Algorithm algorithm = Algorithm::automatic;    ///< of the boundaries' collectives
   std::size_t max_rows = 4096;                   ///< the most rows of all DP ranks together in one step
+
+  /// Called before and after each boundary's communication, outside its interval. A measurement holds the ranks there, so
+  /// that none computes, on a processor that another one needs, while a collective is timed.
+  std::function<void()> hold = {};
 };
 
 /// One sequence's new tokens in one step.

@@ -1,0 +1,204 @@
+// mixcomm check: are all sums right?
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+
+#include "tools/check_cases.hpp"
+#include "tools/machine.hpp"
+#include "tools/output.hpp"
+#include "tools/ranks.hpp"
+#include "verify/verify.hpp"
+
+namespace mixcomm::tools {
+namespace {
+
+constexpr const char* examples =
+    R"(Every case has fresh inputs on every rank, and every element of its output is compared bit by bit with the ordered sum
+that the definition of the operation gives, computed apart from the library: all buffer kinds, 0, 1, odd, uneven and many
+rows, idle DP ranks, messages longer than the workspace, small integers and random floats.
+
+Examples:
+  mixcomm check                              grids of up to 8 ranks, some minutes
+  mixcomm check --tp 2 --dp 2 --quick
+  mixcomm check --tp 2 --dp 2 --uneven 3,0 --hidden 2880 --buffers symmetric
+  mixcomm check --grids 2x2,4x2 --op all_reduce_all_gather --dtype bf16 --processes
+  mixcomm run -n 4 -- mixcomm check --tp 2 --dp 2)";
+
+struct GridSize {
+  int tp;
+  int dp;
+  [[nodiscard]] int world() const { return tp * dp; }
+};
+
+struct CheckOptions {
+  int tp = 0;  ///< 0: not given
+  int dp = 0;
+  std::vector<std::string> grids;
+  CaseFlags cases;
+  std::string backend = "cpu";
+  std::string json_path;
+  RankFlags ranks;
+};
+
+GridSize grid_from_text(const std::string& text) {
+  int tp = 0;
+  int dp = 0;
+  int length = 0;
+  if (std::sscanf(text.c_str(), "%dx%d%n", &tp, &dp, &length) != 2 ||
+      static_cast<std::size_t>(length) != text.size())
+    throw InvalidArgument(fmt::format("--grids: '{}' is no grid; write TPxDP, as in 4x2", text));
+  (void)world_of(tp, dp);
+  return {tp, dp};
+}
+
+std::vector<GridSize> grids_of(const CheckOptions& options) {
+  if (options.tp != 0 || options.dp != 0) {
+    const GridSize grid{std::max(options.tp, 1), std::max(options.dp, 1)};
+    (void)world_of(grid.tp, grid.dp);
+    return {grid};
+  }
+  std::vector<GridSize> grids;
+  for (const std::string& text : options.grids) grids.push_back(grid_from_text(text));
+  if (!grids.empty()) return grids;
+  if (const int world = launched_world(); world > 0) {
+    for (int tp = 1; tp <= world; ++tp)
+      if (world % tp == 0) grids.push_back({tp, world / tp});
+    return grids;
+  }
+  return {{1, 1}, {2, 1}, {1, 2}, {2, 2}, {4, 1}, {1, 4}, {3, 2}, {4, 2}, {2, 4}, {8, 1}, {1, 8}};
+}
+
+/// What this rank found wrong: the indices of cases, and the first of them in words.
+struct Findings {
+  std::vector<std::size_t> failed;
+  std::string first;
+};
+
+Findings check_cases(Communicator& communicator, const std::vector<verify::Case>& cases, Progress* progress) {
+  Findings findings;
+  std::size_t next = 0;
+  try {
+    verify::Verifier verifier(communicator, verify::most_elements(cases, communicator.options().dp));
+    for (; next < cases.size(); ++next) {
+      const std::string wrong = verifier.run(cases[next]);
+      if (!wrong.empty()) {
+        if (findings.first.empty()) findings.first = wrong;
+        findings.failed.push_back(next);
+      }
+      if (progress != nullptr)
+        progress->update(next, cases.size(), fmt::format("{} failed", findings.failed.size()));
+    }
+  } catch (const Timeout& error) {
+    if (findings.first.empty()) findings.first = error.what();
+  } catch (const Disagreement& error) {
+    if (findings.first.empty()) findings.first = error.what();
+  }
+  for (; next < cases.size(); ++next)
+    findings.failed.push_back(next);  // a failed communicator takes no more calls
+  return findings;
+}
+
+/// One grid on the bootstrap's ranks. The same on every rank.
+Json check_grid(Bootstrap& bootstrap, const CheckOptions& options, const GridSize& grid) {
+  const auto cases = check_cases_of(options.cases, grid.tp, grid.dp);
+  Communicator communicator(bootstrap, {.tp = grid.tp,
+                                        .dp = grid.dp,
+                                        .timeout = options.ranks.timeout(),
+                                        .workspace_bytes = verify::workspace_bytes});
+  std::unique_ptr<Progress> progress;
+  if (bootstrap.rank() == 0)
+    progress = std::make_unique<Progress>(fmt::format("check {}x{}", grid.tp, grid.dp));
+  const Findings mine = check_cases(communicator, cases, progress.get());
+  progress.reset();
+
+  std::vector<bool> failed(cases.size());
+  std::string first;
+  for (const std::string& text :
+       exchange_long(bootstrap, "comparing results", Json{mine.failed, mine.first}.dump())) {
+    const Json theirs = Json::parse(text);
+    for (const std::size_t index : theirs[0].get<std::vector<std::size_t>>()) failed[index] = true;
+    if (first.empty()) first = theirs[1].get<std::string>();
+  }
+  const auto failures = std::count(failed.begin(), failed.end(), true);
+  return {{"tp", grid.tp}, {"dp", grid.dp}, {"cases", cases.size()}, {"failed", failures}, {"first", first}};
+}
+
+void print_grid(const Json& grid) {
+  const auto failed = grid["failed"].get<std::size_t>();
+  fmt::print(
+      "tp {} x dp {}: {} cases, {}\n", grid["tp"].get<int>(), grid["dp"].get<int>(),
+      grid["cases"].get<std::size_t>(),
+      failed == 0 ? "ok" : fmt::format("{} FAILED, the first: {}", failed, grid["first"].get<std::string>()));
+  std::fflush(stdout);
+}
+
+int check(const CheckOptions& options, const std::string& command_line) {
+  check_backend(options.backend);
+  const std::vector<GridSize> grids = grids_of(options);
+  for (const GridSize& grid : grids)
+    (void)check_cases_of(options.cases, grid.tp, grid.dp);  // before any rank is started
+  JsonFile file(this_process_prints() ? options.json_path : "");
+  Json results = Json::array();
+  bool prints = true;
+  // Neighbours with the same number of ranks share them, so that a launcher's ranks can check several grids.
+  for (std::size_t begin = 0, end = 0; begin < grids.size(); begin = end) {
+    end = begin;
+    while (end < grids.size() && grids[end].world() == grids[begin].world()) ++end;
+    const auto body = [&](Bootstrap& bootstrap) {
+      Json some = Json::array();
+      for (std::size_t i = begin; i < end; ++i) some.push_back(check_grid(bootstrap, options, grids[i]));
+      return some;
+    };
+    const auto [some, is_first] = run_ranks({.world = grids[begin].world(),
+                                             .processes = options.ranks.processes,
+                                             .timeout = options.ranks.timeout()},
+                                            body);
+    prints = is_first;
+    for (const Json& grid : some) {
+      if (prints) print_grid(grid);
+      results.push_back(grid);
+    }
+  }
+  std::size_t passed = 0;
+  std::size_t failed = 0;
+  for (const Json& grid : results) {
+    failed += grid["failed"].get<std::size_t>();
+    passed += grid["cases"].get<std::size_t>() - grid["failed"].get<std::size_t>();
+  }
+  if (prints) {
+    fmt::print("{} passed, {} failed\n", passed, failed);
+    file.write({{"machine", machine()},
+                {"command", command_line},
+                {"grids", results},
+                {"passed", passed},
+                {"failed", failed}});
+  }
+  return failed == 0 ? all_well : check_failed;
+}
+
+}  // namespace
+
+void add_check(CLI::App& app, Invocation& invocation) {
+  auto* sub = app.add_subcommand("check", "Check the operations against exact results");
+  sub->footer(examples);
+  const auto options = std::make_shared<CheckOptions>();
+  const CLI::Range ranks(1, max_ranks);
+  auto* tp = sub->add_option("--tp", options->tp, "Ranks of tensor parallelism")->check(ranks);
+  auto* dp = sub->add_option("--dp", options->dp, "Ranks of data parallelism")->check(ranks);
+  sub->add_option("--grids", options->grids, "Several grids")
+      ->type_name("TPxDP,...")
+      ->delimiter(',')
+      ->excludes(tp)
+      ->excludes(dp);
+  add_case_flags(*sub, options->cases);
+  add_backend_flag(*sub, options->backend);
+  sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
+  add_rank_flags(*sub, options->ranks);
+  sub->callback([&invocation, options] {
+    invocation.action = [&invocation, options] { return check(*options, invocation.command_line); };
+  });
+}
+
+}  // namespace mixcomm::tools

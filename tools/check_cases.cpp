@@ -1,0 +1,75 @@
+#include "tools/check_cases.hpp"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+namespace mixcomm::tools {
+namespace {
+
+constexpr std::array all_buffers{verify::Buffers::plain, verify::Buffers::symmetric,
+                                 verify::Buffers::in_place, verify::Buffers::symmetric_in_place};
+
+verify::Buffers verify_buffers_from_name(std::string_view text) {
+  for (const verify::Buffers each : all_buffers)
+    if (name(each) == text) return each;
+  throw InvalidArgument(fmt::format(
+      "no kind of buffers is named '{}'; there are: plain, symmetric, in_place, symmetric_in_place", text));
+}
+
+/// The rows and the hidden size that were asked for, in place of the matrix's own.
+std::vector<verify::Case> with_shapes(const std::vector<verify::Case>& cases,
+                                      const std::vector<std::vector<std::size_t>>& row_counts,
+                                      std::size_t hidden) {
+  // Every kind of case occurs in the matrix with its first shape.
+  std::vector<verify::Case> result;
+  for (const auto& rows : row_counts)
+    for (const verify::Case& each : cases) {
+      if (each.rows != cases[0].rows || each.hidden != cases[0].hidden) continue;
+      verify::Case shaped = each;
+      shaped.rows = rows;
+      shaped.hidden = hidden;
+      shaped.seed += (result.size() + 1) << 16U;
+      result.push_back(shaped);
+    }
+  return result;
+}
+
+}  // namespace
+
+void add_case_flags(CLI::App& app, CaseFlags& flags) {
+  add_names(app, {"--op", "Operations (all)", op_from_name, {}}, flags.ops);
+  add_names(app, {"--algorithm", "Algorithms (all)", algorithm_from_name, {}}, flags.algorithms);
+  add_names(app, {"--dtype", "Element types (all)", dtype_from_name, {}}, flags.dtypes);
+  add_names(app, {"--buffers", "Kinds of memory (all)", verify_buffers_from_name, {}}, flags.buffers);
+  add_row_flags(app, flags.rows);
+  app.add_option("--hidden", flags.hidden, "Elements of these rows (4096)")->check(CLI::Range(1, most_rows));
+  app.add_flag("--quick", flags.quick, "Without the messages that are longer than the workspace");
+}
+
+std::vector<verify::Case> check_cases_of(const CaseFlags& flags, int tp, int dp) {
+  auto cases = verify::cases_of({.tp = tp,
+                                 .dp = dp,
+                                 .ops = flags.ops,
+                                 .algorithms = flags.algorithms,
+                                 .dtypes = flags.dtypes,
+                                 .large = !flags.quick});
+  constexpr std::size_t default_hidden = 4096;
+  const bool has_rows = !flags.rows.equal.empty() || !flags.rows.uneven.empty();
+  if (flags.hidden != 0 && !has_rows) throw InvalidArgument("--hidden needs --rows or --uneven");
+  if (has_rows)
+    cases = with_shapes(cases, flags.rows.per_dp_rank(dp), flags.hidden != 0 ? flags.hidden : default_hidden);
+  if (!flags.buffers.empty())
+    std::erase_if(cases, [&](const verify::Case& each) {
+      return std::find(flags.buffers.begin(), flags.buffers.end(), each.buffers) == flags.buffers.end();
+    });
+  constexpr std::size_t limit = std::size_t{1} << 30U;
+  if (verify::most_elements(cases, dp) > limit)
+    throw InvalidArgument(
+        fmt::format("the largest tensor would have more than {} elements; ask for fewer rows or a "
+                    "smaller hidden",
+                    limit));
+  return cases;
+}
+
+}  // namespace mixcomm::tools

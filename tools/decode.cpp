@@ -1,0 +1,107 @@
+// mixcomm decode: continues prompts.
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <memory>
+
+#include "tools/generation.hpp"
+#include "tools/output.hpp"
+
+namespace mixcomm::tools {
+namespace {
+
+constexpr const char* examples =
+    R"(A prompt is put to the model as "Question: PROMPT\nAnswer:", unless --raw is given. Prompts are dealt out to the DP ranks in
+contiguous blocks; with more DP ranks than prompts some stay idle.
+
+Examples:
+  mixcomm decode --prompt "Tom has 12 apples. He buys 30 more. How many apples does Tom have now?"
+  mixcomm decode --attn-tp 2 --attn-dp 2 --prompt "3 boxes hold 4 pens each. How many pens are there?" --prompt "..."
+  mixcomm decode --model ~/models/Qwen3.5-MoE --attn-tp 4 --moe-ep 4 --prompt-file prompts.txt --raw --json
+  mpirun -n 4 mixcomm decode --attn-tp 2 --attn-dp 2 --prompt "...")";
+
+struct DecodeOptions {
+  ModelFlags model;
+  std::vector<std::string> prompts;
+  std::string prompt_file;
+  std::size_t max_new_tokens = 0;
+  bool raw = false;
+  bool json = false;
+  RankFlags ranks;
+};
+
+std::vector<std::string> prompts_of(const DecodeOptions& options) {
+  std::vector<std::string> prompts = options.prompts;
+  if (!options.prompt_file.empty()) {
+    std::ifstream file(options.prompt_file);
+    if (!file)
+      throw InvalidArgument(fmt::format("cannot read {}: {}", options.prompt_file, std::strerror(errno)));
+    for (std::string line; std::getline(file, line);)
+      if (!line.empty()) prompts.push_back(line);
+    if (file.bad())
+      throw InvalidArgument(fmt::format("cannot read {}: {}", options.prompt_file, std::strerror(errno)));
+  }
+  if (prompts.empty()) throw InvalidArgument("there is no prompt; give one with --prompt or --prompt-file");
+  return prompts;
+}
+
+int decode(const DecodeOptions& options) {
+  const std::vector<std::string> prompts = prompts_of(options);
+  const std::filesystem::path directory = model_directory(options.model);
+  const Model model(directory);
+  GenerationOptions generation{.parallelism = parallelism_of(options.model, model.config),
+                               .algorithm = options.model.algorithm,
+                               .dtype = options.model.dtype,
+                               .ranks = options.ranks,
+                               .max_new_tokens = options.max_new_tokens,
+                               .batch = 0,
+                               .on_batch = {}};
+  std::vector<std::vector<int>> ids;
+  for (const std::string& prompt : prompts)
+    ids.push_back(model.tokenizer.encode(options.raw ? prompt : question_prompt(prompt)));
+  const Generation done = generate_on_ranks(model, ids, generation);
+  if (!done.prints) return all_well;
+
+  Json continuations = Json::array();
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const std::string text = model.tokenizer.decode(done.tokens[i]);
+    continuations.push_back({{"prompt", prompts[i]}, {"continuation", text}, {"tokens", done.tokens[i]}});
+    if (!options.json) fmt::print("{}{}\n\n", options.raw ? prompts[i] : question_prompt(prompts[i]), text);
+  }
+  if (options.json)
+    fmt::print("{}\n", dump({{"model", directory.string()},
+                             {"parallelism", to_json(generation.parallelism)},
+                             {"algorithm", name(options.model.algorithm)},
+                             {"dtype", name(options.model.dtype)},
+                             {"continuations", continuations},
+                             {"latency", done.latency}}));
+  else
+    fmt::print("{}; {}\n", to_string(generation.parallelism), latency_text(done.latency));
+  return all_well;
+}
+
+}  // namespace
+
+void add_decode(CLI::App& app, Invocation& invocation) {
+  auto* sub = app.add_subcommand("decode", "Continue prompts with a model that is spread over ranks");
+  sub->footer(examples);
+  const auto options = std::make_shared<DecodeOptions>();
+  add_model_flags(*sub, options->model);
+  sub->add_option("--prompt", options->prompts, "A prompt; may be given several times")
+      ->type_name("TEXT")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  sub->add_option("--prompt-file", options->prompt_file, "A file with a prompt in each line")
+      ->type_name("FILE");
+  sub->add_option("--max-new-tokens", options->max_new_tokens,
+                  "Tokens to add to each prompt at most (256, if the model has room)")
+      ->check(CLI::Range(1, 1 << 24));
+  sub->add_flag("--raw", options->raw, "Take prompts as they are");
+  sub->add_flag("--json", options->json, "As one JSON object");
+  add_rank_flags(*sub, options->ranks);
+  sub->callback([&invocation, options] { invocation.action = [options] { return decode(*options); }; });
+}
+
+}  // namespace mixcomm::tools

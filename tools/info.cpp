@@ -1,0 +1,91 @@
+// mixcomm info: this machine, and what this build can do on it.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <memory>
+
+#include "mixcomm/mixcomm.hpp"
+#include "tools/machine.hpp"
+#include "tools/output.hpp"
+
+namespace mixcomm::tools {
+namespace {
+
+constexpr const char* examples = R"(Examples:
+  mixcomm info
+  mixcomm info --json)";
+
+template <class T>
+std::vector<std::string> names(std::initializer_list<T> values) {
+  std::vector<std::string> result;
+  for (const T value : values) result.emplace_back(name(value));
+  return result;
+}
+
+Json launcher() {
+  try {
+    const LaunchInfo info = launch_info();
+    if (info.launcher.empty()) return nullptr;
+    return {{"name", info.launcher}, {"rank", info.rank}, {"world", info.world}};
+  } catch (const Error& error) {
+    return {{"error", error.what()}};  // what is wrong with the environment is what one asks `info` for
+  }
+}
+
+Json describe() {
+  Json info;
+  info["version"] = MIXCOMM_VERSION;
+  info["machine"] = machine();
+  info["backends"] = {
+      {"cpu", {{"available", true}, {"instruction_set", info["machine"]["instruction_set"]}}},
+      {"cuda", {{"available", false}, {"why", "not built in: this build has no CUDA backend"}}},
+  };
+  info["between_hosts"] = {{"available", false},
+                           {"why", "not built in: this build has no MPI or NCCL transport"}};
+  info["operations"] = names({Op::all_reduce, Op::all_gather, Op::reduce_scatter, Op::all_reduce_all_gather,
+                              Op::reduce_scatter_all_reduce});
+  info["algorithms"] =
+      names({Algorithm::automatic, Algorithm::one_shot, Algorithm::two_shot, Algorithm::composed});
+  info["dtypes"] = names({DType::bf16, DType::fp16, DType::fp32});
+  info["max_ranks"] = max_ranks;
+  info["launcher"] = launcher();
+  return info;
+}
+
+std::string text_of(const Json& info) {
+  const auto list = [&](const char* key) {
+    return fmt::format("{}", fmt::join(info[key].get<std::vector<std::string>>(), ", "));
+  };
+  std::string text = fmt::format("mixcomm {}\n\nmachine\n{}", info["version"].get<std::string>(),
+                                 machine_text(info["machine"]));
+  text += fmt::format("\nbackends\n  cpu           available, {}\n",
+                      info["backends"]["cpu"]["instruction_set"].get<std::string>());
+  text += fmt::format("  cuda          {}\n", info["backends"]["cuda"]["why"].get<std::string>());
+  text += fmt::format("  between hosts {}\n", info["between_hosts"]["why"].get<std::string>());
+  text += fmt::format("\noperations      {}\nalgorithms      {}\ndtypes          {}\nmost ranks      {}\n",
+                      list("operations"), list("algorithms"), list("dtypes"), info["max_ranks"].get<int>());
+  const Json& seen = info["launcher"];
+  if (seen.is_null()) return text + "launcher        none: commands start their ranks themselves\n";
+  if (seen.contains("error"))
+    return text + fmt::format("launcher        {}\n", seen["error"].get<std::string>());
+  return text + fmt::format("launcher        {}, rank {} of {}\n", seen["name"].get<std::string>(),
+                            seen["rank"].get<int>(), seen["world"].get<int>());
+}
+
+}  // namespace
+
+void add_info(CLI::App& app, Invocation& invocation) {
+  auto* sub = app.add_subcommand("info", "Say what this machine is, and what this build can do on it");
+  sub->footer(examples);
+  const auto as_json = std::make_shared<bool>(false);
+  sub->add_flag("--json", *as_json, "As one JSON object");
+  sub->callback([&invocation, as_json] {
+    invocation.action = [as_json] {
+      const Json info = describe();
+      fmt::print("{}", *as_json ? dump(info) + "\n" : text_of(info));
+      return all_well;
+    };
+  });
+}
+
+}  // namespace mixcomm::tools

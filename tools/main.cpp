@@ -1,0 +1,89 @@
+// The `mixcomm` command.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <new>
+
+#include "mixcomm/error.hpp"
+#include "tools/command.hpp"
+
+namespace mixcomm::tools {
+namespace {
+
+constexpr const char* description =
+    "Collectives for attention with tensor parallelism (TP) and data parallelism (DP) at once.";
+
+constexpr const char* examples = R"(Examples:
+  mixcomm info
+  mixcomm check --tp 2 --dp 2
+  mixcomm bench --op all_reduce_all_gather --tp 2 --dp 1 --rows 1,4,16
+  mixcomm plan --attn-tp 2 --attn-dp 2 --rows 4
+  mixcomm run -n 4 -- mixcomm check --tp 2 --dp 2
+
+Exit code: 0 all is well, 1 a check failed, 2 bad input or a failure of set-up.
+'mixcomm COMMAND --help' tells more.)";
+
+/// One line per subcommand.
+constexpr auto subcommands = {
+    add_info, add_run, add_check, add_bench, add_plan, add_decode, add_eval, add_demo,
+};
+
+std::string quoted(std::string_view word) {
+  const auto plain = [](unsigned char c) {
+    return std::isalnum(c) != 0 ||
+           std::string_view("-_./,=:+@%").find(static_cast<char>(c)) != std::string_view::npos;
+  };
+  if (!word.empty() && std::all_of(word.begin(), word.end(), plain)) return std::string(word);
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? "'\\''" : std::string(1, c);
+  return text + "'";
+}
+
+int fail(std::string_view message) {
+  std::fflush(stdout);
+  fmt::print(stderr, "mixcomm: error: {}\n", message);
+  return bad_input;
+}
+
+int run_command(int argc, char** argv) {
+  CLI::App app(description, "mixcomm");
+  app.set_version_flag("--version", "mixcomm " MIXCOMM_VERSION);
+  app.footer(examples);
+  app.require_subcommand(1);
+  Invocation invocation{"mixcomm", {}};
+  for (int i = 1; i < argc; ++i) invocation.command_line += " " + quoted(argv[i]);
+  for (const auto add : subcommands) add(app, invocation);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& wish) {
+    return app.exit(wish);  // --help and --version
+  } catch (const CLI::ExtrasError& error) {
+    const bool is_run = argc > 1 && std::string_view(argv[1]) == "run";
+    return fail(fmt::format("{}\n{}", error.what(),
+                            is_run ? "Put the command behind --." : "Run with --help for more."));
+  } catch (const CLI::ParseError& error) {
+    return fail(fmt::format("{}\nRun with --help for more.", error.what()));
+  }
+  return invocation.action();
+}
+
+}  // namespace
+}  // namespace mixcomm::tools
+
+int main(int argc, char** argv) {
+  using namespace mixcomm::tools;
+  try {
+    const int code = run_command(argc, argv);
+    if (std::fflush(stdout) != 0) return fail("cannot write to stdout");
+    return code;
+  } catch (const ExitNow& now) {
+    return now.code;
+  } catch (const mixcomm::Error& error) {
+    return fail(error.what());
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory; ask for smaller tensors or fewer ranks");
+  } catch (const std::exception& error) {
+    return fail(error.what());
+  }
+}

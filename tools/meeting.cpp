@@ -1,0 +1,77 @@
+#include "tools/meeting.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sched.h>
+
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "mixcomm/error.hpp"
+
+namespace mixcomm::tools {
+namespace {
+
+bool more_than_processors(int ranks) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof(set), &set) != 0 || ranks > CPU_COUNT(&set);
+}
+
+}  // namespace
+
+Meeting::Meeting(Bootstrap& bootstrap, std::size_t capacity, Milliseconds timeout)
+    : rank_(bootstrap.rank()),
+      world_(bootstrap.world()),
+      capacity_(capacity),
+      timeout_(timeout),
+      crowded_(more_than_processors(bootstrap.world())) {
+  const auto ranks = static_cast<std::size_t>(world_);
+  memory_ = bootstrap.share_memory((ranks + 1) * sizeof(Line) + ranks * capacity * sizeof(float));
+  // Zeroed memory is what these begin with.
+  arrivals_ = reinterpret_cast<Line*>(memory_.get());
+  decision_ = arrivals_ + world_;
+}
+
+int Meeting::first_missing(int from) const {
+  for (int r = from; r < world_; ++r)
+    if (arrivals_[r].value.load(std::memory_order_acquire) < passed_) return r;
+  return world_;
+}
+
+void Meeting::barrier() {
+  ++passed_;
+  arrivals_[rank_].value.store(passed_, std::memory_order_release);
+  const auto start = std::chrono::steady_clock::now();
+  const int polls = crowded_ ? 20 : 20'000;
+  for (int next = 0;;) {
+    for (int i = 0; i < polls; ++i)
+      if ((next = first_missing(next)) == world_) return;
+    std::this_thread::yield();
+    if (std::chrono::steady_clock::now() - start < timeout_) continue;
+    std::vector<int> missing;
+    for (int r = 0; r < world_; ++r)
+      if (arrivals_[r].value.load() < passed_) missing.push_back(r);
+    if (missing.empty()) return;
+    throw Timeout(
+        fmt::format("rank {} waited {} ms for rank{} {} between measurements; look at its output", rank_,
+                    timeout_.count(), missing.size() == 1 ? "" : "s", fmt::join(missing, ", ")),
+        missing);
+  }
+}
+
+std::span<float> Meeting::latencies(int r) const {
+  auto* first = reinterpret_cast<float*>(decision_ + 1);
+  return {first + static_cast<std::size_t>(r) * capacity_, capacity_};
+}
+
+bool Meeting::decided_by_rank_0(bool value) {
+  if (rank_ == 0) decision_->value.store(value ? 1 : 0, std::memory_order_relaxed);
+  barrier();
+  const bool decided = decision_->value.load(std::memory_order_relaxed) != 0;
+  barrier();  // before rank 0 decides again
+  return decided;
+}
+
+}  // namespace mixcomm::tools

@@ -1,0 +1,34 @@
+// The flags that name a model and how it is spread over ranks.
+#pragma once
+
+#include <filesystem>
+
+#include "runner/model_config.hpp"
+#include "runner/parallelism.hpp"
+#include "tools/options.hpp"
+
+namespace mixcomm::tools {
+
+struct ModelFlags {
+  std::filesystem::path directory;  ///< empty: the default
+  int attn_tp = 1;
+  int attn_dp = 1;
+  int moe_tp = 0;  ///< 0: not given
+  int moe_ep = 0;
+  Algorithm algorithm = Algorithm::automatic;
+  DType dtype = DType::bf16;
+};
+void add_model_flags(CLI::App& app, ModelFlags& flags);
+
+/// The directory that was named, else the tiny model of this repository if it lies where the command runs.
+/// Throws InvalidArgument.
+[[nodiscard]] std::filesystem::path model_directory(const ModelFlags& flags);
+
+/// What was not given is filled in: as many EP ranks as divide the experts, the rest TP. Throws what
+/// check_parallelism throws.
+[[nodiscard]] runner::Parallelism parallelism_of(const ModelFlags& flags, const runner::ModelConfig& config);
+
+/// {"attn_tp": 2, ...}
+[[nodiscard]] Json to_json(const runner::Parallelism& parallelism);
+
+}  // namespace mixcomm::tools

@@ -1,0 +1,92 @@
+#include "tools/options.hpp"
+
+#include <cstdint>
+
+namespace mixcomm::tools {
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts(1);
+  for (const char c : text) {
+    if (c == ',')
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  }
+  return parts;
+}
+
+NamesFlag<Op> op_flag() {
+  return {"--op",
+          "Operations (all)",
+          op_from_name,
+          {Op::all_reduce, Op::all_gather, Op::reduce_scatter, Op::all_reduce_all_gather,
+           Op::reduce_scatter_all_reduce}};
+}
+
+NamesFlag<Algorithm> algorithms_flag() {
+  return {"--algorithm",
+          "Algorithms, or auto (all)",
+          algorithm_from_name,
+          {Algorithm::one_shot, Algorithm::two_shot, Algorithm::composed}};
+}
+
+Milliseconds RankFlags::timeout() const {
+  return Milliseconds(static_cast<std::int64_t>(timeout_s * 1000));
+}
+
+void add_rank_flags(CLI::App& app, RankFlags& flags) {
+  app.add_flag("--processes", flags.processes, "Ranks as processes, not as threads of this one");
+  app.add_option("--timeout", flags.timeout_s, "No rank waits longer for another (30)")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(0.1, 86400.0));
+}
+
+void add_backend_flag(CLI::App& app, std::string& backend) {
+  app.add_option("--backend", backend, "cpu (this build has no other)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+}
+
+void check_backend(const std::string& backend) {
+  if (backend == "cuda")
+    throw Unsupported(
+        "this build has no CUDA backend; use --backend cpu ('mixcomm info' lists what there is)");
+}
+
+void add_row_flags(CLI::App& app, RowFlags& flags) {
+  const CLI::Range count(0, most_rows);
+  auto* equal = app.add_option("--rows", flags.equal,
+                               "Rows of each DP rank, the same for all; several: one after the other")
+                    ->type_name("N,...")
+                    ->delimiter(',')
+                    ->check(count);
+  app.add_option("--uneven", flags.uneven, "Rows of each DP rank, one count for each, 0 allowed")
+      ->type_name("N,...")
+      ->delimiter(',')
+      ->check(count)
+      ->excludes(equal);
+}
+
+std::vector<std::vector<std::size_t>> RowFlags::per_dp_rank(int dp) const {
+  const auto ranks = static_cast<std::size_t>(dp);
+  if (!uneven.empty()) {
+    if (uneven.size() != ranks)
+      throw InvalidArgument(fmt::format("--uneven has {} counts for {} DP rank{}; give one for each",
+                                        uneven.size(), dp, dp == 1 ? "" : "s"));
+    return {uneven};
+  }
+  std::vector<std::vector<std::size_t>> all;
+  for (const std::size_t rows : equal) all.emplace_back(ranks, rows);
+  return all;
+}
+
+int world_of(int tp, int dp) {
+  if (tp < 1 || dp < 1 || static_cast<std::int64_t>(tp) * dp > max_ranks)
+    throw InvalidArgument(
+        fmt::format("a grid of {} x {} ranks cannot be: both must be at least 1, and there may be at most {} "
+                    "ranks",
+                    tp, dp, max_ranks));
+  return tp * dp;
+}
+
+}  // namespace mixcomm::tools

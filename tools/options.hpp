@@ -1,0 +1,94 @@
+// Flags that several subcommands have, and how their values are read.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "mixcomm/mixcomm.hpp"
+#include "tools/command.hpp"
+
+namespace mixcomm::tools {
+
+/// A flag whose value is a name, read by one of the library's *_from_name functions.
+template <class T>
+CLI::Option* add_named(CLI::App& app, const std::string& flag, T& value, T (*from_name)(std::string_view),
+                       const std::string& help) {
+  const auto read = [flag, &value, from_name](const CLI::results_t& texts) {
+    try {
+      value = from_name(texts.back());
+    } catch (const InvalidArgument& error) {
+      throw CLI::ValidationError(flag, error.what());
+    }
+    return true;
+  };
+  return app.add_option(flag, read, help)->type_name("NAME");
+}
+
+/// The parts of "a,b,c".
+[[nodiscard]] std::vector<std::string> split(const std::string& text);
+
+/// A flag whose value is `all`, or names with commas in between.
+template <class T>
+struct NamesFlag {
+  std::string flag;
+  std::string help;
+  T (*from_name)(std::string_view);
+  std::vector<T> all;  ///< what `all` means
+};
+
+template <class T>
+CLI::Option* add_names(CLI::App& app, const NamesFlag<T>& names, std::vector<T>& values) {
+  const auto read = [names, &values](const CLI::results_t& texts) {
+    values.clear();
+    if (texts.back() == "all") {
+      values = names.all;
+      return true;
+    }
+    for (const std::string& name : split(texts.back())) {
+      try {
+        values.push_back(names.from_name(name));
+      } catch (const InvalidArgument& error) {
+        throw CLI::ValidationError(names.flag, fmt::format("{}; or: all", error.what()));
+      }
+    }
+    return true;
+  };
+  return app.add_option(names.flag, read, names.help)->type_name("NAME,...|all");
+}
+
+/// --op and --algorithm, as several subcommands have them.
+[[nodiscard]] NamesFlag<Op> op_flag();
+[[nodiscard]] NamesFlag<Algorithm> algorithms_flag();
+
+inline constexpr int most_rows = 1 << 24;
+
+/// How ranks are started, and how long they wait.
+struct RankFlags {
+  bool processes = false;
+  double timeout_s = 30;
+  [[nodiscard]] Milliseconds timeout() const;
+};
+void add_rank_flags(CLI::App& app, RankFlags& flags);
+
+/// --backend: throws Unsupported for what this build has not.
+void add_backend_flag(CLI::App& app, std::string& backend);
+void check_backend(const std::string& backend);
+
+/// --rows 1,4,16 (a sweep of equal counts per DP rank), or --uneven 3,0,5 (one count per DP rank).
+struct RowFlags {
+  std::vector<std::size_t> equal;
+  std::vector<std::size_t> uneven;
+
+  /// One list of counts per DP rank for each point of the sweep. Throws InvalidArgument if --uneven has
+  /// another number of counts than there are DP ranks.
+  [[nodiscard]] std::vector<std::vector<std::size_t>> per_dp_rank(int dp) const;
+};
+void add_row_flags(CLI::App& app, RowFlags& flags);
+
+/// tp * dp, if that many ranks can be. Throws InvalidArgument.
+[[nodiscard]] int world_of(int tp, int dp);
+
+}  // namespace mixcomm::tools

@@ -1,0 +1,177 @@
+// mixcomm plan: which collective runs at each boundary of a model, what it moves, and why.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+
+#include "tools/model.hpp"
+#include "tools/output.hpp"
+#include "tools/traffic.hpp"
+
+namespace mixcomm::tools {
+namespace {
+
+constexpr const char* examples =
+    R"(Needs the model's config.json alone. `bytes per rank` is what each rank must receive at the least for one step of --rows rows
+per DP rank, as in 'mixcomm bench'.
+
+Examples:
+  mixcomm plan --attn-tp 2 --attn-dp 2 --rows 4
+  mixcomm plan --model ~/models/Qwen3.5-MoE --attn-tp 4 --attn-dp 2 --moe-tp 2 --moe-ep 4 --uneven 7,0
+  mixcomm plan --attn-tp 2 --attn-dp 2 --json)";
+
+struct PlanOptions {
+  ModelFlags model;
+  RowFlags rows{.equal = {1}, .uneven = {}};
+  bool json = false;
+};
+
+/// Where rows pass from one module to the next, `count` times in a step.
+struct Boundary {
+  std::string name;
+  Layout from;
+  Layout to;
+  std::size_t count;
+};
+
+std::vector<Boundary> boundaries_of(const runner::ModelConfig& config) {
+  // What the runner's modules take and give.
+  constexpr Layout own_rows{Rows::by_dp_rank, Partial::none};
+  constexpr Layout attention_out{Rows::by_dp_rank, Partial::tp};
+  constexpr Layout moe_in{Rows::replicated, Partial::none};
+  constexpr Layout moe_out{Rows::replicated, Partial::world};
+  const std::size_t layers = config.layers.size();
+  const auto full = static_cast<std::size_t>(
+      std::count(config.layers.begin(), config.layers.end(), runner::LayerKind::full_attention));
+  std::vector<Boundary> all = {
+      {"embedding -> attention", own_rows, own_rows, 1},
+      {"full attention -> MoE", attention_out, moe_in, full},
+      {"linear attention -> MoE", attention_out, moe_in, layers - full},
+      {"MoE -> attention of the next layer", moe_out, own_rows, std::max<std::size_t>(layers, 1) - 1},
+      {"MoE -> final norm and LM head", moe_out, own_rows, layers > 0 ? 1U : 0U}};
+  std::erase_if(all, [](const Boundary& b) { return b.count == 0; });
+  return all;
+}
+
+/// What the rows of one step are, and who shares them.
+struct Step {
+  const PlanOptions& options;
+  const runner::Parallelism& parallelism;
+  const runner::ModelConfig& config;
+  std::vector<std::size_t> rows;
+
+  /// Of the tensor that choose() and wire_bytes() ask about.
+  [[nodiscard]] std::size_t bytes(Op op) const {
+    const std::size_t counted = op == Op::all_reduce
+                                    ? *std::max_element(rows.begin(), rows.end())
+                                    : std::accumulate(rows.begin(), rows.end(), std::size_t{0});
+    return counted * config.hidden_size * size_of(options.model.dtype);
+  }
+};
+
+Json operation_json(const Transition::Step& operation, const Step& step) {
+  Json json{{"operation", name(operation)}};
+  if (operation.slice) {
+    json["bytes"] = 0;
+    json["bytes_per_rank"] = 0;
+    return json;
+  }
+  const auto [tp, dp] = std::pair(step.parallelism.attn_tp, step.parallelism.attn_dp);
+  const std::size_t bytes = step.bytes(operation.op);
+  json["bytes"] = bytes;
+  json["bytes_per_rank"] = std::llround(wire_bytes(operation.op, tp, dp, bytes));
+  const Algorithm asked = step.options.model.algorithm;
+  const bool automatic = asked == Algorithm::automatic;
+  json["algorithm"] = name(automatic ? choose(operation.op, tp, dp, bytes) : asked);
+  json["why_algorithm"] = automatic ? why_chosen(operation.op, tp, dp, bytes) : "--algorithm asks for it";
+  return json;
+}
+
+Json boundary_json(const Boundary& boundary, const Step& step) {
+  const Transition transition =
+      collective_for(boundary.from, boundary.to, step.parallelism.attn_tp, step.parallelism.attn_dp);
+  Json operations = Json::array();
+  for (const Transition::Step& each : transition.steps) operations.push_back(operation_json(each, step));
+  return {{"boundary", boundary.name},    {"count", boundary.count},  {"from", to_string(boundary.from)},
+          {"to", to_string(boundary.to)}, {"operations", operations}, {"why", transition.why}};
+}
+
+Json plan_json(const PlanOptions& options, const std::filesystem::path& directory) {
+  const runner::ModelConfig config = runner::read_model_config(directory);
+  const runner::Parallelism parallelism = parallelism_of(options.model, config);
+  const auto sweep = options.rows.per_dp_rank(parallelism.attn_dp);
+  if (sweep.size() != 1) throw InvalidArgument("--rows takes one count here: a plan is for one step");
+  const Step step{options, parallelism, config, sweep[0]};
+  Json boundaries = Json::array();
+  for (const Boundary& boundary : boundaries_of(config)) boundaries.push_back(boundary_json(boundary, step));
+  double total = 0;
+  for (const Json& boundary : boundaries)
+    for (const Json& operation : boundary["operations"])
+      total += boundary["count"].get<double>() * operation["bytes_per_rank"].get<double>();
+  return {{"model", directory.string()},
+          {"layers", config.layers.size()},
+          {"hidden", config.hidden_size},
+          {"dtype", name(options.model.dtype)},
+          {"parallelism", to_json(parallelism)},
+          {"rows", step.rows},
+          {"boundaries", boundaries},
+          {"bytes_per_rank", std::llround(total)}};
+}
+
+std::string bytes_text(double bytes) {
+  if (bytes < 1024) return fmt::format("{:.0f} B", bytes);
+  if (bytes < 1024 * 1024) return fmt::format("{:.4g} KiB", bytes / 1024);
+  return fmt::format("{:.4g} MiB", bytes / (1024 * 1024));
+}
+
+void print_plan(const Json& plan) {
+  const Json& p = plan["parallelism"];
+  fmt::print("{}: {} layers, hidden {}, {}\n", plan["model"].get<std::string>(), plan["layers"].get<int>(),
+             plan["hidden"].get<int>(), plan["dtype"].get<std::string>());
+  fmt::print("attention: tp {} x dp {}; experts: tp {} x ep {}; rows of each DP rank: {}\n",
+             p["attn_tp"].get<int>(), p["attn_dp"].get<int>(), p["moe_tp"].get<int>(), p["moe_ep"].get<int>(),
+             fmt::join(plan["rows"].get<std::vector<std::size_t>>(), ", "));
+  for (const Json& boundary : plan["boundaries"]) {
+    fmt::print("\n{} ({}x per step)\n", boundary["boundary"].get<std::string>(),
+               boundary["count"].get<int>());
+    fmt::print("  from         {}\n  to           {}\n", boundary["from"].get<std::string>(),
+               boundary["to"].get<std::string>());
+    if (boundary["operations"].empty()) fmt::print("  nothing to send\n");
+    for (const Json& operation : boundary["operations"]) {
+      fmt::print("  operation    {}", operation["operation"].get<std::string>());
+      if (operation.contains("algorithm"))
+        fmt::print(" of {}, {} per rank\n  algorithm    {}: {}", bytes_text(operation["bytes"].get<double>()),
+                   bytes_text(operation["bytes_per_rank"].get<double>()),
+                   operation["algorithm"].get<std::string>(), operation["why_algorithm"].get<std::string>());
+      fmt::print("\n");
+    }
+    fmt::print("  why          {}\n", boundary["why"].get<std::string>());
+  }
+  fmt::print("\none step: {} per rank\n", bytes_text(plan["bytes_per_rank"].get<double>()));
+}
+
+}  // namespace
+
+void add_plan(CLI::App& app, Invocation& invocation) {
+  auto* sub = app.add_subcommand("plan", "Show which collective runs at each boundary of a model, and why");
+  sub->footer(examples);
+  const auto options = std::make_shared<PlanOptions>();
+  add_model_flags(*sub, options->model);
+  add_row_flags(*sub, options->rows);
+  sub->add_flag("--json", options->json, "As one JSON object");
+  sub->callback([&invocation, options] {
+    invocation.action = [options] {
+      const Json plan = plan_json(*options, model_directory(options->model));
+      if (options->json)
+        fmt::print("{}\n", dump(plan));
+      else
+        print_plan(plan);
+      return all_well;
+    };
+  });
+}
+
+}  // namespace mixcomm::tools
