@@ -1,0 +1,214 @@
+// `mixcomm run`: processes that end, fail, hang and leave others behind; and ranks of other launchers.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <set>
+
+#include "command.hpp"
+
+namespace mixcomm::test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+/// `mixcomm run` of a shell script on every rank, with flags before it.
+Words script(const Words& flags, const std::string& text) {
+  Words words{"run"};
+  words.insert(words.end(), flags.begin(), flags.end());
+  words.insert(words.end(), {"--", "sh", "-c", text});
+  return words;
+}
+
+/// A command line that no other process has, which takes a minute and more.
+std::string long_sleep() {
+  static int count = 0;
+  return "sleep 8" + std::to_string(getpid()) + "." + std::to_string(++count);
+}
+
+template <class Condition>
+bool soon(const Condition& condition) {
+  for (int i = 0; i < 1000; ++i) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  return false;
+}
+
+std::set<std::string> shared_memory_files() {
+  std::set<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm"))
+    names.insert(entry.path().string());
+  return names;
+}
+
+/// A port that nobody listens on, and one that somebody does while this lives.
+struct Listener {
+  Listener() {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address));
+    listen(fd, 1);
+    socklen_t size = sizeof(address);
+    getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
+    port = ntohs(address.sin_port);
+  }
+  ~Listener() { close(fd); }
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  int port = 0;
+};
+
+TEST(Run, GivesEachRankItsEnvironment) {
+  const Outcome outcome =
+      run(script({"-n", "3", "--tag"},
+                 "echo $MIXCOMM_RANK $MIXCOMM_WORLD_SIZE $MIXCOMM_HOST ${#MIXCOMM_SECRET} "
+                 "${MIXCOMM_LISTENER:-0}; cat; echo to stderr >&2; printf unended"),
+          {}, "for rank 0\n");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_CONTAINS(outcome.out, "[0] 0 3 127.0.0.1 32 0\n");
+  EXPECT_CONTAINS(outcome.out, "[1] 1 3 127.0.0.1 32 0\n");
+  EXPECT_CONTAINS(outcome.out, "[2] 2 3 127.0.0.1 32 0\n");
+  EXPECT_CONTAINS(outcome.out, "[0] for rank 0\n");
+  EXPECT_EQ(outcome.out.find("[1] for rank 0"), std::string::npos);
+  EXPECT_CONTAINS(outcome.out, "[2] unended\n");
+  EXPECT_CONTAINS(outcome.err, "[1] to stderr\n");
+}
+
+TEST(Run, PassesOutputThroughUnchanged) {
+  EXPECT_EQ(run(script({"-n", "1"}, "printf 'a\\nb'")).out, "a\nb");
+}
+
+TEST(Run, ExitsAsTheFirstRankThatFailed) {
+  const Outcome failed = run(script({"-n", "2"}, "exit $((MIXCOMM_RANK * 7))"));
+  EXPECT_EQ(failed.code, 7);
+  EXPECT_CONTAINS(failed.err, "rank 1 exited with code 7");
+  const Outcome killed = run(
+      script({"-n", "2", "--grace", "0"}, "[ $MIXCOMM_RANK = 0 ] || kill -SEGV $$; exec " + long_sleep()));
+  EXPECT_EQ(killed.code, 128 + SIGSEGV);
+  EXPECT_CONTAINS(killed.err, "rank 1 was killed by signal 11");
+  EXPECT_EQ(run({"run", "-n", "2", "--", "/nonexistent/program"}).code, 127);
+  EXPECT_EQ(run({"run", "-n", "2", "--", "/dev/null"}).code, 126);
+}
+
+TEST(Run, EndsRanksThatDoNotEndByThemselves) {
+  const std::string sleeper = long_sleep();
+  // Rank 0 does not heed SIGTERM.
+  const Outcome outcome = run(
+      script({"-n", "3", "--grace", "0.2"},
+             "[ $MIXCOMM_RANK != 1 ] || exit 3; [ $MIXCOMM_RANK != 0 ] || trap '' TERM; exec " + sleeper));
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_EQ(processes_with(sleeper), 0);
+}
+
+TEST(Run, EndsTheJobAtItsTimeLimit) {
+  const Outcome outcome = run(script({"-n", "2", "--timeout", "0.3"}, "exec " + long_sleep()));
+  EXPECT_EQ(outcome.code, 124);
+  EXPECT_CONTAINS(outcome.err, "0.3 s");
+}
+
+TEST(Run, PassesSignalsOn) {
+  for (const int signal : {SIGTERM, SIGINT}) {
+    Running job(
+        script({"-n", "2"}, "trap 'echo caught; exit 0' TERM INT; echo ready; while :; do sleep 0.05; done"));
+    ASSERT_TRUE(soon([&] { return job.out() == "ready\nready\n"; })) << job.err();
+    kill(job.pid(), signal);
+    const Outcome outcome = job.finish();
+    EXPECT_EQ(outcome.code, 128 + signal);
+    EXPECT_EQ(outcome.out, "ready\nready\ncaught\ncaught\n");
+  }
+}
+
+TEST(Run, LeavesNoProcessBehind) {
+  const std::string background = long_sleep();
+  EXPECT_EQ(run(script({"-n", "2"}, background + " & exit 0")).code, 0);
+  EXPECT_EQ(processes_with(background), 0);
+  // Nor if it is killed itself.
+  const std::string rank = long_sleep();
+  {
+    Running job(script({"-n", "2"}, "exec " + rank));
+    ASSERT_TRUE(soon([&] { return processes_with(rank) == 3; }));
+    kill(job.pid(), SIGKILL);
+    EXPECT_EQ(job.finish().code, 128 + SIGKILL);
+  }
+  EXPECT_TRUE(soon([&] { return processes_with(rank) == 0; }));
+}
+
+TEST(Run, RefusesAPortInUse) {
+  const Listener listener;
+  const Outcome outcome = run({"run", "-n", "2", "--port", std::to_string(listener.port), "--", "true"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_CONTAINS(outcome.err, "mixcomm: error: port " + std::to_string(listener.port));
+  EXPECT_CONTAINS(outcome.err, "in use");
+}
+
+TEST(Run, SurvivorsOfAKilledRankNameIt) {
+  const auto before = shared_memory_files();
+  const std::string bench =
+      command + " bench --tp 3 --op all_reduce --rows 4 --hidden 512 --seconds 60 --timeout 1";
+  const Outcome outcome =
+      run(script({"-n", "3", "--grace", "20"}, "[ $MIXCOMM_RANK = 1 ] || exec " + bench + "; " + bench +
+                                                   " & sleep 1; kill -9 $!; wait $!"));
+  EXPECT_EQ(outcome.code, 137);
+  EXPECT_CONTAINS(outcome.err, "rank 1 exited with code 137");
+  EXPECT_CONTAINS(outcome.err, "mixcomm: error: rank ");
+  EXPECT_CONTAINS(outcome.err, "waited 1000 ms for rank 1 ");
+  EXPECT_CONTAINS(outcome.err, "rank 0 exited with code 2");
+  EXPECT_CONTAINS(outcome.err, "rank 2 exited with code 2");
+  EXPECT_EQ(shared_memory_files(), before);
+}
+
+TEST(Run, MakesRanksOfTheCommandItself) {
+  const Words check = {command, "check", "--quick", "--op", "all_reduce_all_gather", "--dtype", "bf16"};
+  Words words{"run", "-n", "4", "--"};
+  words.insert(words.end(), check.begin(), check.end());
+  const Outcome outcome = run(words);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out,
+            "tp 1 x dp 4: 224 cases, ok\ntp 2 x dp 2: 224 cases, ok\ntp 4 x dp 1: 224 cases, ok\n672 passed, "
+            "0 failed\n");
+  words.insert(words.end(), {"--tp", "2", "--dp", "1"});
+  const Outcome wrong_world = run(words);
+  EXPECT_EQ(wrong_world.code, 2);
+  EXPECT_CONTAINS(wrong_world.err, "mixcomm run started 4 ranks, but 2 are asked for");
+}
+
+TEST(Run, AnotherLaunchersRanksFindEachOther) {
+  int port = 0;
+  {
+    const Listener free_now;
+    port = free_now.port;
+  }
+  const auto rank = [&](int r) {
+    // The port beside MASTER_PORT is mixcomm's.
+    return Environment{{"RANK", std::to_string(r)},
+                       {"WORLD_SIZE", "2"},
+                       {"MASTER_ADDR", "127.0.0.1"},
+                       {"MASTER_PORT", std::to_string(port - 1)}};
+  };
+  const Words bench = {"bench", "--tp", "2",          "--rows",       "2", "--hidden",
+                       "16",    "--op", "all_reduce", "--iterations", "10"};
+  Running first(bench, rank(0));
+  Running second(bench, rank(1));
+  const Outcome rank_0 = first.finish();
+  const Outcome rank_1 = second.finish();
+  EXPECT_EQ(rank_0.code, 0) << rank_0.err;
+  EXPECT_EQ(rank_1.code, 0) << rank_1.err;
+  EXPECT_CONTAINS(rank_0.out, "one_shot");
+  EXPECT_EQ(rank_1.out, "");
+  const Outcome damaged = run(bench, {{"RANK", "zero"}, {"WORLD_SIZE", "2"}});
+  EXPECT_EQ(damaged.code, 2);
+  EXPECT_CONTAINS(damaged.err, "RANK=zero");
+}
+
+TEST(Run, AMissingRankIsNamed) {
+  const Outcome outcome = run({"bench", "--tp", "2", "--timeout", "0.3"},
+                              {{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MIXCOMM_PORT", "0"}});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_CONTAINS(outcome.err, "MIXCOMM_PORT");
+}
+
+}  // namespace
+}  // namespace mixcomm::test
