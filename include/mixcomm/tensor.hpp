@@ -1,6 +1,7 @@
 // What an operation reads and writes: dtypes, row-major views, and row counts per DP rank.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -69,7 +70,10 @@ template <class T>
 class RowCounts {
  public:
   RowCounts(std::size_t uniform) : uniform_(uniform) {}  // NOLINT(google-explicit-constructor)
-  RowCounts(std::span<const std::size_t> per_dp_rank) : list_(per_dp_rank), is_list_(true) {}  // NOLINT
+  /// One count per DP rank: a span, vector or array of std::size_t.
+  template <class List>
+    requires std::convertible_to<const List&, std::span<const std::size_t>>
+  RowCounts(const List& per_dp_rank) : list_(per_dp_rank), is_list_(true) {}  // NOLINT(google-explicit-constructor)
 
   [[nodiscard]] bool is_uniform() const { return !is_list_; }
   [[nodiscard]] std::size_t operator[](int d) const {
