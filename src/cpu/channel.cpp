@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -54,10 +55,8 @@ constexpr std::uint32_t hash_of(std::uint64_t flag) {
 
 }  // namespace
 
-std::atomic<std::uint64_t>& Channel::flag(int member) const {
-  return shared_->ranks[static_cast<std::size_t>(team_.rank(member))]
-      ->flags[static_cast<std::size_t>(kind_)]
-      .value;
+Flag& Channel::flag(int member) const {
+  return shared_->ranks[static_cast<std::size_t>(team_.rank(member))]->flags[static_cast<std::size_t>(kind_)];
 }
 
 Bell& Channel::bell() const {
@@ -66,7 +65,7 @@ Bell& Channel::bell() const {
 
 bool Channel::arrived(int member) const {
   // Points wrap around; members are never more than one apart.
-  return static_cast<std::int32_t>(point_of(flag(member).load()) - point_) >= 0;
+  return static_cast<std::int32_t>(point_of(flag(member).value.load()) - point_) >= 0;
 }
 
 int Channel::first_missing(int from) const {
@@ -79,7 +78,9 @@ void Channel::barrier(const CallRecord& call, std::uint32_t call_hash) {
   ++point_;
   hash_ = call_hash;
   if (team_.size == 1) return;
-  flag(team_.member).store(pack(point_, hash_));
+  Flag& mine = flag(team_.member);
+  mine.processor.store(sched_getcpu(), std::memory_order_relaxed);
+  mine.value.store(pack(point_, hash_));
   // Sequentially consistent with the sleeper's increment: either it sees this flag, or this rank sees the
   // sleeper.
   if (bell().sleepers.load() > 0 && first_missing(1) == team_.size) ring(bell());
@@ -89,9 +90,12 @@ void Channel::barrier(const CallRecord& call, std::uint32_t call_hash) {
 
 void Channel::wait(const CallRecord& call) {
   int next = 1;
+  const int here = sched_getcpu();
   for (int i = 0; i < shared_->spins; ++i) {
     next = first_missing(next);
     if (next == team_.size) return;
+    // A rank that shares this processor cannot come while this one looks out for it.
+    if (flag((team_.member + next) % team_.size).processor.load(std::memory_order_relaxed) == here) break;
     pause();
   }
   for (int i = 0; i < shared_->yields; ++i) {
@@ -131,7 +135,7 @@ void Channel::sleep_until_all_arrived(const CallRecord& call) {
 void Channel::check_calls_agree(const CallRecord& call) const {
   for (int i = 1; i < team_.size; ++i) {
     const int member = (team_.member + i) % team_.size;
-    const std::uint64_t theirs = flag(member).load(std::memory_order_relaxed);
+    const std::uint64_t theirs = flag(member).value.load(std::memory_order_relaxed);
     // A member that is past this point has itself compared its call with mine.
     if (point_of(theirs) != point_ || agrees(member, hash_of(theirs))) continue;
     CallRecord record;

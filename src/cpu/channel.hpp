@@ -33,7 +33,7 @@ class Channel {
   void barrier(const CallRecord& call, std::uint32_t call_hash);
 
  private:
-  [[nodiscard]] std::atomic<std::uint64_t>& flag(int member) const;
+  [[nodiscard]] Flag& flag(int member) const;
   [[nodiscard]] Bell& bell() const;
   [[nodiscard]] bool arrived(int member) const;
   /// The first member at or after `from` (counted from my successor, cyclically) that has not arrived, or

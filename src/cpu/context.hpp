@@ -136,8 +136,7 @@ class CpuContext {
     const int inner = sum.order.inner.size;
     std::size_t count = 0;
     for (int o = 0; o < sum.order.outer_size; ++o)
-      for (int i = 0; i < inner; ++i)
-        sources[count++] = at(sum.in, sum.order.rank(i, o), d, tile.begin);
+      for (int i = 0; i < inner; ++i) sources[count++] = at(sum.in, sum.order.rank(i, o), d, tile.begin);
     ordered_sum({.dtype = dtype_of<T>,
                  .sources = sources.data(),
                  .inner = inner,

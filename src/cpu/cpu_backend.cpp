@@ -76,8 +76,8 @@ class CpuBackend final : public Backend {
                .failure = std::launder(reinterpret_cast<Failure*>(slices_.of(0))),
                .timeout = options.timeout,
                .rank = grid.rank(),
-               .spins = crowded ? 1 : 20'000,
-               .yields = crowded ? 64 : 0,
+               .spins = crowded ? 1 : 2000,
+               .yields = 64,
                .check_agreement = options.check_agreement};
     for (int k = 0; k < team_kinds; ++k) {
       const auto kind = static_cast<TeamKind>(k);

@@ -19,6 +19,7 @@ inline constexpr std::size_t line_bytes = 128;
 /// of the call it is in. Written by that rank alone.
 struct alignas(line_bytes) Flag {
   std::atomic<std::uint64_t> value{0};
+  std::atomic<int> processor{0};  ///< where the rank ran when it wrote `value`
 };
 
 /// Where the members of one team sleep; that of the team's first rank is used. The last rank to arrive rings.

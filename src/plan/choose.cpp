@@ -7,32 +7,27 @@
 namespace mixcomm {
 namespace {
 
-struct Rule {
-  std::size_t one_shot_bytes;  ///< one_shot up to this many bytes in all rows
-};
+/// one_shot waits once, but each rank of a TP team sums the same rows again: it reads tp times what two_shot reads. Up to
+/// this many bytes that costs less than a second wait.
+constexpr std::size_t worth_a_wait_bytes = std::size_t{48} << 10U;
 
-/// one_shot waits once, but every rank reads everything; two_shot waits twice and reads each byte once. So
-/// the more ranks, the earlier reading outweighs a wait.
-Rule rule_for(Op op, int tp, int dp) {
-  const Grid grid = grid_of(Grid::of(tp, dp, 0), shape_of(op).team);
-  // Nothing is summed over a team of one: one_shot only adds a copy, but saves a wait.
-  return {std::size_t{64} << 10U << (grid.world.size <= 2 ? 1U : 0U)};
+/// What one rank reads in one_shot. The tensor with all rows, once per rank that has a part of its sum.
+std::size_t bytes_read(Op op, int tp, std::size_t bytes) {
+  const bool sums_over_tp = shape_of(op).team != TeamKind::dp;
+  return bytes * static_cast<std::size_t>(sums_over_tp ? tp : 1);
 }
 
 }  // namespace
 
-Algorithm choose(Op op, int tp, int dp, std::size_t bytes) {
-  return bytes <= rule_for(op, tp, dp).one_shot_bytes ? Algorithm::one_shot : Algorithm::two_shot;
+Algorithm choose(Op op, int tp, int /*dp*/, std::size_t bytes) {
+  return bytes_read(op, tp, bytes) <= worth_a_wait_bytes ? Algorithm::one_shot : Algorithm::two_shot;
 }
 
 std::string why_chosen(Op op, int tp, int dp, std::size_t bytes) {
-  const std::size_t limit = rule_for(op, tp, dp).one_shot_bytes;
-  if (bytes <= limit)
-    return fmt::format(
-        "{} bytes in all rows are at most {}: one wait and some double reading cost less than two waits",
-        bytes, limit);
-  return fmt::format("{} bytes in all rows are more than {}: reading each byte once is worth a second wait",
-                     bytes, limit);
+  const std::size_t read = bytes_read(op, tp, bytes);
+  if (choose(op, tp, dp, bytes) == Algorithm::one_shot)
+    return fmt::format("a rank reads {} bytes, at most {}: less than a second wait costs", read, worth_a_wait_bytes);
+  return fmt::format("one_shot would read {} bytes per rank, more than {}: a second wait costs less", read, worth_a_wait_bytes);
 }
 
 }  // namespace mixcomm
