@@ -36,6 +36,10 @@ class Backend {
   virtual SymmetricMemory allocate(std::size_t bytes) = 0;
   /// Whether [data, data + bytes) lies in one allocation, and where. Kind::plain if not.
   [[nodiscard]] virtual Placement place(const void* data, std::size_t bytes) const = 0;
+  /// More ranks than processors; the same on every rank.
+  [[nodiscard]] virtual bool crowded() const = 0;
+  /// Throws the error of a rank that has failed.
+  virtual void check_alive() const = 0;
   virtual void run(Call& call) = 0;
 };
 

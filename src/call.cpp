@@ -7,27 +7,33 @@
 namespace mixcomm {
 namespace {
 
-std::string_view name(Placement::Kind kind) {
-  switch (kind) {
+std::string to_string(const Placement& placement) {
+  switch (placement.kind) {
     case Placement::Kind::plain:
       return "plain";
-    case Placement::Kind::symmetric:
-      return "symmetric";
     case Placement::Kind::in_place:
+      return "in place";
+    case Placement::Kind::symmetric:
       break;
   }
-  return "in place";
+  return fmt::format("byte {} of symmetric buffer {}", placement.offset, placement.allocation);
+}
+
+std::uint64_t fold(std::uint64_t hash, const Placement& placement) {
+  for (const std::uint64_t value :
+       {static_cast<std::uint64_t>(placement.kind), placement.allocation, placement.offset})
+    hash = mixcomm::fold(hash, value);
+  return hash;
 }
 
 }  // namespace
 
 std::uint32_t CallRecord::hash() const {
-  std::uint64_t shared =
-      fold(1, static_cast<std::uint64_t>(op) | static_cast<std::uint64_t>(algorithm) << 8U |
-                  static_cast<std::uint64_t>(dtype) << 16U);
-  for (const std::uint64_t value : {hidden, row_blocks, rows_hash, all_blocks_hash})
-    shared = fold(shared, value);
-  const std::uint64_t own = fold(2, one_block_hash);
+  std::uint64_t shared = fold(number, all_blocks);
+  for (const std::uint64_t value : {static_cast<std::uint64_t>(op), static_cast<std::uint64_t>(algorithm),
+                                    static_cast<std::uint64_t>(dtype), hidden, row_blocks, rows_hash})
+    shared = mixcomm::fold(shared, value);
+  const std::uint64_t own = fold(1, one_block);
   return static_cast<std::uint32_t>(shared >> 48U) << 16U | static_cast<std::uint32_t>(own >> 48U);
 }
 
@@ -35,9 +41,13 @@ std::string CallRecord::describe() const {
   std::string list;
   for (std::size_t d = 0; d < std::min<std::size_t>(row_blocks, listed_rows); ++d)
     list += fmt::format("{}{}", d == 0 ? "" : ", ", rows[d]);
-  if (row_blocks > listed_rows) list += ", ...";
+  if (row_blocks > listed_rows)
+    list += fmt::format(", ... {} counts with checksum {:08x}", row_blocks, rows_hash >> 32U);
+  const bool gathers = shape_of(op).gathers;
   return fmt::format("{}(rows [{}], hidden {}, {}, {}, in {}, out {}), its call {}", mixcomm::name(op), list,
-                     hidden, mixcomm::name(dtype), mixcomm::name(algorithm), name(in), name(out), number);
+                     hidden, mixcomm::name(dtype), mixcomm::name(algorithm),
+                     to_string(gathers ? one_block : all_blocks), to_string(gathers ? all_blocks : one_block),
+                     number);
 }
 
 }  // namespace mixcomm

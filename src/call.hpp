@@ -42,7 +42,7 @@ struct OpShape {
 
 /// How peers reach a buffer.
 struct Placement {
-  enum class Kind : std::uint8_t {
+  enum class Kind : std::uint64_t {
     plain,      ///< they cannot: it is staged through the workspace
     symmetric,  ///< at `offset` of allocation `allocation`, on every rank
     in_place,   ///< it is the calling rank's block of the other buffer
@@ -60,15 +60,16 @@ struct CallRecord {
   Op op = Op::all_reduce;
   Algorithm algorithm = Algorithm::automatic;
   DType dtype = DType::fp32;
-  Placement::Kind in = Placement::Kind::plain;
-  Placement::Kind out = Placement::Kind::plain;
-  std::uint8_t unused[3] = {};
+  std::uint8_t unused[5] = {};
   std::uint64_t hidden = 0;
   std::uint64_t row_blocks = 0;          ///< how many blocks there are
   std::uint64_t rows[listed_rows] = {};  ///< of the first blocks
   std::uint64_t rows_hash = 0;           ///< of all blocks
-  std::uint64_t all_blocks_hash = 0;     ///< placement of the buffer with all blocks
-  std::uint64_t one_block_hash = 0;      ///< placement of the other one; 0 where it has no rows
+
+  // Left plain for one_shot, in which no rank touches a buffer of another.
+  Placement all_blocks;  ///< of the buffer with all blocks; every rank of the call shares it
+  Placement
+      one_block;  ///< of the other one; the TP ranks of a DP rank share it. Left plain where it has no rows
 
   /// Equal for calls that agree; `number` is left out. The high half speaks of what all ranks share, the low
   /// half of what the TP ranks of one DP rank share besides.

@@ -108,19 +108,16 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
   record.op = op;
   record.algorithm = algorithm;
   record.dtype = in.dtype;
-  record.in = call.in_placement.kind;
-  record.out = call.out_placement.kind;
   record.hidden = in.hidden;
   record.row_blocks = static_cast<std::uint64_t>(team.dp.size);
   for (int d = 0; d < team.dp.size; ++d) {
     if (static_cast<std::size_t>(d) < CallRecord::listed_rows) record.rows[d] = checked.rows[d];
     record.rows_hash = fold(record.rows_hash, checked.rows[d]);
   }
-  const auto hash = [](const Placement& p) {
-    return fold(fold(fold(3, static_cast<std::uint64_t>(p.kind)), p.allocation), p.offset);
-  };
-  record.all_blocks_hash = hash(all_placement);
-  record.one_block_hash = one.bytes() == 0 ? 0 : hash(one_placement);
+  if (algorithm != Algorithm::one_shot) {
+    record.all_blocks = all_placement;
+    if (one.bytes() != 0) record.one_block = one_placement;
+  }
   return call;
 }
 

@@ -25,11 +25,12 @@ View own_block(const View& all, const Grid& grid, const RowCounts& rows) {
 }
 
 void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& options) {
-  if (options.tp < 1 || options.dp < 1 || options.tp * options.dp != bootstrap.world())
+  const long ranks = static_cast<long>(options.tp) * options.dp;
+  if (options.tp < 1 || options.dp < 1 || ranks != bootstrap.world())
     throw InvalidArgument(
         fmt::format("a grid of tp {} x dp {} needs {} ranks, but there are {}; choose tp and dp so that "
                     "tp * dp is the number of ranks",
-                    options.tp, options.dp, static_cast<long>(options.tp) * options.dp, bootstrap.world()));
+                    options.tp, options.dp, ranks, bootstrap.world()));
   if (bootstrap.world() > max_ranks)
     throw Unsupported(
         fmt::format("a communicator holds at most {} ranks, not {}", max_ranks, bootstrap.world()));
@@ -38,8 +39,10 @@ void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& option
   if (options.workspace_bytes < least || options.workspace_bytes > most)
     throw InvalidArgument(
         fmt::format("workspace_bytes is {}; it may be {} to {}", options.workspace_bytes, least, most));
-  if (options.timeout <= Milliseconds::zero())
-    throw InvalidArgument(fmt::format("timeout is {} ms; it must be positive", options.timeout.count()));
+  constexpr Milliseconds longest = std::chrono::hours(24 * 365);
+  if (options.timeout <= Milliseconds::zero() || options.timeout > longest)
+    throw InvalidArgument(
+        fmt::format("timeout is {} ms; it may be 1 to {}", options.timeout.count(), longest.count()));
 }
 
 void agree(Bootstrap& bootstrap, std::string_view step, const std::string& mine) {
@@ -59,6 +62,11 @@ struct Communicator::State {
   std::unique_ptr<Backend> backend;
   std::uint64_t calls = 0;
   std::exception_ptr failure;
+
+  void check_alive() const {
+    if (failure) std::rethrow_exception(failure);
+    backend->check_alive();
+  }
 
   void run_one(Op op, const CheckedCall& checked, Algorithm algorithm) {
     Call call = make_call(op, checked, algorithm, grid, *backend);
@@ -98,7 +106,10 @@ const CommunicatorOptions& Communicator::options() const {
 }
 
 SymmetricBuffer Communicator::allocate(std::size_t bytes) {
-  if (bytes == 0) throw InvalidArgument("allocate(0): ask for at least one byte, on every rank");
+  state_->check_alive();
+  constexpr std::size_t most = std::size_t{1} << 46U;
+  if (bytes == 0 || bytes > most)
+    throw InvalidArgument(fmt::format("allocate({}): ask for 1 to {} bytes, on every rank", bytes, most));
   agree(state_->bootstrap, "allocating symmetric memory", fmt::format("{} bytes", bytes));
   const SymmetricMemory memory = state_->backend->allocate(bytes);
   SymmetricBuffer buffer;
@@ -119,7 +130,14 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
   const Grid& grid = state.grid;
   const auto chosen = [&](Op each) {
     const std::size_t all_rows = each == Op::all_reduce ? rows[grid.dp.member] : rows.total(grid.dp.size);
-    return choose(each, grid.tp.size, grid.dp.size, all_rows * in.hidden * size_of(in.dtype));
+    const ConstTensor all = shape_of(op).gathers ? ConstTensor(out) : in;
+    return choose(
+        {.op = each,
+         .tp = grid.tp.size,
+         .dp = grid.dp.size,
+         .bytes = all_rows * in.hidden * size_of(in.dtype),
+         .symmetric = state.backend->place(all.data, all.bytes()).kind == Placement::Kind::symmetric,
+         .crowded = state.backend->crowded()});
   };
   if (algorithm == Algorithm::automatic) algorithm = chosen(op);
   if (algorithm != Algorithm::composed) return state.run_one(op, checked, algorithm);

@@ -100,7 +100,8 @@ TEST(Rules, ABadCallIsRefusedBeforeAnythingIsSent) {
                    Tensor{b.data(), std::size_t{2} << 40, std::size_t{1} << 40, DType::fp32},
                    std::size_t{1} << 40);
     });
-    refused("no bytes", "at least one byte", [&] { (void)c.allocate(0); });
+    refused("no bytes", "ask for 1 to", [&] { (void)c.allocate(0); });
+    refused("too many bytes", "ask for 1 to", [&] { (void)c.allocate(SIZE_MAX - 4096); });
     if (!problems.empty()) return problems;
     a.assign(64, static_cast<float>(bootstrap.rank() + 1));
     c.all_gather(t(a, 2, 4), t(b, 4, 4), 2);  // still usable
@@ -150,6 +151,40 @@ TEST(Plan, WhatCannotBeBridgedIsRefused) {
   EXPECT_THROW((void)collective_for(next_in, moe_in, 0, 2), InvalidArgument);
   EXPECT_EQ(steps({Rows::by_dp_rank, Partial::world}, next_in, 4, 1),
             "all_reduce");  // one DP rank: the rows are the same
+}
+
+TEST(Plan, ATransitionChecksItsTensors) {
+  const auto results = spawn(Ranks::threads, 2, [](Bootstrap& bootstrap) -> std::string {
+    Communicator communicator(bootstrap, {.tp = 1, .dp = 2});
+    const Transition slice = collective_for(moe_in, next_in, 1, 2);
+    std::vector<float> a(16);
+    std::vector<float> b(16);
+    const std::vector<std::size_t> rows = {1, 1};
+    const std::vector<std::size_t> too_few = {1};
+    int refused = 0;
+    const auto attempt = [&](ConstTensor in, Tensor out, RowCounts counts) {
+      try {
+        run(communicator, slice, in, out, counts);
+      } catch (const InvalidArgument&) {
+        ++refused;
+      }
+    };
+    attempt(tensor(a.data(), 2, 4), tensor(b.data(), 1, 4), rows);  // right
+    attempt(tensor(a.data(), 2, 4), tensor(b.data(), 1, 4), too_few);
+    attempt(tensor(a.data(), 1, 4), tensor(b.data(), 1, 4), rows);
+    attempt(tensor(a.data(), 2, 4), tensor(b.data(), 2, 4), rows);
+    attempt(tensor(a.data(), 2, 4), Tensor{b.data(), 1, 8, DType::bf16}, rows);
+    return refused == 4 ? "" : std::to_string(refused) + " were refused";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(Choose, DependsOnWhatAWaitCosts) {
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 4096, .symmetric = true}), Algorithm::two_shot);
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 4096}), Algorithm::one_shot);
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 4096, .symmetric = true, .crowded = true}),
+            Algorithm::one_shot);
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 20, .crowded = true}), Algorithm::two_shot);
 }
 
 /// Every pair of layouts, run for real: either refused, or the result is the sum that the layouts speak of.

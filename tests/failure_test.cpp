@@ -159,6 +159,45 @@ INSTANTIATE_TEST_SUITE_P(
                                }}),
     [](const auto& instance) { return instance.param.name; });
 
+/// A DP group that makes a call more than the others must not have its next one taken for theirs.
+TEST(Disagreements, ACallTooManyIsFound) {
+  for (const Ranks kind : {Ranks::threads, Ranks::processes}) {
+    const auto results = spawn(kind, 4, [](Bootstrap& bootstrap) -> std::string {
+      Communicator communicator(bootstrap, {.tp = 2, .dp = 2, .timeout = milliseconds(10'000)});
+      std::vector<float> data(8, 1.0F);
+      const auto view = tensor(data.data(), 1, 8);
+      reduce(communicator);
+      try {
+        if (bootstrap.rank() < 2) communicator.all_reduce(view, view);
+        reduce(communicator);
+        return "no error";
+      } catch (const Disagreement& error) {
+        return contains(error.what(), "its call 2") && contains(error.what(), "its call 3") ? ""
+                                                                                            : error.what();
+      }
+    });
+    EXPECT_EQ(failures(results), "");
+  }
+}
+
+TEST(Disagreements, OfPlacesShowsBoth) {
+  const auto results = spawn(Ranks::threads, 2, [](Bootstrap& bootstrap) -> std::string {
+    Communicator communicator(bootstrap, {.tp = 2});
+    const auto buffer = communicator.allocate(4096);
+    float* data = buffer.as<float>() + (bootstrap.rank() == 0 ? 0 : 64);
+    try {
+      communicator.all_reduce(tensor(std::as_const(data), 1, 64), tensor(data, 1, 64),
+                              {.algorithm = Algorithm::two_shot});
+      return "no error";
+    } catch (const Disagreement& error) {
+      return contains(error.what(), "byte 0 of symmetric buffer 1") && contains(error.what(), "byte 256 of")
+                 ? ""
+                 : error.what();
+    }
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
 TEST(Disagreements, SetUpComparesOptionsAndSizes) {
   auto results = spawn(Ranks::threads, 2, [](Bootstrap& bootstrap) -> std::string {
     Communicator communicator(bootstrap,

@@ -60,8 +60,12 @@ std::vector<Row> rows_of(const BenchOptions& options) {
     for (const auto& counts : options.rows.per_dp_rank(options.dp))
       for (const Buffers buffers : options.buffers) {
         Row row{{op, counts, buffers, {}}, {}, {}};
-        row.chosen =
-            choose(op, options.tp, options.dp, tensor_bytes(row.cell, options.hidden, options.dtype));
+        row.chosen = choose({.op = op,
+                             .tp = options.tp,
+                             .dp = options.dp,
+                             .bytes = tensor_bytes(row.cell, options.hidden, options.dtype),
+                             .symmetric = buffers == Buffers::symmetric,
+                             .crowded = options.tp * options.dp > usable_processors()});
         for (const Algorithm each : options.algorithms) {
           const Algorithm algorithm = each == Algorithm::automatic ? row.chosen : each;
           if (std::find(row.wanted.begin(), row.wanted.end(), algorithm) == row.wanted.end())

@@ -38,7 +38,7 @@ std::vector<verify::Case> with_shapes(const std::vector<verify::Case>& cases,
 }  // namespace
 
 void add_case_flags(CLI::App& app, CaseFlags& flags) {
-  add_names(app, {"--op", "Operations (all)", op_from_name, {}}, flags.ops);
+  add_names(app, op_flag(), flags.ops);
   add_names(app, {"--algorithm", "Algorithms (all)", algorithm_from_name, {}}, flags.algorithms);
   add_names(app, {"--dtype", "Element types (all)", dtype_from_name, {}}, flags.dtypes);
   add_names(app, {"--buffers", "Kinds of memory (all)", verify_buffers_from_name, {}}, flags.buffers);

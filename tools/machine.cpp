@@ -27,13 +27,6 @@ std::string field(const char* path, std::string_view name) {
   return "";
 }
 
-/// Processors that this process may run on.
-int usable_processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-}
-
 int numa_nodes() {
   std::error_code error;
   int nodes = 0;
@@ -56,6 +49,12 @@ double processor_limit() {
 }
 
 }  // namespace
+
+int usable_processors() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+}
 
 Json machine() {
   Json result;

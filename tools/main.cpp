@@ -46,6 +46,16 @@ int fail(std::string_view message) {
   return bad_input;
 }
 
+/// The parser would only say that a subcommand is required.
+void check_subcommand(const CLI::App& app, const std::string& wanted) {
+  std::string names;
+  for (const CLI::App* each : app.get_subcommands(nullptr)) {
+    if (each->get_name() == wanted) return;
+    names += (names.empty() ? "" : ", ") + each->get_name();
+  }
+  throw InvalidArgument(fmt::format("no subcommand is named '{}'; there are: {}", wanted, names));
+}
+
 int run_command(int argc, char** argv) {
   CLI::App app(description, "mixcomm");
   app.set_version_flag("--version", "mixcomm " MIXCOMM_VERSION);
@@ -54,6 +64,7 @@ int run_command(int argc, char** argv) {
   Invocation invocation{"mixcomm", {}};
   for (int i = 1; i < argc; ++i) invocation.command_line += " " + quoted(argv[i]);
   for (const auto add : subcommands) add(app, invocation);
+  if (argc > 1 && argv[1][0] != '-') check_subcommand(app, argv[1]);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& wish) {

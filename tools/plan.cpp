@@ -7,6 +7,7 @@
 #include <memory>
 #include <numeric>
 
+#include "tools/machine.hpp"
 #include "tools/model.hpp"
 #include "tools/output.hpp"
 #include "tools/traffic.hpp"
@@ -85,8 +86,14 @@ Json operation_json(const Transition::Step& operation, const Step& step) {
   json["bytes_per_rank"] = std::llround(wire_bytes(operation.op, tp, dp, bytes));
   const Algorithm asked = step.options.model.algorithm;
   const bool automatic = asked == Algorithm::automatic;
-  json["algorithm"] = name(automatic ? choose(operation.op, tp, dp, bytes) : asked);
-  json["why_algorithm"] = automatic ? why_chosen(operation.op, tp, dp, bytes) : "--algorithm asks for it";
+  const Circumstances circumstances{.op = operation.op,
+                                    .tp = tp,
+                                    .dp = dp,
+                                    .bytes = bytes,
+                                    .symmetric = true,  // as the runner's
+                                    .crowded = tp * dp > usable_processors()};
+  json["algorithm"] = name(automatic ? choose(circumstances) : asked);
+  json["why_algorithm"] = automatic ? why_chosen(circumstances) : "--algorithm asks for it";
   return json;
 }
 

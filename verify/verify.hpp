@@ -12,7 +12,13 @@
 
 namespace mixcomm::verify {
 
-enum class Buffers : std::uint8_t { plain, symmetric, in_place, symmetric_in_place };
+enum class Buffers : std::uint8_t {
+  plain,
+  symmetric,
+  mixed,  ///< one of both is symmetric
+  in_place,
+  symmetric_in_place,
+};
 [[nodiscard]] std::string_view name(Buffers buffers);
 
 enum class Values : std::uint8_t {

@@ -69,18 +69,27 @@ class SymmetricBuffer {
 
 /// One rank's end of a communicator: five operations on one grid, rank = dp_rank * tp + tp_rank.
 ///
-/// Every rank of the communicator calls the same operations in the same order (one thread at a time; several
-/// communicators may be used in turn). rows[d] counts the rows of DP rank d; sums are ordered sums
-/// (docs/design.md): accumulated in fp32 over t = 0, 1, ..., then over d = 0, 1, ..., rounded once; so all
-/// ranks, algorithms except `composed` of reduce_scatter_all_reduce, sizes and backends give the same bits.
-/// `in` and `out` are row-major with the same hidden and dtype. Any alignment and any memory will do; memory
-/// from allocate() is used in place, if all ranks pass the same offset of the same buffer (a whole `out`, or
-/// its block d). `in` may be `out`, or where the shapes differ the smaller one may be block d of the larger;
-/// any other overlap is an error. Calls block until `out` is complete and `in` may be overwritten.
+/// Calls: every rank of the communicator makes the same calls in the same order, from one thread at a time;
+/// several communicators may be used in turn. A call blocks until `out` is complete and `in` may be
+/// overwritten.
 ///
-/// Errors, raised on every rank that can know: InvalidArgument (before anything is sent), Disagreement,
-/// Timeout. After the last two the communicator is failed: every later call throws the same error. Destroy it
-/// and make a new one.
+/// Sums: ordered sums (docs/design.md): accumulated in fp32 over t = 0, 1, ..., then over d = 0, 1, ...,
+/// rounded once; so all ranks, sizes, instruction sets, and all algorithms except `composed` of
+/// reduce_scatter_all_reduce, give the same bits.
+///
+/// Shapes: rows[d] counts the rows of DP rank d. `in` and `out` are row-major, with the same hidden and
+/// dtype.
+///
+/// Buffers: any memory of any alignment; null for 0 rows. Memory from allocate() is used in place by
+/// two_shot. Then ranks must pass the same place of the same buffer, or all plain memory: every rank for the
+/// tensor with all rows, the TP ranks of a DP rank for the other one; else they disagree. `in` may be `out`,
+/// or where the shapes differ the smaller may be block d of the larger; any other overlap is refused.
+///
+/// Errors, on every rank that can know: InvalidArgument (before anything is sent; the communicator stays
+/// usable), Disagreement, Timeout. After the last two the communicator is failed: every later call throws the
+/// same error. Symmetric buffers of the call that failed may still be written by ranks that were late, until
+/// those have thrown, too: make a new communicator and new buffers. A communicator that was moved from can
+/// only be destroyed or assigned to.
 class Communicator {
  public:
   /// Collective over the bootstrap's ranks, which must agree on the options. The bootstrap must outlive this.

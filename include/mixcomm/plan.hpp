@@ -57,11 +57,20 @@ struct Transition {
 void run(Communicator& communicator, const Transition& transition, ConstTensor in, Tensor out, RowCounts rows,
          CallOptions options = {});
 
-/// The algorithm that `automatic` runs: a pure function of things that all ranks share. `bytes` are those of
-/// the tensor with all rows (sum(rows) x hidden; for all_reduce: of the tensor).
-[[nodiscard]] Algorithm choose(Op op, int tp, int dp, std::size_t bytes);
+/// What the choice of an algorithm depends on: all of it shared by the ranks of a call.
+struct Circumstances {
+  Op op = Op::all_reduce_all_gather;
+  int tp = 1;
+  int dp = 1;
+  std::size_t bytes = 0;   ///< of the tensor with all rows: sum(rows) x hidden; for all_reduce, of the tensor
+  bool symmetric = false;  ///< that tensor is memory from allocate()
+  bool crowded = false;    ///< more ranks than processors, so that a wait costs a change of threads
+};
+
+/// The algorithm that `automatic` runs.
+[[nodiscard]] Algorithm choose(const Circumstances& circumstances);
 
 /// Why, in a sentence.
-[[nodiscard]] std::string why_chosen(Op op, int tp, int dp, std::size_t bytes);
+[[nodiscard]] std::string why_chosen(const Circumstances& circumstances);
 
 }  // namespace mixcomm

@@ -72,8 +72,8 @@ class RowCounts {
   RowCounts(std::size_t uniform) : uniform_(uniform) {}  // NOLINT(google-explicit-constructor)
   /// One count per DP rank: a span, vector or array of std::size_t.
   template <class List>
-    requires std::convertible_to<const List&, std::span<const std::size_t>>
-  RowCounts(const List& per_dp_rank) : list_(per_dp_rank), is_list_(true) {}  // NOLINT(google-explicit-constructor)
+  requires std::convertible_to<const List&, std::span<const std::size_t>> RowCounts(const List& per_dp_rank)
+      : list_(per_dp_rank), is_list_(true) {}  // NOLINT(google-explicit-constructor)
 
   [[nodiscard]] bool is_uniform() const { return !is_list_; }
   [[nodiscard]] std::size_t operator[](int d) const {

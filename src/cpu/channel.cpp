@@ -85,6 +85,8 @@ void Channel::barrier(const CallRecord& call, std::uint32_t call_hash) {
   // sleeper.
   if (bell().sleepers.load() > 0 && first_missing(1) == team_.size) ring(bell());
   wait(call);
+  // A rank that was late must not go on writing to ranks that have given up.
+  if (shared_->failure->state.load(std::memory_order_relaxed) != 0) shared_->failure->rethrow();
   if (shared_->check_agreement) check_calls_agree(call);
 }
 
@@ -140,7 +142,8 @@ void Channel::check_calls_agree(const CallRecord& call) const {
     if (point_of(theirs) != point_ || agrees(member, hash_of(theirs))) continue;
     CallRecord record;
     const int rank = team_.rank(member);
-    if (!shared_->ranks[static_cast<std::size_t>(rank)]->calls.read(call.number, record)) record.number = 0;
+    const CallLog& log = shared_->ranks[static_cast<std::size_t>(rank)]->calls;
+    if (!log.read(log.latest.load(std::memory_order_acquire), record)) record.number = 0;
     fail_disagreement(call, record, rank);
   }
 }
@@ -175,6 +178,7 @@ void Channel::fail_timeout(const CallRecord& call) const {
     missing.push_back(team_.rank(m));
     bits |= std::uint64_t{1} << static_cast<unsigned>(team_.rank(m));
   }
+  if (missing.empty()) return;  // the last one came just now
   shared_->failure->record(
       Failure::Kind::timeout,
       fmt::format("rank {} waited {} ms for rank{} {} in {}. It may have ended, hang, or be in other work: "
@@ -185,7 +189,6 @@ void Channel::fail_timeout(const CallRecord& call) const {
       bits);
   ring_all();
   shared_->failure->rethrow();
-  std::abort();  // not reached: rethrow() finds what was recorded
 }
 
 void Channel::fail_disagreement(const CallRecord& mine, const CallRecord& theirs, int rank) const {

@@ -46,7 +46,8 @@ class Channel {
   void sleep_until_all_arrived(const CallRecord& call);
   void check_calls_agree(const CallRecord& call) const;
   void look_for_disagreement(const CallRecord& call) const;
-  [[noreturn]] void fail_timeout(const CallRecord& call) const;
+  /// Throws, unless all have arrived meanwhile.
+  void fail_timeout(const CallRecord& call) const;
   [[noreturn]] void fail_disagreement(const CallRecord& mine, const CallRecord& theirs, int rank) const;
   void ring_all() const;
 

@@ -82,7 +82,13 @@ class CpuContext {
     channel_.barrier(call_.record, hash_);
   }
 
-  [[nodiscard]] static std::array<Range, 1> tiles(Range range) {
+  /// The whole range, if it holds anything: the kernels cut it up for the cache.
+  struct Tiles {
+    Range range;
+    [[nodiscard]] const Range* begin() const { return &range; }
+    [[nodiscard]] const Range* end() const { return &range + (range.size == 0 ? 0 : 1); }
+  };
+  [[nodiscard]] static Tiles tiles(Range range) {
     return {range};
   }
 
@@ -103,11 +109,11 @@ class CpuContext {
   }
 
  private:
-  /// The blocks that a buffer of mine holds: all of them, or my own.
+  /// The blocks that a buffer of mine holds, all of them or my own, so far as they have rows in this pass.
   template <class F>
   void for_my_blocks(bool all, F&& f) const {
-    if (!all) return f(grid_.dp.member);
-    for (int d = 0; d < grid_.dp.size; ++d) f(d);
+    for (int d = 0; d < grid_.dp.size; ++d)
+      if ((all || d == grid_.dp.member) && call_.blocks.size(d) != 0) f(d);
   }
 
   /// The covered part of block d in a buffer of the caller's.

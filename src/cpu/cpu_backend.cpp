@@ -4,6 +4,8 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstring>
+#include <fstream>
 #include <new>
 #include <vector>
 
@@ -20,11 +22,28 @@ constexpr std::size_t round_up(std::size_t n, std::size_t to) {
   return (n + to - 1) / to * to;
 }
 
-/// Processors that this process may run on.
-int usable_processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+/// Processors that the ranks may run on together: ranks may be bound to one each, and a container may have
+/// fewer than it sees. Collective.
+int usable_processors(Bootstrap& bootstrap) {
+  cpu_set_t mine;
+  CPU_ZERO(&mine);
+  sched_getaffinity(0, sizeof(mine), &mine);
+  cpu_set_t all = mine;
+  for (const std::string& theirs :
+       bootstrap.exchange("comparing processors", {reinterpret_cast<const char*>(&mine), sizeof(mine)})) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    std::memcpy(&set, theirs.data(), std::min(theirs.size(), sizeof(set)));
+    CPU_OR(&all, &all, &set);
+  }
+  int count = std::max(CPU_COUNT(&all), 1);
+  // "200000 100000" is time for two processors; "max 100000" is no limit.
+  double quota = 0;
+  double period = 0;
+  std::ifstream limit("/sys/fs/cgroup/cpu.max");
+  if (limit >> quota >> period && period > 0)
+    count = std::min(count, std::max(1, static_cast<int>(quota / period)));
+  return count;
 }
 
 /// Shared memory of which each rank owns a slice.
@@ -49,6 +68,24 @@ struct Allocation {
   std::uint64_t id = 0;
 };
 
+/// How much of each block one pass takes, so that what it takes of all blocks fits a workspace of `capacity`
+/// elements.
+std::size_t elements_per_pass(const Blocks& blocks, std::size_t capacity) {
+  constexpr std::size_t granule = 64;
+  for (std::size_t step = capacity / static_cast<std::size_t>(blocks.dp());;) {
+    std::size_t short_blocks = 0;  // their elements; what they leave over is for the longer ones
+    std::size_t longer = 0;
+    for (int d = 0; d < blocks.dp(); ++d)
+      if (blocks.full_size(d) <= step)
+        short_blocks += blocks.full_size(d);
+      else
+        ++longer;
+    const std::size_t larger_step = longer == 0 ? step : (capacity - short_blocks) / longer;
+    if (larger_step <= step) return std::max(step / granule, std::size_t{1}) * granule;
+    step = larger_step;
+  }
+}
+
 template <class T>
 void run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
   CpuContext<T> context(call, grid, channel, buffers);
@@ -71,12 +108,12 @@ class CpuBackend final : public Backend {
       // their use.
       ranks_.push_back(std::launder(reinterpret_cast<RankState*>(slices_.of(r) + sizeof(Failure))));
     }
-    const bool crowded = world > usable_processors();
+    crowded_ = world > usable_processors(bootstrap);
     shared_ = {.ranks = ranks_,
                .failure = std::launder(reinterpret_cast<Failure*>(slices_.of(0))),
                .timeout = options.timeout,
                .rank = grid.rank(),
-               .spins = crowded ? 1 : 2000,
+               .spins = crowded_ ? 1 : 2000,
                .yields = 64,
                .check_agreement = options.check_agreement};
     for (int k = 0; k < team_kinds; ++k) {
@@ -101,17 +138,25 @@ class CpuBackend final : public Backend {
             static_cast<std::uint64_t>(static_cast<const std::byte*>(data) - found->mine)};
   }
 
+  [[nodiscard]] bool crowded() const override { return crowded_; }
+
+  void check_alive() const override { shared_.failure->rethrow(); }
+
   void run(Call& call) override {
-    shared_.failure->rethrow();
+    check_alive();
     ranks_[static_cast<std::size_t>(grid_.rank())]->calls.post(call.record);
     const auto kind = static_cast<std::size_t>(call.team);
     const Grid& grid = grids_[kind];
 
+    if (grid.world.size == 1) {  // one block, and nothing to add to it
+      if (call.in != call.out) std::memcpy(call.out, call.in, call.blocks.total() * size_of(call.dtype));
+      return;
+    }
+
     // How many passes there are depends on nothing but the shape, so that ranks never differ in it.
     std::size_t longest = 0;
     for (int d = 0; d < grid.dp.size; ++d) longest = std::max(longest, call.blocks.full_size(d));
-    const std::size_t step =
-        area_bytes_ / size_of(call.dtype) / static_cast<std::size_t>(grid.dp.size) / 64 * 64;
+    const std::size_t step = elements_per_pass(call.blocks, area_bytes_ / size_of(call.dtype));
 
     PassBuffers buffers{.in = direct(call.in, call.in_placement, !call.gathers),
                         .out = direct(call.out, call.out_placement, call.gathers),
@@ -174,6 +219,7 @@ class CpuBackend final : public Backend {
   Bootstrap& bootstrap_;
   Grid grid_;
   std::size_t area_bytes_;
+  bool crowded_ = false;
   Slices slices_;
   std::vector<RankState*> ranks_;
   ChannelShared shared_;

@@ -119,11 +119,31 @@ Tensor own_rows(const Tensor& all, const RowCounts& rows, const Grid& grid) {
 }
 
 void copy(const ConstTensor& from, const Tensor& to) {
-  if (from.bytes() != to.bytes())
-    throw InvalidArgument(
-        fmt::format("a transition without a sum or a gather cannot turn {} x {} into {} x {}", from.rows,
-                    from.hidden, to.rows, to.hidden));
   if (from.data != to.data && from.bytes() != 0) std::memmove(to.data, from.data, from.bytes());
+}
+
+/// What the operations check for themselves, for steps that are none.
+void check(const Transition& transition, const ConstTensor& in, const Tensor& out, const RowCounts& rows,
+           const Grid& grid) {
+  if (!rows.is_uniform() && rows.given() != static_cast<std::size_t>(grid.dp.size))
+    throw InvalidArgument(
+        fmt::format("{} row counts were given for {} DP ranks; pass one count per DP rank, or one for all",
+                    rows.given(), grid.dp.size));
+  const auto check_tensor = [&](std::string_view which, const ConstTensor& tensor, Rows lie) {
+    const std::size_t expected = lie == Rows::replicated ? rows.total(grid.dp.size) : rows[grid.dp.member];
+    if (tensor.rows != expected)
+      throw InvalidArgument(fmt::format("'{}' has {} rows, but with rows {} it has {}", which, tensor.rows,
+                                        name(lie), expected));
+    if (tensor.data == nullptr && tensor.elements() != 0)
+      throw InvalidArgument(
+          fmt::format("'{}' is null, but has {} x {} elements", which, tensor.rows, tensor.hidden));
+  };
+  check_tensor("in", in, transition.from.rows);
+  check_tensor("out", out, transition.to.rows);
+  if (in.dtype != out.dtype || in.hidden != out.hidden)
+    throw InvalidArgument(
+        fmt::format("'in' is {} with hidden {}, 'out' {} with hidden {}; both must be equal",
+                    mixcomm::name(in.dtype), in.hidden, mixcomm::name(out.dtype), out.hidden));
 }
 
 }  // namespace
@@ -146,7 +166,7 @@ Transition collective_for(const Layout& from, const Layout& to, int tp, int dp) 
                                       to_string(from), to_string(to), tp, dp, why));
   };
   if (simplify(to.partial, tp, dp) != Partial::none) {
-    if (simplify(to.partial, tp, dp) == owed && from.rows == to.rows)
+    if (simplify(to.partial, tp, dp) == owed && (from.rows == to.rows || dp == 1))
       return {from, to, {}, "the same sum stays owed"};
     refuse("a value cannot be made partial again; ask for a complete one");
   }
@@ -165,8 +185,9 @@ Transition collective_for(const Layout& from, const Layout& to, int tp, int dp) 
 
 void run(Communicator& communicator, const Transition& transition, ConstTensor in, Tensor out, RowCounts rows,
          CallOptions options) {
-  if (transition.steps.empty()) return copy(in, out);
   const Grid& grid = communicator.grid();
+  check(transition, in, out, rows, grid);
+  if (transition.steps.empty()) return copy(in, out);
   for (std::size_t i = 0; i < transition.steps.size(); ++i) {
     const Transition::Step& each = transition.steps[i];
     const bool last = i + 1 == transition.steps.size();

@@ -88,7 +88,12 @@ class Running {
   }
 
  private:
-  static int keep() { return memfd_create("output", MFD_CLOEXEC); }
+  /// Appending, because several processes write to it.
+  static int keep() {
+    const int fd = memfd_create("output", MFD_CLOEXEC);
+    fcntl(fd, F_SETFL, O_APPEND);
+    return fd;
+  }
   /// Without moving the offset, which the command shares.
   static std::string text(int fd) {
     struct stat about {};

@@ -33,7 +33,7 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
 
   const std::vector<Mistake> mistakes = {
       {{}, "subcommand"},
-      {{"nonsense"}, "nonsense"},
+      {{"nonsense"}, "there are: info, run,"},
       {{"info", "--frobnicate"}, "--frobnicate"},
       {{"check", "--tp", "0"}, "--tp"},
       {{"check", "--tp", "9", "--dp", "9"}, "at most 64 ranks"},
@@ -67,7 +67,7 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"decode", "--model", tiny_model, "--prompt", "a", "--attn-tp", "8", "--attn-dp", "16"}, "at most 64"},
       {{"decode", "--model", tiny_model, "--prompt", "a", "--attn-dp", "64", "--moe-tp", "64", "--moe-ep",
         "64"},
-       "must be the same ranks"},
+       "does not divide the 8 experts"},
       {{"decode", "--model", tiny_model, "--prompt", "a", "--max-new-tokens", "5000"}, "1024"},
       {{"decode", "--model", files.file("config_only"), "--prompt", "a"}, "tokenizer.json"},
       {{"eval", "--model", tiny_model}, "--data"},

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <set>
+#include <sstream>
 
 #include "command.hpp"
 
@@ -64,15 +65,18 @@ struct Listener {
 TEST(Run, GivesEachRankItsEnvironment) {
   const Outcome outcome =
       run(script({"-n", "3", "--tag"},
-                 "echo $MIXCOMM_RANK $MIXCOMM_WORLD_SIZE $MIXCOMM_HOST ${#MIXCOMM_SECRET} "
-                 "${MIXCOMM_LISTENER:-0}; cat; echo to stderr >&2; printf unended"),
+                 "echo $MIXCOMM_RANK $MIXCOMM_WORLD_SIZE $MIXCOMM_HOST ${#MIXCOMM_SECRET}; "
+                 "[ ! -e /proc/$$/fd/${MIXCOMM_LISTENER:-none} ] || echo listens; cat; echo to stderr >&2; "
+                 "printf unended"),
           {}, "for rank 0\n");
   EXPECT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_CONTAINS(outcome.out, "[0] 0 3 127.0.0.1 32 0\n");
-  EXPECT_CONTAINS(outcome.out, "[1] 1 3 127.0.0.1 32 0\n");
-  EXPECT_CONTAINS(outcome.out, "[2] 2 3 127.0.0.1 32 0\n");
+  EXPECT_CONTAINS(outcome.out, "[0] 0 3 127.0.0.1 32\n");
+  EXPECT_CONTAINS(outcome.out, "[1] 1 3 127.0.0.1 32\n");
+  EXPECT_CONTAINS(outcome.out, "[2] 2 3 127.0.0.1 32\n");
   EXPECT_CONTAINS(outcome.out, "[0] for rank 0\n");
   EXPECT_EQ(outcome.out.find("[1] for rank 0"), std::string::npos);
+  EXPECT_CONTAINS(outcome.out, "[0] listens\n");
+  EXPECT_EQ(outcome.out.find("[1] listens"), std::string::npos);
   EXPECT_CONTAINS(outcome.out, "[2] unended\n");
   EXPECT_CONTAINS(outcome.err, "[1] to stderr\n");
 }
@@ -147,16 +151,24 @@ TEST(Run, RefusesAPortInUse) {
 TEST(Run, SurvivorsOfAKilledRankNameIt) {
   const auto before = shared_memory_files();
   const std::string bench =
-      command + " bench --tp 3 --op all_reduce --rows 4 --hidden 512 --seconds 60 --timeout 1";
+      command + " bench --tp 3 --op all_reduce --rows 4 --hidden 512 --seconds 60 --timeout 2";
   const Outcome outcome =
-      run(script({"-n", "3", "--grace", "20"}, "[ $MIXCOMM_RANK = 1 ] || exec " + bench + "; " + bench +
-                                                   " & sleep 1; kill -9 $!; wait $!"));
+      run(script({"-n", "3", "--grace", "30"}, "[ $MIXCOMM_RANK = 1 ] || exec " + bench + "; " + bench +
+                                                   " & sleep 1.5; kill -9 $!; wait $!"));
   EXPECT_EQ(outcome.code, 137);
   EXPECT_CONTAINS(outcome.err, "rank 1 exited with code 137");
-  EXPECT_CONTAINS(outcome.err, "mixcomm: error: rank ");
-  EXPECT_CONTAINS(outcome.err, "waited 1000 ms for rank 1 ");
   EXPECT_CONTAINS(outcome.err, "rank 0 exited with code 2");
   EXPECT_CONTAINS(outcome.err, "rank 2 exited with code 2");
+  // Each survivor says: rank 0 waited 2000 ms for rank 1 in ...
+  int errors = 0;
+  std::istringstream lines(outcome.err);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.rfind("mixcomm: error: ", 0) != 0) continue;
+    ++errors;
+    EXPECT_CONTAINS(line, "rank 1");
+    EXPECT_CONTAINS(line, "2000 ms");
+  }
+  EXPECT_EQ(errors, 2);
   EXPECT_EQ(shared_memory_files(), before);
 }
 
