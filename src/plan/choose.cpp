@@ -10,7 +10,7 @@ namespace {
 /// one_shot waits once, but each rank copies its input, and the ranks of a TP team all sum the same rows: it
 /// reads tp times what two_shot reads. Up to so many bytes that costs less than a second wait.
 std::size_t worth_a_wait_bytes(const Circumstances& c) {
-  if (c.crowded) return std::size_t{48} << 10U;
+  if (c.crowded) return std::size_t{c.symmetric ? 48U : 128U} << 10U;
   return c.symmetric
              ? 0
              : std::size_t{16} << 10U;  // a wait takes a tenth of a microsecond, about a kilobyte's copy
