@@ -28,7 +28,7 @@ struct DemoOptions {
   ModelFlags model;
   std::filesystem::path json;
   std::size_t tokens = 48;
-  int rounds = 6;
+  int rounds = 8;
   int most_ranks = 8;
 };
 
@@ -277,8 +277,9 @@ int demo(const DemoOptions& options) {
   fmt::print(
       "\n{} prompts, {} tokens each, fp32; ranks are threads on {} processors. Medians in us. itl: "
       "inter-token latency.\n"
-      "comm: what of it the layers' collectives take, from the last rank's coming to the last one's "
-      "leaving.\n\n"
+      "comm: one token's collectives, from the last rank's coming to the last one's leaving; measured in "
+      "rounds of\n"
+      "their own, in which ranks wait for each other around each, so that nothing else runs meanwhile.\n\n"
       "attn  moe   itl composed     fused  ratio   comm composed     fused  ratio   share of itl   tokens\n",
       prompts.size(), options.tokens, std::thread::hardware_concurrency());
   std::vector<Line> lines;
