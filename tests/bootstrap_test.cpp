@@ -191,6 +191,102 @@ TEST(Rendezvous, AnEndedRankIsNamedAtOnce) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
 
+TEST(Rendezvous, AFailedStepStaysFailed) {
+  const auto results = spawn(
+      Ranks::processes, 3,
+      [](Bootstrap& b) -> std::string {
+        if (b.rank() == 2) std::this_thread::sleep_for(milliseconds(1500));
+        std::string first;
+        for (int i = 0; i < 3; ++i) {
+          const auto text =
+              error_of<Timeout>([&] { b.exchange("comparing", "attempt " + std::to_string(i)); });
+          if (text == "no error") return "attempt " + std::to_string(i) + " went through";
+          if (i == 0) first = text;
+          if (text != first) return "another error: " + text;
+        }
+        return "";
+      },
+      milliseconds(500));
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(Rendezvous, OneAfterTheOtherAtTheSamePlace) {
+  constexpr int world = 8;
+  const int port = free_port();
+  std::vector<std::string> errors(world);
+  std::vector<std::thread> ranks;
+  for (int r = 0; r < world; ++r)
+    ranks.emplace_back([&, r] {
+      errors[static_cast<std::size_t>(r)] = error_of<Error>([&] {
+        for (int i = 0; i < 30; ++i)
+          bootstrap_processes(job(r, world, port), milliseconds(10'000))->exchange("counting", "");
+      });
+    });
+  for (auto& rank : ranks) rank.join();
+  for (const auto& error : errors) EXPECT_EQ(error, "no error");
+}
+
+TEST(Rendezvous, WhoEchoesIsNotRankZero) {
+  const Fd listener = listen_on("127.0.0.1", 0);
+  std::thread echo([&] {
+    const Deadline deadline(milliseconds(3000));
+    const Fd peer = accept_by(listener, deadline);
+    std::string message;
+    if (receive_message(peer, message, deadline) == Received::message)
+      (void)send_message(peer, message, deadline);
+    (void)receive_message(peer, message, deadline);
+  });
+  const auto text = error_of<Disagreement>(
+      [&] { (void)bootstrap_processes(job(1, 2, port_of(listener)), milliseconds(2000)); });
+  echo.join();
+  EXPECT_TRUE(contains(text, "is not rank 0")) << text;
+}
+
+TEST(Rendezvous, DeepNestingFromAPeerIsRefused) {
+  const Fd listener = listen_on("127.0.0.1", 0);
+  std::thread hostile([&] {
+    const Deadline deadline(milliseconds(3000));
+    const Fd peer = accept_by(listener, deadline);
+    std::string message;
+    if (receive_message(peer, message, deadline) == Received::message)
+      (void)send_message(peer, std::string(max_message_bytes, '\x91'), deadline);
+    (void)receive_message(peer, message, deadline);
+  });
+  const auto text =
+      error_of<Error>([&] { (void)bootstrap_processes(job(1, 2, port_of(listener)), milliseconds(2000)); });
+  hostile.join();
+  EXPECT_TRUE(contains(text, "malformed")) << text;
+}
+
+TEST(Rendezvous, SharingDifferentSizesIsSaidAtOnce) {
+  const auto results = spawn(Ranks::processes, 3, [](Bootstrap& b) -> std::string {
+    const auto text = error_of<Disagreement>([&] { (void)b.share_memory(b.rank() == 1 ? 8192 : 4096); });
+    return contains(text, "rank 1 shares 8192 bytes") ? "" : text;
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST_P(Bootstraps, AMessageThatIsTooLongIsRefused) {
+  const auto results = spawn(GetParam(), 2, [](Bootstrap& b) -> std::string {
+    const auto text =
+        error_of<InvalidArgument>([&] { b.exchange("shouting", std::string(max_exchange_bytes + 1, 'a')); });
+    return contains(text, "is longer than") && b.exchange("talking", "a").size() == 2 ? "" : text;
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(Threads, TheCauseIsRethrownNotWhatFollowsFromIt) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto text = error_of<InvalidArgument>([] {
+    run_threads(3, [](Bootstrap& b) {
+      if (b.rank() == 1) throw InvalidArgument("no weights");
+      b.exchange("waiting", "");
+    });
+  });
+  EXPECT_EQ(text, "no weights");
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
 // --- launchers
 // -------------------------------------------------------------------------------------------------------------
 

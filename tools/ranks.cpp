@@ -115,8 +115,7 @@ bool this_process_prints() {
 }
 
 std::vector<std::string> exchange_long(Bootstrap& bootstrap, std::string_view step, std::string_view mine) {
-  // Rank 0 answers with all ranks' pieces in one message.
-  const std::size_t piece = max_message_bytes / 2 / static_cast<std::size_t>(bootstrap.world());
+  const std::size_t piece = max_exchange_bytes;
   std::size_t longest = 0;
   for (const std::string& text : bootstrap.exchange(step, std::to_string(mine.size()))) {
     std::size_t size = 0;

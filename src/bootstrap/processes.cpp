@@ -10,8 +10,10 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "bootstrap/memory.hpp"
 #include "bootstrap/socket.hpp"
@@ -35,8 +37,36 @@ std::string to_bytes(const json& message) {
   return {bytes.begin(), bytes.end()};
 }
 
+/// Stops the parser at nesting that no message of ours has: it is recursive, and the message may be
+/// anybody's.
+class DepthCheck : public nlohmann::json_sax<json> {
+ public:
+  bool null() override { return true; }
+  bool boolean(bool /*value*/) override { return true; }
+  bool number_integer(number_integer_t /*value*/) override { return true; }
+  bool number_unsigned(number_unsigned_t /*value*/) override { return true; }
+  bool number_float(number_float_t /*value*/, const string_t& /*text*/) override { return true; }
+  bool string(string_t& /*value*/) override { return true; }
+  bool binary(binary_t& /*value*/) override { return true; }
+  bool key(string_t& /*value*/) override { return true; }
+  bool start_object(std::size_t /*elements*/) override { return ++depth_ <= most; }
+  bool start_array(std::size_t /*elements*/) override { return ++depth_ <= most; }
+  bool end_object() override { return depth_-- > 0; }
+  bool end_array() override { return depth_-- > 0; }
+  bool parse_error(std::size_t /*position*/, const std::string& /*token*/,
+                   const json::exception& /*error*/) override {
+    return false;
+  }
+
+ private:
+  static constexpr int most = 3;
+  int depth_ = 0;
+};
+
 /// Discarded (is_discarded()) for anything malformed.
 json from_bytes(const std::string& bytes) {
+  DepthCheck check;
+  if (!json::sax_parse(bytes, &check, json::input_format_t::msgpack)) return json(json::value_t::discarded);
   return json::from_msgpack(bytes, true, false);
 }
 
@@ -97,28 +127,43 @@ class ProcessBootstrap final : public Bootstrap {
   [[nodiscard]] int world() const override { return info_.world; }
 
   std::vector<std::string> exchange(std::string_view step, std::string_view mine) override {
+    if (mine.size() > max_exchange_bytes)
+      throw InvalidArgument(
+          fmt::format("{}: a message of {} bytes is longer than {}", step, mine.size(), max_exchange_bytes));
     if (info_.world == 1) return {std::string(mine)};
-    const json verdict = info_.rank == 0 ? collect(step, mine) : ask(step, mine);
-    raise_if_failed(verdict);
-    std::vector<std::string> messages;
-    const auto all = verdict.find("all");
-    if (all != verdict.end())
-      for (const json& each : *all) messages.push_back(text_of(each));
-    if (messages.size() != static_cast<std::size_t>(info_.world))
-      throw SystemError(fmt::format("rank 0 sent a malformed answer while {}", step));
-    return messages;
+    // Once a step has failed, ranks may be in different ones, and what lies in the sockets belongs to
+    // another.
+    if (failure_) std::rethrow_exception(failure_);
+    try {
+      return exchange_or_fail(step, mine);
+    } catch (...) {
+      failure_ = std::current_exception();
+      throw;
+    }
   }
 
   std::shared_ptr<std::byte> share_memory(std::size_t bytes) override {
     check_one_host();
     const Deadline deadline(timeout_);
     const Mailbox mailbox = open_mailbox();
-    const auto mailboxes = exchange("sharing memory", mailbox.name);
     Fd fd;
     std::string problem;
+    if (info_.rank == 0) try {
+        fd = make_memory(bytes);
+      } catch (const SystemError& error) {
+        problem = error.what();
+      }
+    const std::string size = std::to_string(bytes);
+    const auto sizes = exchange("comparing sizes of shared memory", size);
+    for (std::size_t r = 1; r < sizes.size(); ++r)
+      if (sizes[r] != sizes[0])
+        throw Disagreement(
+            fmt::format("rank {} shares {} bytes, but rank 0 {}; all ranks must ask for the same", r,
+                        sizes[r], sizes[0]));
+    const auto mailboxes = exchange("sharing memory", problem.empty() ? mailbox.name : "!" + problem);
+    if (mailboxes[0].starts_with('!')) throw SystemError(mailboxes[0].substr(1));
     try {
       if (info_.rank == 0) {
-        fd = make_memory(bytes);
         for (int r = 1; r < info_.world; ++r)
           send_descriptor(mailboxes[static_cast<std::size_t>(r)], fd.get());
       } else {
@@ -141,6 +186,18 @@ class ProcessBootstrap final : public Bootstrap {
   }
 
  private:
+  std::vector<std::string> exchange_or_fail(std::string_view step, std::string_view mine) {
+    const json verdict = info_.rank == 0 ? collect(step, mine) : ask(step, mine);
+    raise_if_failed(verdict);
+    std::vector<std::string> messages;
+    const auto all = verdict.find("all");
+    if (all != verdict.end())
+      for (const json& each : *all) messages.push_back(text_of(each));
+    if (messages.size() != static_cast<std::size_t>(info_.world))
+      throw SystemError(fmt::format("rank 0 sent a malformed answer while {}", step));
+    return messages;
+  }
+
   /// Memory without a name: nothing is left behind, however the ranks end. Its size is sealed, so that no
   /// rank can take pages away from under the others.
   static Fd make_memory(std::size_t bytes) {
@@ -184,8 +241,12 @@ class ProcessBootstrap final : public Bootstrap {
       }
       if (admit(std::move(peer), deadline)) --missing;
     }
+    // Closed before anybody goes on: a rank that is quick to begin another rendezvous must not end up in this
+    // one's queue.
+    listener.reset();
     for (int r = 1; r < info_.world; ++r)
-      if (!send_message(peers_[static_cast<std::size_t>(r)], to_bytes({{"ok", true}}), deadline))
+      if (!send_message(peers_[static_cast<std::size_t>(r)], to_bytes({{"protocol", protocol}, {"ok", true}}),
+                        deadline))
         fail_everyone("timeout", fmt::format("rank {} went away during the rendezvous", r), {r});
   }
 
@@ -201,7 +262,7 @@ class ProcessBootstrap final : public Bootstrap {
   /// A stranger (no hello, another protocol) is dropped; a wrong secret, world or rank is told why.
   bool admit(Fd peer, const Deadline& deadline) {
     std::string bytes;
-    const Deadline hello_by(std::min(Milliseconds(2000), Milliseconds(deadline.left_ms())));
+    const Deadline hello_by(std::min(Milliseconds(500), Milliseconds(deadline.left_ms())));
     constexpr std::size_t longest_hello = 1024;  // whoever sends it is not known yet
     if (receive_message(peer, bytes, hello_by, longest_hello) != Received::message) return false;
     const json hello = from_bytes(bytes);
@@ -283,17 +344,35 @@ class ProcessBootstrap final : public Bootstrap {
   // -----------------------------------------------------------------------------------------------------
 
   void join_rank_0() {
+    const std::string hello = to_bytes(
+        {{"protocol", protocol}, {"secret", info_.secret}, {"rank", info_.rank}, {"world", info_.world}});
+    const Deadline come_by(timeout_);
     const Deadline deadline(timeout_ + grace);
-    root_ = connect_by(info_.host, info_.port, Deadline(timeout_));
-    if (!root_.valid())
-      throw Timeout(
-          fmt::format("rank {} found nobody at {}:{} within {} ms: rank 0 did not come, or listens elsewhere",
-                      info_.rank, info_.host, info_.port, timeout_.count()),
-          {0});
-    const json hello = {
-        {"protocol", protocol}, {"secret", info_.secret}, {"rank", info_.rank}, {"world", info_.world}};
-    (void)send_message(root_, to_bytes(hello), deadline);  // see ask()
-    raise_if_failed(answer("joining the rendezvous", deadline));
+    for (;;) {
+      root_ = connect_by(info_.host, info_.port, come_by);
+      if (!root_.valid())
+        throw Timeout(
+            fmt::format(
+                "rank {} found nobody at {}:{} within {} ms: rank 0 did not come, or listens elsewhere",
+                info_.rank, info_.host, info_.port, timeout_.count()),
+            {0});
+      (void)send_message(root_, hello, deadline);  // see ask()
+      std::string bytes;
+      const Received received = receive_message(root_, bytes, deadline);
+      if (received == Received::message) return accept_welcome(from_bytes(bytes));
+      if (received == Received::late || come_by.passed()) lost_rank_0("joining the rendezvous");
+      // Closed without a word: the end of an earlier rendezvous at this place, or this rank was slow to say
+      // hello.
+      std::this_thread::sleep_for(Milliseconds(5));
+    }
+  }
+
+  void accept_welcome(const json& answer) const {
+    raise_if_failed(answer);
+    if (field<std::string>(answer, "protocol", "") != protocol || !field(answer, "ok", false))
+      throw Disagreement(
+          fmt::format("what answers at {}:{} is not rank 0 of a mixcomm job; check the host and the port",
+                      info_.host, info_.port));
   }
 
   json ask(std::string_view step, std::string_view mine) {
@@ -335,6 +414,7 @@ class ProcessBootstrap final : public Bootstrap {
   Milliseconds timeout_;
   std::vector<Fd> peers_;  ///< rank 0: by rank
   Fd root_;                ///< the others
+  std::exception_ptr failure_;
 };
 
 }  // namespace

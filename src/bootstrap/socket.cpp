@@ -86,6 +86,18 @@ void prepare(int fd) {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
+/// TCP may connect a socket to itself, where the port is one that the system hands out and nobody listens
+/// yet.
+bool connected_to_itself(int fd) {
+  sockaddr_storage mine{};
+  sockaddr_storage theirs{};
+  socklen_t mine_size = sizeof(mine);
+  socklen_t theirs_size = sizeof(theirs);
+  return getsockname(fd, reinterpret_cast<sockaddr*>(&mine), &mine_size) == 0 &&
+         getpeername(fd, reinterpret_cast<sockaddr*>(&theirs), &theirs_size) == 0 &&
+         mine_size == theirs_size && std::memcmp(&mine, &theirs, mine_size) == 0;
+}
+
 /// The address of a name in the abstract namespace, and its length.
 socklen_t abstract_address(const std::string& name, sockaddr_un& address) {
   address = {};
@@ -152,7 +164,7 @@ Fd connect_by(const std::string& host, int port, const Deadline& deadline) {
         socklen_t size = sizeof(error);
         getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
       }
-      if (error == 0) {
+      if (error == 0 && !connected_to_itself(fd.get())) {
         prepare(fd.get());
         return fd;
       }

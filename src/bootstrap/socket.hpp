@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "bootstrap/deadline.hpp"
+#include "mixcomm/grid.hpp"
 
 namespace mixcomm {
 
@@ -50,6 +51,9 @@ inline constexpr std::size_t max_message_bytes = std::size_t{1} << 20;
 [[nodiscard]] Fd connect_by(const std::string& host, int port, const Deadline& deadline);
 
 enum class Received { message, closed, late };
+
+/// What one rank may put into an exchange: the answer holds everyone's.
+inline constexpr std::size_t max_exchange_bytes = max_message_bytes / (2 * max_ranks);
 
 /// False if the peer is gone or the deadline has passed.
 [[nodiscard]] bool send_message(const Fd& socket, std::string_view message, const Deadline& deadline);

@@ -10,6 +10,7 @@
 
 #include "bootstrap/deadline.hpp"
 #include "bootstrap/memory.hpp"
+#include "bootstrap/socket.hpp"
 #include "mixcomm/bootstrap.hpp"
 #include "mixcomm/error.hpp"
 
@@ -46,23 +47,39 @@ struct MeetingPoint {
     if (++arrived == world) {
       open = std::make_shared<Slots>(static_cast<std::size_t>(world));
       arrived = 0;
-      check_steps(*mine);
       changed.notify_all();
     }
     const Deadline deadline(timeout);
     while (open == mine && !failure)
       if (changed.wait_until(lock, deadline.end()) == std::cv_status::timeout && open == mine && !failure)
         fail_timeout(*mine, rank, step);
-    if (open == mine || failure) std::rethrow_exception(failure);
+    if (open == mine) std::rethrow_exception(failure);
+    check_steps(*mine);
     return mine;
   }
 
+  void leave(int rank, const std::exception_ptr& why) {
+    std::string text = "an unknown exception";
+    try {
+      std::rethrow_exception(why);
+    } catch (const std::exception& error) {
+      text = error.what();
+    } catch (...) {  // NOLINT(bugprone-empty-catch): the text says so
+    }
+    const std::lock_guard lock(mutex);
+    if (!failure)
+      failure = std::make_exception_ptr(Timeout(fmt::format("rank {} left: {}", rank, text), {rank}));
+    changed.notify_all();
+  }
+
   void check_steps(const Slots& slots) {
-    for (std::size_t r = 1; r < slots.size(); ++r)
-      if (slots[r]->step != slots[0]->step)
-        failure = std::make_exception_ptr(Disagreement(
-            fmt::format("rank {} is {}, but rank 0 is {}; all ranks must set up in the same order", r,
-                        slots[r]->step, slots[0]->step)));
+    for (std::size_t r = 1; r < slots.size(); ++r) {
+      if (slots[r]->step == slots[0]->step) continue;
+      failure = std::make_exception_ptr(
+          Disagreement(fmt::format("rank {} is {}, but rank 0 is {}; all ranks must set up in the same order",
+                                   r, slots[r]->step, slots[0]->step)));
+      std::rethrow_exception(failure);
+    }
   }
 
   void fail_timeout(const Slots& slots, int rank, const std::string& step) {
@@ -85,11 +102,17 @@ class ThreadBootstrap final : public Bootstrap {
   [[nodiscard]] int world() const override { return point_->world; }
 
   std::vector<std::string> exchange(std::string_view step, std::string_view mine) override {
+    if (mine.size() > max_exchange_bytes)
+      throw InvalidArgument(
+          fmt::format("{}: a message of {} bytes is longer than {}", step, mine.size(), max_exchange_bytes));
     const auto slots = point_->meet(rank_, {std::string(step), std::string(mine), nullptr});
     std::vector<std::string> messages;
     for (const auto& slot : *slots) messages.push_back(slot->message);
     return messages;
   }
+
+  /// This rank takes no further part, because of that failure: who waits for it in set-up need not go on.
+  void leave(const std::exception_ptr& why) { point_->leave(rank_, why); }
 
   std::shared_ptr<std::byte> share_memory(std::size_t bytes) override {
     std::shared_ptr<std::byte> memory;
@@ -122,19 +145,26 @@ std::vector<std::unique_ptr<Bootstrap>> bootstrap_threads(int world, Millisecond
 
 void run_threads(int world, const std::function<void(Bootstrap&)>& fn, Milliseconds timeout) {
   const auto ranks = bootstrap_threads(world, timeout);
-  std::vector<std::exception_ptr> failures(ranks.size());
+  std::mutex mutex;
+  std::vector<std::exception_ptr> failures;  // in the order of time
   std::vector<std::thread> threads;
-  for (std::size_t r = 0; r < ranks.size(); ++r)
-    threads.emplace_back([&, r] {
+  for (const auto& rank : ranks)
+    threads.emplace_back([&fn, &mutex, &failures, &rank] {
       try {
-        fn(*ranks[r]);
+        fn(*rank);
       } catch (...) {
-        failures[r] = std::current_exception();
+        const std::lock_guard lock(mutex);
+        failures.push_back(std::current_exception());
+        static_cast<ThreadBootstrap&>(*rank).leave(failures.back());
       }
     });
   for (auto& thread : threads) thread.join();
-  for (const auto& failure : failures)
-    if (failure) std::rethrow_exception(failure);
+  // A Timeout is what the others say of a rank that failed for a reason of its own.
+  for (const auto& failure : failures) try {
+      std::rethrow_exception(failure);
+    } catch (const Timeout&) {
+    }
+  if (!failures.empty()) std::rethrow_exception(failures.front());
 }
 
 }  // namespace mixcomm
