@@ -186,7 +186,7 @@ TEST(Command, CheckPassesWithThreadsAndProcesses) {
   for (const Words& words : {check, with_processes}) {
     const Outcome outcome = run(words);
     EXPECT_EQ(outcome.code, 0) << outcome.err;
-    EXPECT_CONTAINS(outcome.out, "tp 2 x dp 2: 1120 cases, ok\n1120 passed, 0 failed\n");
+    EXPECT_CONTAINS(outcome.out, "tp 2 x dp 2: 1400 cases, ok\n1400 passed, 0 failed\n");
   }
 }
 

@@ -179,7 +179,7 @@ TEST(Run, MakesRanksOfTheCommandItself) {
   const Outcome outcome = run(words);
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(outcome.out,
-            "tp 1 x dp 4: 224 cases, ok\ntp 2 x dp 2: 224 cases, ok\ntp 4 x dp 1: 224 cases, ok\n672 passed, "
+            "tp 1 x dp 4: 280 cases, ok\ntp 2 x dp 2: 280 cases, ok\ntp 4 x dp 1: 280 cases, ok\n840 passed, "
             "0 failed\n");
   words.insert(words.end(), {"--tp", "2", "--dp", "1"});
   const Outcome wrong_world = run(words);
