@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -35,12 +36,12 @@ struct MeetingPoint {
   std::condition_variable changed;
   std::shared_ptr<Slots> open;
   int arrived = 0;
-  std::exception_ptr failure;
+  std::function<void()> failure;  ///< throws it, a new object for each rank
 
   /// Puts in this rank's slot and waits until all are there.
   std::shared_ptr<const Slots> meet(int rank, Slot slot) {
     std::unique_lock lock(mutex);
-    if (failure) std::rethrow_exception(failure);
+    if (failure) failure();
     const std::shared_ptr<Slots> mine = open;
     const std::string step = slot.step;
     (*mine)[static_cast<std::size_t>(rank)] = std::move(slot);
@@ -53,7 +54,7 @@ struct MeetingPoint {
     while (open == mine && !failure)
       if (changed.wait_until(lock, deadline.end()) == std::cv_status::timeout && open == mine && !failure)
         fail_timeout(*mine, rank, step);
-    if (open == mine) std::rethrow_exception(failure);
+    if (open == mine) failure();
     check_steps(*mine);
     return mine;
   }
@@ -67,18 +68,17 @@ struct MeetingPoint {
     } catch (...) {  // NOLINT(bugprone-empty-catch): the text says so
     }
     const std::lock_guard lock(mutex);
-    if (!failure)
-      failure = std::make_exception_ptr(Timeout(fmt::format("rank {} left: {}", rank, text), {rank}));
-    changed.notify_all();
+    if (!failure) fail(fmt::format("rank {} left: {}", rank, text), {rank});
   }
 
   void check_steps(const Slots& slots) {
     for (std::size_t r = 1; r < slots.size(); ++r) {
       if (slots[r]->step == slots[0]->step) continue;
-      failure = std::make_exception_ptr(
-          Disagreement(fmt::format("rank {} is {}, but rank 0 is {}; all ranks must set up in the same order",
-                                   r, slots[r]->step, slots[0]->step)));
-      std::rethrow_exception(failure);
+      const std::string text =
+          fmt::format("rank {} is {}, but rank 0 is {}; all ranks must set up in the same order", r,
+                      slots[r]->step, slots[0]->step);
+      failure = [text] { throw Disagreement(text); };
+      failure();
     }
   }
 
@@ -86,10 +86,13 @@ struct MeetingPoint {
     std::vector<int> missing;
     for (std::size_t r = 0; r < slots.size(); ++r)
       if (!slots[r]) missing.push_back(static_cast<int>(r));
-    failure = std::make_exception_ptr(
-        Timeout(fmt::format("rank {} waited {} ms for rank{} {} while {}", rank, timeout.count(),
-                            missing.size() == 1 ? "" : "s", fmt::join(missing, ", "), step),
-                missing));
+    fail(fmt::format("rank {} waited {} ms for rank{} {} while {}", rank, timeout.count(),
+                     missing.size() == 1 ? "" : "s", fmt::join(missing, ", "), step),
+         missing);
+  }
+
+  void fail(const std::string& text, const std::vector<int>& missing) {
+    failure = [text, missing] { throw Timeout(text, missing); };
     changed.notify_all();
   }
 };
