@@ -9,17 +9,11 @@
 #include "runner/attention.hpp"
 #include "runner/decoder_state.hpp"
 #include "runner/delta_net.hpp"
+#include "runner/layouts.hpp"
 #include "runner/shard.hpp"
 
 namespace mixcomm::runner {
 namespace {
-
-// What each module takes and gives. Which collective runs in between follows from these alone.
-constexpr Layout mixer_out{Rows::by_dp_rank, Partial::tp};
-constexpr Layout moe_in{Rows::replicated, Partial::none};
-constexpr Layout moe_out{Rows::replicated, Partial::world};
-constexpr Layout mixer_in{Rows::by_dp_rank, Partial::none};
-constexpr Layout head_in{Rows::by_dp_rank, Partial::none};
 
 RmsNorm load_norm(const LayerSource& source, std::string_view name) {
   return {source.shards.vector(source.prefix + std::string(name), source.config.hidden_size),

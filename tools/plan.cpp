@@ -7,6 +7,7 @@
 #include <memory>
 #include <numeric>
 
+#include "runner/layouts.hpp"
 #include "tools/machine.hpp"
 #include "tools/model.hpp"
 #include "tools/output.hpp"
@@ -39,20 +40,16 @@ struct Boundary {
 };
 
 std::vector<Boundary> boundaries_of(const runner::ModelConfig& config) {
-  // What the runner's modules take and give.
-  constexpr Layout own_rows{Rows::by_dp_rank, Partial::none};
-  constexpr Layout attention_out{Rows::by_dp_rank, Partial::tp};
-  constexpr Layout moe_in{Rows::replicated, Partial::none};
-  constexpr Layout moe_out{Rows::replicated, Partial::world};
+  using runner::head_in, runner::mixer_in, runner::mixer_out, runner::moe_in, runner::moe_out;
   const std::size_t layers = config.layers.size();
   const auto full = static_cast<std::size_t>(
       std::count(config.layers.begin(), config.layers.end(), runner::LayerKind::full_attention));
   std::vector<Boundary> all = {
-      {"embedding -> attention", own_rows, own_rows, 1},
-      {"full attention -> MoE", attention_out, moe_in, full},
-      {"linear attention -> MoE", attention_out, moe_in, layers - full},
-      {"MoE -> attention of the next layer", moe_out, own_rows, std::max<std::size_t>(layers, 1) - 1},
-      {"MoE -> final norm and LM head", moe_out, own_rows, layers > 0 ? 1U : 0U}};
+      {"embedding -> attention", mixer_in, mixer_in, 1},
+      {"full attention -> MoE", mixer_out, moe_in, full},
+      {"linear attention -> MoE", mixer_out, moe_in, layers - full},
+      {"MoE -> attention of the next layer", moe_out, mixer_in, std::max<std::size_t>(layers, 1) - 1},
+      {"MoE -> final norm and LM head", moe_out, head_in, layers > 0 ? 1U : 0U}};
   std::erase_if(all, [](const Boundary& b) { return b.count == 0; });
   return all;
 }
