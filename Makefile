@@ -1,9 +1,9 @@
 # The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
-.PHONY: help build demo check lint format asan tsan clean
+.PHONY: help build demo check check-cuda lint format asan tsan clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 build: ## set up and build everything into build/
 	@scripts/setup
@@ -13,9 +13,13 @@ build: ## set up and build everything into build/
 demo: build ## decode word problems on many rank layouts; composed against fused
 	@build/tools/mixcomm demo --json build/demo.json
 
-check: build ## every test, and the collectives under ThreadSanitizer
-	@ctest --preset default --progress
+check: build ## every test but those on a GPU, and the collectives under ThreadSanitizer
+	@ctest --preset default --progress --label-exclude cuda
 	@$(MAKE) --no-print-directory tsan
+	@scripts/check-cuda --status
+
+check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer
+	@scripts/check-cuda
 
 tsan: ## the collectives' tests under ThreadSanitizer, into build-tsan/
 	@scripts/setup

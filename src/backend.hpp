@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "algorithms/blocks.hpp"
@@ -19,7 +20,11 @@ struct Call {
   void* out = nullptr;
   Placement in_placement;
   Placement out_placement;
-  Blocks blocks;
+  Blocks blocks;  ///< with counts in device memory: of the largest counts there may be
+  const std::int64_t* device_rows = nullptr;  ///< CUDA: the counts themselves, of the operation's first block on
+  std::size_t hidden = 0;
+  std::size_t most_rows = 0;  ///< of the tensor with all rows; looked at with counts in device memory only
+  void* stream = nullptr;
   CallRecord record;
 };
 
@@ -41,6 +46,10 @@ class Backend {
   /// Throws the error of a rank that has failed.
   virtual void check_alive() const = 0;
   virtual void run(Call& call) = 0;
+  /// Runs `call` through collectives that are not this library's. Throws Unsupported where there are none.
+  virtual void run_nccl(const Call& call);
+  /// What choose() is told of this backend, beside the call's shape.
+  [[nodiscard]] virtual BackendKind kind() const = 0;
 };
 
 }  // namespace mixcomm

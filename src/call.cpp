@@ -29,12 +29,11 @@ std::uint64_t fold(std::uint64_t hash, const Placement& placement) {
 }  // namespace
 
 std::uint32_t CallRecord::hash() const {
-  std::uint64_t shared = fold(number, all_blocks);
+  std::uint64_t hash = fold(fold(number, all_blocks), one_block);
   for (const std::uint64_t value : {static_cast<std::uint64_t>(op), static_cast<std::uint64_t>(algorithm),
                                     static_cast<std::uint64_t>(dtype), hidden, row_blocks, rows_hash})
-    shared = mixcomm::fold(shared, value);
-  const std::uint64_t own = fold(1, one_block);
-  return static_cast<std::uint32_t>(shared >> 48U) << 16U | static_cast<std::uint32_t>(own >> 48U);
+    hash = mixcomm::fold(hash, value);
+  return static_cast<std::uint32_t>(hash >> 32U);
 }
 
 std::string CallRecord::describe() const {

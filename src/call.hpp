@@ -67,21 +67,14 @@ struct CallRecord {
   std::uint64_t rows_hash = 0;           ///< of all blocks
 
   // Left plain for one_shot, in which no rank touches a buffer of another.
-  Placement all_blocks;  ///< of the buffer with all blocks; every rank of the call shares it
-  Placement
-      one_block;  ///< of the other one; the TP ranks of a DP rank share it. Left plain where it has no rows
+  Placement all_blocks;  ///< of the buffer with all blocks
+  Placement one_block;   ///< of the other one
 
-  /// Equal for calls that agree; `number` is left out. The high half speaks of what all ranks share, the low
-  /// half of what the TP ranks of one DP rank share besides.
+  /// Equal for calls that agree.
   [[nodiscard]] std::uint32_t hash() const;
   /// "all_gather(rows [4, 0], hidden 4096, bf16, one_shot, in plain, out symmetric), its call 17"
   [[nodiscard]] std::string describe() const;
 };
-
-/// Whether two calls' hashes agree.
-[[nodiscard]] constexpr bool calls_agree(std::uint32_t a, std::uint32_t b, bool same_dp_rank) {
-  return same_dp_rank ? a == b : a >> 16U == b >> 16U;
-}
 
 /// Folds one more value into a hash.
 [[nodiscard]] constexpr std::uint64_t fold(std::uint64_t hash, std::uint64_t value) {

@@ -43,6 +43,7 @@ bool in_place(const CheckedCall& call, bool gathers, const Grid& team) {
   const ConstTensor& all = gathers ? out : call.in;
   const ConstTensor& one = gathers ? call.in : out;
   if (all.data == nullptr || one.bytes() == 0) return false;
+  if (call.rows.device() != nullptr && team.dp.size > 1) return false;  // where the block begins is not known here
   return bytes_of(one) == bytes_of(all) + call.rows.total(team.dp.member) * all.hidden * size_of(all.dtype);
 }
 
@@ -64,6 +65,15 @@ CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const Ro
   std::size_t total = 0;
   for (int d = 0; d < team.dp.size; ++d)
     if (__builtin_add_overflow(total, rows[d], &total)) refuse(op, "the row counts overflow");
+  if (rows.device() != nullptr) {
+    // The counts may add up to less than all DP ranks' most, and the tensor with all rows be as small as that.
+    const std::size_t room = op == Op::all_reduce ? rows[0] : shape.gathers ? out.rows : in.rows;
+    if (room > total)
+      refuse(op, fmt::format("the tensor with all rows has {} rows, but {} DP ranks with at most {} rows each have {}; "
+                             "make it no larger than that",
+                             room, team.dp.size, rows[0], total));
+    total = room;
+  }
   check_tensor(op, "in", in, shape.gathers ? rows[team.dp.member] : total);
   check_tensor(op, "out", out, shape.gathers ? total : rows[team.dp.member]);
   // What a rank without rows holds is small, but what its peers hold must fit as well.
@@ -78,7 +88,7 @@ CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const Ro
 }
 
 Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid,
-               const Backend& backend) {
+               const Backend& backend, void* stream) {
   const OpShape shape = shape_of(op);
   const Grid team = grid_of(grid, shape.team);
   const ConstTensor& in = checked.in;
@@ -92,7 +102,13 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
             .in_placement = {},
             .out_placement = {},
             .blocks = Blocks(team.dp.size, [&](int d) { return checked.rows[d] * in.hidden; }),
+            .device_rows = checked.rows.device(),
+            .hidden = in.hidden,
+            .most_rows = shape.gathers ? out.rows : in.rows,
+            .stream = stream,
             .record = {}};
+  // An all-reduce has one block, that of this DP rank.
+  if (op == Op::all_reduce && call.device_rows != nullptr) call.device_rows += grid.dp.member;
 
   const ConstTensor constant_out = out;
   const ConstTensor& all = shape.gathers ? constant_out : in;
@@ -101,6 +117,9 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
   Placement one_placement = backend.place(one.data, one.bytes());
   if (all_placement.kind == Placement::Kind::symmetric && in_place(checked, shape.gathers, team))
     one_placement = {Placement::Kind::in_place, 0, 0};
+  // A rank without rows has no such tensor, and so cannot tell where its peers have theirs.
+  for (int d = 0; d < team.dp.size; ++d)
+    if (checked.rows[d] == 0) one_placement = {};
   (shape.gathers ? call.out_placement : call.in_placement) = all_placement;
   (shape.gathers ? call.in_placement : call.out_placement) = one_placement;
 
@@ -116,7 +135,7 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
   }
   if (algorithm != Algorithm::one_shot) {
     record.all_blocks = all_placement;
-    if (one.bytes() != 0) record.one_block = one_placement;
+    record.one_block = one_placement;
   }
   return call;
 }

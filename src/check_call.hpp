@@ -19,6 +19,6 @@ struct CheckedCall {
 
 /// What the backend runs. The record's number is left to the caller.
 [[nodiscard]] Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid,
-                             const Backend& backend);
+                             const Backend& backend, void* stream);
 
 }  // namespace mixcomm

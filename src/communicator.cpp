@@ -7,6 +7,7 @@
 #include "backend.hpp"
 #include "check_call.hpp"
 #include "cpu/cpu_backend.hpp"
+#include "cuda/cuda_backend.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/plan.hpp"
 
@@ -22,6 +23,13 @@ View own_block(const View& all, const Grid& grid, const RowCounts& rows) {
   if (block.data != nullptr) block.data = static_cast<Byte*>(block.data) + skipped;
   block.rows = rows[grid.dp.member];
   return block;
+}
+
+CommunicatorOptions with_defaults(CommunicatorOptions options) {
+  const bool on_cpu = options.backend == BackendKind::cpu;
+  if (!options.check_agreement) options.check_agreement = on_cpu;
+  if (options.workspace_bytes == 0) options.workspace_bytes = std::size_t{on_cpu ? 1U : 4U} << 20U;
+  return options;
 }
 
 void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& options) {
@@ -68,12 +76,15 @@ struct Communicator::State {
     backend->check_alive();
   }
 
-  void run_one(Op op, const CheckedCall& checked, Algorithm algorithm) {
-    Call call = make_call(op, checked, algorithm, grid, *backend);
+  void run_one(Op op, const CheckedCall& checked, Algorithm algorithm, void* stream) {
+    Call call = make_call(op, checked, algorithm, grid, *backend, stream);
     call.record.number = ++calls;
-    if (call.blocks.total() == 0) return;  // on every rank of the team, since all know all counts
+    if (call.blocks.elements() == 0) return;  // on every rank of the team, since all know all counts
     try {
-      backend->run(call);
+      if (algorithm == Algorithm::nccl)
+        backend->run_nccl(call);
+      else
+        backend->run(call);
     } catch (const Timeout&) {
       failure = std::current_exception();
       throw;
@@ -84,14 +95,24 @@ struct Communicator::State {
   }
 };
 
-Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& options) {
+void Backend::run_nccl(const Call& /*call*/) {
+  throw Unsupported("algorithm nccl: this communicator has no NCCL communicator to run it with; make it with backend "
+                    "cuda and CudaOptions::nccl");
+}
+
+Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& given) {
+  const CommunicatorOptions options = with_defaults(given);
   check_options(bootstrap, options);
   agree(bootstrap, "creating a communicator",
-        fmt::format("tp {}, dp {}, algorithm {}, workspace_bytes {}, check_agreement {}", options.tp,
-                    options.dp, name(options.algorithm), options.workspace_bytes, options.check_agreement));
+        fmt::format("tp {}, dp {}, algorithm {}, workspace_bytes {}, check_agreement {}, backend {}, protocol {}, "
+                    "multicast {}, nccl {}, nccl_windows {}",
+                    options.tp, options.dp, name(options.algorithm), options.workspace_bytes,
+                    *options.check_agreement, name(options.backend), name(options.cuda.protocol),
+                    options.cuda.multicast, options.cuda.nccl != nullptr, options.cuda.nccl_windows));
   const Grid grid = Grid::of(options.tp, options.dp, bootstrap.rank());
+  const auto make_backend = options.backend == BackendKind::cuda ? cuda::make_backend : cpu::make_backend;
   state_ = std::unique_ptr<State>(
-      new State{bootstrap, options, grid, cpu::make_backend(bootstrap, grid, options), 0, nullptr});
+      new State{bootstrap, options, grid, make_backend(bootstrap, grid, options), 0, nullptr});
 }
 
 Communicator::~Communicator() = default;
@@ -103,6 +124,10 @@ const Grid& Communicator::grid() const {
 }
 const CommunicatorOptions& Communicator::options() const {
   return state_->options;
+}
+
+void Communicator::check() const {
+  state_->check_alive();
 }
 
 SymmetricBuffer Communicator::allocate(std::size_t bytes) {
@@ -122,7 +147,9 @@ SymmetricBuffer Communicator::allocate(std::size_t bytes) {
 void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOptions options) {
   State& state = *state_;
   if (state.failure) std::rethrow_exception(state.failure);
-  if (op == Op::all_reduce) rows = RowCounts(in.rows);
+  if (op == Op::all_reduce && rows.device() == nullptr) rows = RowCounts(in.rows);
+  if (rows.device() != nullptr && state.backend->kind() != BackendKind::cuda)
+    throw Unsupported(fmt::format("{}: row counts in device memory need backend cuda; pass counts on the host", name(op)));
   const CheckedCall checked = check_call(op, in, out, rows, state.grid);
 
   Algorithm algorithm =
@@ -137,21 +164,29 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
          .dp = grid.dp.size,
          .bytes = all_rows * in.hidden * size_of(in.dtype),
          .symmetric = state.backend->place(all.data, all.bytes()).kind == Placement::Kind::symmetric,
-         .crowded = state.backend->crowded()});
+         .crowded = state.backend->crowded(),
+         .backend = state.backend->kind()});
   };
   if (algorithm == Algorithm::automatic) algorithm = chosen(op);
-  if (algorithm != Algorithm::composed) return state.run_one(op, checked, algorithm);
+  const bool in_two = algorithm == Algorithm::composed || algorithm == Algorithm::nccl;
+  if (!in_two) return state.run_one(op, checked, algorithm, options.stream);
 
   // Two operations one after the other, each carried out as it would be by itself.
+  if (rows.device() != nullptr)
+    throw Unsupported(fmt::format("{}: algorithm {} needs row counts on the host; use auto, one_shot or two_shot",
+                                  name(op), name(algorithm)));
+  const auto run_one = [&](Op each, const CheckedCall& part) {
+    state.run_one(each, part, algorithm == Algorithm::nccl ? algorithm : chosen(each), options.stream);
+  };
   if (op == Op::all_reduce_all_gather && grid.tp.size > 1 && grid.dp.size > 1) {
     const Tensor block = own_block(out, grid, rows);
-    state.run_one(Op::all_reduce, {in, block, RowCounts(in.rows)}, chosen(Op::all_reduce));
-    state.run_one(Op::all_gather, {block, out, rows}, chosen(Op::all_gather));
+    run_one(Op::all_reduce, {in, block, RowCounts(in.rows)});
+    run_one(Op::all_gather, {block, out, rows});
   } else if (op == Op::reduce_scatter_all_reduce && grid.tp.size > 1 && grid.dp.size > 1) {
-    state.run_one(Op::reduce_scatter, {in, out, rows}, chosen(Op::reduce_scatter));
-    state.run_one(Op::all_reduce, {out, out, RowCounts(out.rows)}, chosen(Op::all_reduce));
+    run_one(Op::reduce_scatter, {in, out, rows});
+    run_one(Op::all_reduce, {out, out, RowCounts(out.rows)});
   } else {
-    state.run_one(op, checked, chosen(op));
+    run_one(op, checked);
   }
 }
 

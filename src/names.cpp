@@ -42,11 +42,20 @@ constexpr NameTable<Op, 5> ops{"operation",
                                  {Op::all_reduce_all_gather, "all_reduce_all_gather"},
                                  {Op::reduce_scatter_all_reduce, "reduce_scatter_all_reduce"}}}};
 
-constexpr NameTable<Algorithm, 4> algorithms{"algorithm",
+constexpr NameTable<Algorithm, 5> algorithms{"algorithm",
                                              {{{Algorithm::automatic, "auto"},
                                                {Algorithm::one_shot, "one_shot"},
                                                {Algorithm::two_shot, "two_shot"},
-                                               {Algorithm::composed, "composed"}}}};
+                                               {Algorithm::composed, "composed"},
+                                               {Algorithm::nccl, "nccl"}}}};
+
+constexpr NameTable<BackendKind, 2> backends{
+    "backend", {{{BackendKind::cpu, "cpu"}, {BackendKind::cuda, "cuda"}}}};
+
+constexpr NameTable<Protocol, 3> protocols{"protocol",
+                                           {{{Protocol::automatic, "auto"},
+                                             {Protocol::packets, "packets"},
+                                             {Protocol::barriers, "barriers"}}}};
 
 }  // namespace
 
@@ -58,6 +67,18 @@ std::string_view name(Op op) {
 }
 std::string_view name(Algorithm algorithm) {
   return algorithms.name(algorithm);
+}
+std::string_view name(BackendKind backend) {
+  return backends.name(backend);
+}
+std::string_view name(Protocol protocol) {
+  return protocols.name(protocol);
+}
+BackendKind backend_from_name(std::string_view name) {
+  return backends.value(name);
+}
+Protocol protocol_from_name(std::string_view name) {
+  return protocols.value(name);
 }
 DType dtype_from_name(std::string_view name) {
   return dtypes.value(name);

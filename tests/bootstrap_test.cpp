@@ -1,11 +1,27 @@
 // How ranks find each other, and what they are told when that fails.
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <thread>
 
+#include "bootstrap/mailbox.hpp"
+#include "bootstrap/place.hpp"
 #include "bootstrap/socket.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "support/spawn.hpp"
@@ -191,6 +207,75 @@ TEST(Rendezvous, AnEndedRankIsNamedAtOnce) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
 
+TEST(Rendezvous, SilentConnectionsDelayNobody) {
+  const int port = free_port();
+  std::string zero = "?";
+  std::thread a([&] {
+    zero = error_of<Error>([&] { (void)bootstrap_processes(job(0, 2, port), milliseconds(1500)); });
+  });
+  std::vector<Fd> silent;
+  for (int i = 0; i < 100; ++i) {
+    silent.push_back(connect_by("127.0.0.1", port, Deadline(milliseconds(2000))));
+    EXPECT_TRUE(silent.back().valid());
+  }
+  pollfd first{silent[0].get(), POLLIN, 0};
+  EXPECT_EQ(poll(&first, 1, 1000), 1) << "the first to come should have made room for the others";
+  const auto one = error_of<Error>([&] { (void)bootstrap_processes(job(1, 2, port), milliseconds(1500)); });
+  a.join();
+  EXPECT_EQ(zero, "no error");
+  EXPECT_EQ(one, "no error");
+}
+
+TEST(Rendezvous, ASilentConnectionIsDroppedInTheEnd) {
+  const int port = free_port();
+  std::thread a([&] {
+    (void)error_of<Timeout>([&] { (void)bootstrap_processes(job(0, 2, port), milliseconds(5000)); });
+  });
+  const Fd silent = connect_by("127.0.0.1", port, Deadline(milliseconds(2000)));
+  pollfd entry{silent.get(), POLLIN, 0};
+  EXPECT_EQ(poll(&entry, 1, 4000), 1);
+  const auto one = error_of<Error>([&] { (void)bootstrap_processes(job(1, 2, port), milliseconds(2000)); });
+  a.join();
+  EXPECT_EQ(one, "no error");
+}
+
+TEST(Rendezvous, WhoIsTurnedAwayWithoutAWordComesAgain) {
+  Fd listener = listen_on("127.0.0.1", 0);
+  const int port = port_of(listener);
+  std::string one = "?";
+  std::thread a([&] {
+    one = error_of<Error>([&] { (void)bootstrap_processes(job(1, 2, port), milliseconds(3000)); });
+  });
+  EXPECT_TRUE(accept_by(listener, Deadline(milliseconds(2000))).valid());  // and closed at once
+  listener.reset();
+  const auto zero = error_of<Error>([&] { (void)bootstrap_processes(job(0, 2, port), milliseconds(3000)); });
+  a.join();
+  EXPECT_EQ(zero, "no error");
+  EXPECT_EQ(one, "no error");
+}
+
+TEST(Rendezvous, OnlyAListenerOnItsPortIsInherited) {
+  const Fd elsewhere = listen_on("127.0.0.1", 0);
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const Fd read_end(ends[0]);
+  const Fd write_end(ends[1]);
+  for (const Fd* other : {&elsewhere, &read_end}) {
+    const int port = free_port();
+    setenv("MIXCOMM_LISTENER", std::to_string(other->get()).c_str(), 1);
+    std::string zero = "?";
+    std::thread a([&] {
+      zero = error_of<Error>([&] { (void)bootstrap_processes(job(0, 2, port), milliseconds(1000)); });
+    });
+    const auto one = error_of<Error>([&] { (void)bootstrap_processes(job(1, 2, port), milliseconds(1000)); });
+    a.join();
+    unsetenv("MIXCOMM_LISTENER");
+    EXPECT_EQ(zero, "no error");
+    EXPECT_EQ(one, "no error");
+    EXPECT_NE(fcntl(other->get(), F_GETFD), -1) << "closed, though it is not ours";
+  }
+}
+
 TEST(Rendezvous, AFailedStepStaysFailed) {
   const auto results = spawn(
       Ranks::processes, 3,
@@ -258,8 +343,8 @@ TEST(Rendezvous, DeepNestingFromAPeerIsRefused) {
   EXPECT_TRUE(contains(text, "malformed")) << text;
 }
 
-TEST(Rendezvous, SharingDifferentSizesIsSaidAtOnce) {
-  const auto results = spawn(Ranks::processes, 3, [](Bootstrap& b) -> std::string {
+TEST_P(Bootstraps, SharingDifferentSizesIsSaidAtOnce) {
+  const auto results = spawn(GetParam(), 3, [](Bootstrap& b) -> std::string {
     const auto text = error_of<Disagreement>([&] { (void)b.share_memory(b.rank() == 1 ? 8192 : 4096); });
     return contains(text, "rank 1 shares 8192 bytes") ? "" : text;
   });
@@ -275,6 +360,189 @@ TEST_P(Bootstraps, AMessageThatIsTooLongIsRefused) {
   EXPECT_EQ(failures(results), "");
 }
 
+TEST_P(Bootstraps, MemoryThatCannotBeMadeIsToldToAll) {
+  const auto results = spawn(GetParam(), 3, [](Bootstrap& b) -> std::string {
+    const auto text = error_of<SystemError>([&] { (void)b.share_memory(std::size_t{1} << 63U); });
+    return contains(text, "9223372036854775808 bytes of shared memory") &&
+                   b.exchange("going on", "").size() == 3
+               ? ""
+               : text;
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+// --- descriptors
+// ---------------------------------------------------------------------------------------------------------
+
+Fd memory_with(const std::string& text) {
+  Fd fd(memfd_create("test", MFD_CLOEXEC));
+  return fd.valid() && write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size())
+             ? std::move(fd)
+             : Fd();
+}
+
+std::string contents(const Fd& fd) {
+  char text[64] = {};
+  const ssize_t n = pread(fd.get(), text, sizeof(text), 0);
+  return n < 0 ? "nothing" : std::string(text, static_cast<std::size_t>(n));
+}
+
+int open_descriptors() {
+  return static_cast<int>(std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {}));
+}
+
+TEST_P(Bootstraps, DescriptorsOfAllRanksComeByRank) {
+  for (const int world : {1, 4, 16}) {
+    const auto results = spawn(GetParam(), world, [](Bootstrap& b) -> std::string {
+      for (int i = 0; i < 3; ++i) {
+        Fd mine = memory_with(fmt::format("rank {}, round {}", b.rank(), i));
+        const std::vector<Fd> all = b.exchange_descriptors("passing", mine.get());
+        if (all.size() != static_cast<std::size_t>(b.world())) return fmt::format("{} came", all.size());
+        if (contents(mine) != contents(all[static_cast<std::size_t>(b.rank())])) return "mine is another's";
+        mine.reset();
+        b.exchange("closing", "");
+        for (int r = 0; r < b.world(); ++r)
+          if (contents(all[static_cast<std::size_t>(r)]) != fmt::format("rank {}, round {}", r, i))
+            return fmt::format("in place of rank {}'s: {}", r, contents(all[static_cast<std::size_t>(r)]));
+      }
+      return "";
+    });
+    EXPECT_EQ(failures(results), "") << world;
+  }
+}
+
+TEST_P(Bootstraps, NotEveryRankNeedsToGiveADescriptor) {
+  const auto results = spawn(GetParam(), 4, [](Bootstrap& b) -> std::string {
+    for (const std::vector<int>& givers : {std::vector{2}, std::vector{0, 3}, std::vector<int>()}) {
+      const bool gives = std::ranges::find(givers, b.rank()) != givers.end();
+      const Fd mine = gives ? memory_with(fmt::format("rank {}", b.rank())) : Fd();
+      const std::vector<Fd> all = b.exchange_descriptors("passing", mine.get());
+      for (int r = 0; r < 4; ++r) {
+        const Fd& fd = all[static_cast<std::size_t>(r)];
+        const bool gave = std::ranges::find(givers, r) != givers.end();
+        if (fd.valid() != gave || (gave && contents(fd) != fmt::format("rank {}", r)))
+          return fmt::format("rank {} {}", r, gave ? "gave one" : "gave none");
+      }
+    }
+    return "";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(Descriptors, NoneStayOpen) {
+  const auto results = spawn(Ranks::processes, 4, [](Bootstrap& b) -> std::string {
+    const Fd mine = memory_with("x");
+    (void)b.exchange_descriptors("passing", mine.get());
+    const int before = open_descriptors();
+    for (int i = 0; i < 10; ++i) (void)b.exchange_descriptors("passing", mine.get());
+    return open_descriptors() == before ? ""
+                                        : fmt::format("{} are open, then {}", before, open_descriptors());
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST_P(Bootstraps, ADescriptorThatIsNoneIsToldToAll) {
+  const auto results = spawn(GetParam(), 3, [](Bootstrap& b) -> std::string {
+    const Fd good = memory_with("x");
+    const auto text = error_of<SystemError>(
+        [&] { (void)b.exchange_descriptors("passing", b.rank() == 1 ? 12'345 : good.get()); });
+    if (!contains(text, "cannot duplicate descriptor 12345")) return text;
+    return b.exchange_descriptors("passing", good.get()).size() == 3 ? "" : "it did not go on";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST_P(Bootstraps, ARankThatBringsNoDescriptorInTimeIsNamed) {
+  const auto results = spawn(
+      GetParam(), 4,
+      [](Bootstrap& b) -> std::string {
+        if (b.rank() == 2) {
+          std::this_thread::sleep_for(milliseconds(1200));
+          return "";
+        }
+        const Fd mine = memory_with("x");
+        try {
+          (void)b.exchange_descriptors("passing", mine.get());
+        } catch (const Timeout& error) {
+          return error.missing() == std::vector{2} ? "" : error.what();
+        }
+        return "no error";
+      },
+      milliseconds(400));
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(Descriptors, ARankThatComesWithoutItsDescriptorIsNamed) {
+  const auto results = spawn(
+      Ranks::processes, 4,
+      [](Bootstrap& b) -> std::string {
+        const Fd mine = memory_with("x");
+        try {
+          if (b.rank() == 2) {  // promises one, and sends none
+            (void)b.exchange("comparing hosts", host_identity());
+            const Mailbox mailbox = open_mailbox();
+            b.exchange("passing", "+" + mailbox.name);
+            b.exchange("passing: taking descriptors", "");
+            return "";
+          }
+          (void)b.exchange_descriptors("passing", mine.get());
+        } catch (const Timeout& error) {
+          return error.missing() == std::vector{2} &&
+                         contains(error.what(), "descriptor of rank 2 while passing")
+                     ? ""
+                     : error.what();
+        }
+        return "no error";
+      },
+      milliseconds(400));
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(Descriptors, StayWithinOneHost) {
+  const auto results = spawn(Ranks::processes, 3, [](Bootstrap& b) -> std::string {
+    const Fd mine = memory_with("x");
+    if (b.rank() == 1) {
+      b.exchange("comparing hosts", "elsewhere");
+      return "";
+    }
+    const auto text = error_of<Unsupported>([&] { (void)b.exchange_descriptors("passing", mine.get()); });
+    return contains(text, "rank 1 run on another host than rank 0") ? "" : text;
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST_P(Bootstraps, RanksOfOneProcessKnowIt) {
+  const auto results = spawn(GetParam(), 3, [](Bootstrap& b) -> std::string {
+    const auto hosts = b.exchange("hosts", host_identity());
+    if (hosts[0] != hosts[2]) return "not on one host";
+    const auto processes = b.exchange("processes", process_identity());
+    return (processes[0] == processes[2]) == (GetParam() == Ranks::threads) ? "" : processes[2];
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(Timeouts, AreFromOneMillisecondToOneYear) {
+  for (const Milliseconds wrong :
+       {Milliseconds(0), Milliseconds(-1), Milliseconds(std::chrono::hours(24 * 366)), Milliseconds::max()}) {
+    const auto threads = error_of<InvalidArgument>([&] { (void)bootstrap_threads(1, wrong); });
+    const auto processes = error_of<InvalidArgument>([&] { (void)bootstrap_processes(job(0, 1, 1), wrong); });
+    EXPECT_TRUE(contains(threads, "it may be 1 to")) << threads;
+    EXPECT_TRUE(contains(processes, "it may be 1 to")) << processes;
+  }
+}
+
+TEST(Threads, WhoWaitsForARankThatLeftIsToldWhy) {
+  std::string told;
+  try {
+    run_threads(2, [&](Bootstrap& b) {
+      if (b.rank() == 1) throw InvalidArgument("no weights");
+      told = error_of<Timeout>([&] { b.exchange("waiting", ""); });
+    });
+  } catch (const InvalidArgument&) {  // NOLINT(bugprone-empty-catch): another test's
+  }
+  EXPECT_EQ(told, "rank 1 left set-up with: no weights");
+}
+
 TEST(Threads, TheCauseIsRethrownNotWhatFollowsFromIt) {
   const auto start = std::chrono::steady_clock::now();
   const auto text = error_of<InvalidArgument>([] {
@@ -285,6 +553,127 @@ TEST(Threads, TheCauseIsRethrownNotWhatFollowsFromIt) {
   });
   EXPECT_EQ(text, "no weights");
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
+// --- sockets
+// ---------------------------------------------------------------------------------------------------------
+
+/// In a network of its own, in which the system has a single port to hand out: the one that is connected to.
+int connect_to_the_only_port() {
+  constexpr int refused = 77;
+  if (unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0 && unshare(CLONE_NEWNET) != 0) return refused;
+  const Fd any(socket(AF_INET, SOCK_DGRAM, 0));
+  ifreq lo{};
+  std::strcpy(lo.ifr_name, "lo");
+  lo.ifr_flags = IFF_UP;
+  if (ioctl(any.get(), SIOCSIFFLAGS, &lo) != 0) return refused;
+  std::ofstream range("/proc/sys/net/ipv4/ip_local_port_range");
+  range << "40000 40001" << std::flush;
+  if (!range) return refused;
+  for (int i = 0; i < 4; ++i)
+    for (const int port : {40000, 40001})
+      if (connect_by("127.0.0.1", port, Deadline(milliseconds(50))).valid()) return 1;
+  return 0;
+}
+
+TEST(Sockets, NobodyConnectsToItself) {
+  const pid_t child = fork();
+  if (child == 0) _exit(connect_to_the_only_port());
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "this system gives no network namespace";
+  EXPECT_EQ(WEXITSTATUS(status), 0) << "a port where nobody listens was connected to";
+}
+
+TEST(Sockets, AMessageInPartsIsTakenAsItComes) {
+  const Fd listener = listen_on("127.0.0.1", 0);
+  const Deadline deadline(milliseconds(2000));
+  const Fd sender = connect_by("127.0.0.1", port_of(listener), deadline);
+  const Fd receiver = accept_by(listener, deadline);
+  PartialMessage partial;
+  const std::string framed{"\5\0\0\0hello", 9};
+  for (std::size_t i = 0; i < framed.size(); ++i) {
+    EXPECT_EQ(receive_part(receiver, partial, 5), Received::late) << i;
+    ASSERT_EQ(send(sender.get(), &framed[i], 1, 0), 1);
+    pollfd entry{receiver.get(), POLLIN, 0};
+    ASSERT_EQ(poll(&entry, 1, 2000), 1);
+  }
+  EXPECT_EQ(receive_part(receiver, partial, 5), Received::message);
+  EXPECT_EQ(partial.bytes, "hello");
+  PartialMessage too_long;
+  ASSERT_TRUE(send_message(sender, "longer", deadline));
+  pollfd entry{receiver.get(), POLLIN, 0};
+  ASSERT_EQ(poll(&entry, 1, 2000), 1);
+  EXPECT_EQ(receive_part(receiver, too_long, 5), Received::closed);
+}
+
+TEST(Sockets, AFullMailboxIsAnError) {
+  const Mailbox mailbox = open_mailbox();
+  const int fd = mailbox.socket.get();
+  EXPECT_THROW(
+      {
+        for (int i = 0; i < 2000; ++i) send_parcel(mailbox.name, "", {&fd, 1}, Deadline(milliseconds(50)));
+      },
+      SystemError);
+}
+
+TEST(Sockets, AParcelArrivesWhole) {
+  const Mailbox mailbox = open_mailbox();
+  const std::vector<int> many(max_parcel, mailbox.socket.get());
+  const std::string note(max_parcel, '\0');
+  send_parcel(mailbox.name, note, many, Deadline(milliseconds(1000)));
+  send_parcel(mailbox.name, "none", {}, Deadline(milliseconds(1000)));
+  const auto first = receive_parcel(mailbox, Deadline(milliseconds(1000)));
+  ASSERT_TRUE(first.has_value());
+  EXPECT_EQ(first->note, note);
+  EXPECT_EQ(first->descriptors.size(), max_parcel);
+  const auto second = receive_parcel(mailbox, Deadline(milliseconds(1000)));
+  ASSERT_TRUE(second.has_value());
+  EXPECT_EQ(second->note, "none");
+  EXPECT_TRUE(second->descriptors.empty());
+  EXPECT_FALSE(receive_parcel(mailbox, Deadline(milliseconds(0))).has_value());
+}
+
+/// False where this process may not act as another user.
+bool send_as_another_user(const std::string& mailbox_name, int fd) {
+  const pid_t child = fork();
+  if (child == 0) {
+    constexpr uid_t nobody = 65534;
+    if (setresuid(nobody, nobody, nobody) != 0) _exit(1);
+    send_parcel(mailbox_name, "", {&fd, 1}, Deadline(milliseconds(1000)));
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return status == 0;
+}
+
+TEST(Sockets, AnotherUsersDescriptorsAreClosed) {
+  const Mailbox mailbox = open_mailbox();
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_NONBLOCK), 0);
+  const Fd read_end(ends[0]);
+  {
+    const Fd write_end(ends[1]);
+    if (!send_as_another_user(mailbox.name, write_end.get()))
+      GTEST_SKIP() << "this user cannot act as another";
+    send_parcel(mailbox.name, "ours", {}, Deadline(milliseconds(1000)));
+    const auto parcel = receive_parcel(mailbox, Deadline(milliseconds(1000)));
+    EXPECT_TRUE(parcel && parcel->note == "ours");
+  }
+  char byte = 0;
+  EXPECT_EQ(read(read_end.get(), &byte, 1), 0) << "somebody still holds the other end";
+}
+
+TEST(Sockets, AFloodOfOtherMessagesDoesNotHoldUpTheDeadline) {
+  const Mailbox mailbox = open_mailbox();
+  for (int i = 0; i < 3; ++i)
+    if (!send_as_another_user(mailbox.name, mailbox.socket.get()))
+      GTEST_SKIP() << "this user cannot act as another";
+  EXPECT_FALSE(receive_parcel(mailbox, Deadline(milliseconds(0))).has_value());
+  pollfd entry{mailbox.socket.get(), POLLIN, 0};
+  EXPECT_EQ(poll(&entry, 1, 0), 1) << "it went on reading past its deadline";
 }
 
 // --- launchers

@@ -1,9 +1,13 @@
 // Grids, names, the rules of a call, and the decision layer: no communication.
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <cmath>
+
 #include "algorithms/blocks.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "support/spawn.hpp"
+#include "verify/numbers.hpp"
 
 namespace mixcomm::test {
 namespace {
@@ -37,7 +41,7 @@ TEST(Blocks, PartsCoverEverythingOnce) {
     for (int n = 1; n <= 8; ++n) {
       std::size_t next = 0;
       for (int m = 0; m < n; ++m) {
-        const Range r = part(size, {0, 1, n, m});
+        const Range r = part(size, m, n);
         if (r.size == 0) continue;
         EXPECT_EQ(r.begin, next);
         next = r.begin + r.size;
@@ -46,12 +50,141 @@ TEST(Blocks, PartsCoverEverythingOnce) {
     }
 }
 
+const std::vector<std::vector<std::size_t>>& block_sizes() {
+  static const std::vector<std::vector<std::size_t>> sizes = {{0},
+                                                              {1},
+                                                              {64},
+                                                              {1000},
+                                                              {0, 0},
+                                                              {7, 0, 65},
+                                                              {4096, 64, 1},
+                                                              {63, 64, 65, 129},
+                                                              {0, 5000, 0, 0, 3},
+                                                              {128, 128, 128}};
+  return sizes;
+}
+
+Blocks blocks_of(const std::vector<std::size_t>& sizes) {
+  return {static_cast<int>(sizes.size()), [&](int d) { return sizes[static_cast<std::size_t>(d)]; }};
+}
+
+TEST(Blocks, PiecesCoverEveryBlockOnceAndPackInGranules) {
+  for (const auto& sizes : block_sizes())
+    for (const int pieces : {1, 2, 3, 7, 64}) {
+      Blocks blocks = blocks_of(sizes);
+      std::vector<std::size_t> next(sizes.size());
+      for (int piece = 0; piece < pieces; ++piece) {
+        blocks.cut(pieces);
+        blocks.cover(piece);
+        std::size_t packed = 0;
+        std::size_t before = 0;
+        for (int d = 0; d < blocks.dp(); ++d) {
+          const auto block = static_cast<std::size_t>(d);
+          EXPECT_EQ(blocks.full_size(d), sizes[block]);
+          if (blocks.size(d) != 0) {
+            EXPECT_EQ(blocks.start(Coordinates::one_block, d), next[block]);
+            EXPECT_EQ(blocks.start(Coordinates::all_blocks, d), before + next[block]);
+          }
+          EXPECT_EQ(blocks.start(Coordinates::packed, d), packed);
+          EXPECT_EQ(blocks.block(d).begin, packed);
+          EXPECT_EQ(blocks.block(d).size, blocks.size(d));
+          EXPECT_EQ(blocks.overlap(blocks.everything(), d).size, blocks.size(d));
+          for (int other = 0; other < blocks.dp(); ++other)
+            EXPECT_EQ(blocks.overlap(blocks.block(other), d).size, other == d ? blocks.size(d) : 0);
+          EXPECT_EQ(packed % granule, 0U);
+          next[block] += blocks.size(d);
+          EXPECT_GE(blocks.packed_end(d) - packed, blocks.size(d));
+          packed = blocks.packed_end(d);
+          before += sizes[block];
+        }
+        EXPECT_EQ(blocks.packed_size(), packed);
+        EXPECT_EQ(blocks.elements(), before);
+      }
+      EXPECT_EQ(next, sizes) << pieces << " pieces";
+    }
+}
+
+TEST(Blocks, SharesOfAllMembersHoldEveryElementOnce) {
+  for (const auto& sizes : block_sizes())
+    for (const int pieces : {1, 3})
+      for (int members = 1; members <= 16; ++members) {
+        Blocks blocks = blocks_of(sizes);
+        for (int piece = 0; piece < pieces; ++piece) {
+          blocks.cut(pieces);
+          blocks.cover(piece);
+          const std::size_t fair = part(blocks.packed_size(), 0, members).size;
+          std::vector<std::size_t> shared(static_cast<std::size_t>(members));
+          for (int d = 0; d < blocks.dp(); ++d) {
+            std::vector<int> times(blocks.size(d));
+            for (int m = 0; m < members; ++m) {
+              const Range share = blocks.overlap(blocks.share(m, members), d);
+              if (share.size == 0) continue;
+              EXPECT_EQ(share.begin % granule, 0U);
+              ASSERT_LE(share.begin + share.size, blocks.size(d));
+              for (std::size_t i = 0; i < share.size; ++i) ++times[share.begin + i];
+              shared[static_cast<std::size_t>(m)] += share.size;
+            }
+            EXPECT_EQ(times, std::vector<int>(blocks.size(d), 1)) << members << " members, block " << d;
+          }
+          for (const std::size_t each : shared) EXPECT_LE(each, fair);
+        }
+      }
+}
+
+TEST(Blocks, PassesFitTheWorkspaceAndAreFew) {
+  for (const auto& sizes : block_sizes())
+    for (const std::size_t granules : {5UL, 6UL, 16UL, 1000UL}) {
+      const std::size_t capacity = granules * granule;  // five blocks at most, each of at least a granule
+      Blocks blocks = blocks_of(sizes);
+      const int passes = passes_for(blocks, capacity);
+      for (int pass = 0; pass < passes; ++pass) {
+        blocks.cover(pass);
+        EXPECT_LE(blocks.packed_size(), capacity);
+      }
+      if (passes == 1) continue;
+      blocks.cut(passes - 1);
+      EXPECT_GT(blocks.packed_size(), capacity) << passes << " passes where fewer would do";
+    }
+}
+
+/// The checker's own numbers, against rounding that looks at both neighbours.
+TEST(Numbers, RoundToTheNearestAndTiesToEven) {
+  using verify::decode;
+  using verify::encode;
+  for (const DType dtype : {DType::bf16, DType::fp16}) {
+    const std::uint32_t infinity = dtype == DType::bf16 ? 0x7F80U : 0x7C00U;
+    for (std::uint32_t bits = 0; bits < infinity; ++bits) {
+      const float value = decode(dtype, bits);
+      ASSERT_EQ(encode(dtype, value), bits);
+      ASSERT_EQ(encode(dtype, -value), bits | 0x8000U);
+      ASSERT_EQ(decode(dtype, bits | 0x8000U), -value);
+      // The value after the largest one is as far off as if it were not infinite.
+      const double above = bits + 1 < infinity ? decode(dtype, bits + 1)
+                                               : 2.0 * value - static_cast<double>(decode(dtype, bits - 1));
+      const double middle = (static_cast<double>(value) + above) / 2;
+      const auto halfway = static_cast<float>(middle);
+      if (static_cast<double>(halfway) == middle) {
+        ASSERT_EQ(encode(dtype, halfway), bits + bits % 2);
+      }
+      ASSERT_EQ(encode(dtype, std::nextafter(halfway, 0.0F)), bits);
+      ASSERT_EQ(encode(dtype, std::nextafter(halfway, INFINITY)), bits + 1);
+    }
+    EXPECT_EQ(encode(dtype, INFINITY), infinity);
+    EXPECT_EQ(encode(dtype, 3e38F * 10), infinity);
+    EXPECT_TRUE(std::isinf(decode(dtype, infinity)) && std::isnan(decode(dtype, infinity + 1)));
+  }
+}
+
 TEST(Names, GoBothWaysAndRefuseOthers) {
   for (const auto op : {Op::all_reduce, Op::all_gather, Op::reduce_scatter, Op::all_reduce_all_gather,
                         Op::reduce_scatter_all_reduce})
     EXPECT_EQ(op_from_name(name(op)), op);
-  for (const auto a : {Algorithm::automatic, Algorithm::one_shot, Algorithm::two_shot, Algorithm::composed})
+  for (const auto a :
+       {Algorithm::automatic, Algorithm::one_shot, Algorithm::two_shot, Algorithm::composed, Algorithm::nccl})
     EXPECT_EQ(algorithm_from_name(name(a)), a);
+  for (const auto b : {BackendKind::cpu, BackendKind::cuda}) EXPECT_EQ(backend_from_name(name(b)), b);
+  for (const auto p : {Protocol::automatic, Protocol::packets, Protocol::barriers})
+    EXPECT_EQ(protocol_from_name(name(p)), p);
   for (const auto d : {DType::bf16, DType::fp16, DType::fp32}) EXPECT_EQ(dtype_from_name(name(d)), d);
   try {
     (void)dtype_from_name("fp8");
@@ -106,6 +239,26 @@ TEST(Rules, ABadCallIsRefusedBeforeAnythingIsSent) {
     a.assign(64, static_cast<float>(bootstrap.rank() + 1));
     c.all_gather(t(a, 2, 4), t(b, 4, 4), 2);  // still usable
     return b[0] == 1.0F && b[8] == 2.0F ? "" : "wrong result after refused calls";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(Rules, CountsInDeviceMemoryAndNcclNeedTheCudaBackend) {
+  const auto results = spawn(Ranks::threads, 1, [](Bootstrap& bootstrap) -> std::string {
+    Communicator c(bootstrap, {.tp = 1, .dp = 1});
+    std::vector<float> a(8);
+    std::vector<float> b(8);
+    const std::int64_t count = 1;
+    int refused = 0;
+    for (const bool on_device : {true, false}) try {
+        c.all_gather(tensor(std::as_const(a).data(), 1, 8), tensor(b.data(), 1, 8),
+                     on_device ? RowCounts::on_device(&count, 1) : RowCounts(1),
+                     {.algorithm = on_device ? Algorithm::automatic : Algorithm::nccl});
+      } catch (const Unsupported& error) {
+        refused += std::string(error.what()).find("backend cuda") != std::string::npos ? 1 : 0;
+      }
+    c.check();
+    return refused == 2 ? "" : "something was accepted";
   });
   EXPECT_EQ(failures(results), "");
 }

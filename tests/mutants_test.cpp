@@ -2,25 +2,12 @@
 // does not alternate. Built with a copy of the library that has MIXCOMM_MUTANTS defined.
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <thread>
 
 #include "mixcomm/mixcomm.hpp"
+#include "support/mutants.hpp"
 #include "support/spawn.hpp"
 #include "verify/verify.hpp"
-
-namespace mixcomm::cpu {
-namespace {
-std::atomic<int> dropped_barrier{-1};
-std::atomic<bool> alternating{true};
-}  // namespace
-bool drops_barrier(int index) {
-  return index == dropped_barrier;
-}
-bool alternates() {
-  return alternating;
-}
-}  // namespace mixcomm::cpu
 
 namespace mixcomm::test {
 namespace {
@@ -37,8 +24,8 @@ struct Mutant {
 
 /// Fresh inputs on every call, each checked at once, with ranks that are late in turn.
 std::vector<std::string> run(const Mutant& mutant, int calls) {
-  cpu::dropped_barrier = mutant.dropped_barrier;
-  cpu::alternating = mutant.alternates;
+  broken().dropped_barrier = mutant.dropped_barrier;
+  broken().one_workspace = !mutant.alternates;
   return spawn(Ranks::threads, 4, [&](Bootstrap& bootstrap) {
     // A rank that has found something wrong leaves; the others need not wait long for it.
     Communicator communicator(bootstrap, {.tp = 2, .dp = 2, .timeout = std::chrono::milliseconds(1500)});

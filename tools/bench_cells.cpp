@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <cstring>
 #include <numeric>
@@ -20,25 +21,10 @@ constexpr std::size_t most_calls = 1'000'000;
 constexpr std::size_t alignment = 4096;  ///< of symmetric memory, and so of plain
 constexpr std::size_t shifts = 8;        ///< different inputs, a cache line apart in the source
 
-/// The bits of -4 .. 4, whose sums are exact and never NaN or denormal.
-std::array<std::uint32_t, 9> small_integers(DType dtype) {
-  std::array<std::uint32_t, 9> bits{};
-  constexpr std::array<std::uint16_t, 5> fp16_bits{0, 0x3C00, 0x4000, 0x4200, 0x4400};
-  for (std::size_t i = 0; i < bits.size(); ++i) {
-    const int value = static_cast<int>(i) - 4;
-    const auto number = static_cast<float>(value);
-    std::uint32_t fp32_bits = 0;
-    std::memcpy(&fp32_bits, &number, sizeof(number));
-    if (dtype == DType::fp32) bits[i] = fp32_bits;
-    if (dtype == DType::bf16) bits[i] = fp32_bits >> 16U;
-    if (dtype == DType::fp16)
-      bits[i] = fp16_bits[static_cast<std::size_t>(std::abs(value))] | (value < 0 ? 0x8000U : 0U);
-  }
-  return bits;
-}
-
 void fill(std::vector<std::byte>& memory, DType dtype, std::uint64_t seed) {
-  const auto integers = small_integers(dtype);
+  std::array<std::uint32_t, 9> integers{};
+  for (std::size_t i = 0; i < integers.size(); ++i)
+    integers[i] = bits_of_integer(dtype, static_cast<int>(i) - 4);
   std::uint64_t state = seed * 0x9E3779B97F4A7C15ULL + 1;
   for (std::size_t i = 0; i + size_of(dtype) <= memory.size(); i += size_of(dtype)) {
     state = state * 6364136223846793005ULL + 1442695040888963407ULL;
@@ -67,6 +53,21 @@ Buffers buffers_from_name(std::string_view name) {
   throw InvalidArgument(fmt::format("no kind of buffers is named '{}'; there are: symmetric, plain", name));
 }
 
+std::string to_string(const Variant& variant) {
+  return variant.protocol == Protocol::automatic
+             ? std::string(name(variant.algorithm))
+             : fmt::format("{}/{}", name(variant.algorithm), name(variant.protocol));
+}
+
+std::uint32_t bits_of_integer(DType dtype, int value) {
+  const auto bits = std::bit_cast<std::uint32_t>(static_cast<float>(value));
+  if (dtype == DType::fp32) return bits;
+  if (dtype == DType::bf16) return bits >> 16U;
+  if (value == 0) return 0;
+  // fp16 has a narrower exponent, 15 in the middle in place of 127, and 13 bits less behind it.
+  return (bits >> 31U << 15U) | (((bits & 0x7FFFFFFFU) >> 13U) - ((127U - 15U) << 10U));
+}
+
 std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype) {
   const std::size_t rows = cell.op == Op::all_reduce
                                ? *std::max_element(cell.rows.begin(), cell.rows.end())
@@ -92,9 +93,9 @@ std::vector<Latencies> Bench::measure(const Cell& cell, const Effort& effort) {
   const bool symmetric = cell.buffers == Buffers::symmetric;
   const Memory memory =
       symmetric ? Memory{in_.data(), out_.data()} : Memory{aligned(plain_in_), aligned(plain_out_)};
-  const std::size_t count = cell.algorithms.size();
+  const std::size_t count = cell.variants.size();
   std::vector<Latencies> latencies(count);
-  for (const Algorithm algorithm : cell.algorithms) turn(cell, algorithm, memory, warm_up_calls);
+  for (const Variant& variant : cell.variants) turn(cell, variant.algorithm, memory, warm_up_calls);
 
   const auto start = Clock::now();
   std::size_t calls = 0;
@@ -104,7 +105,7 @@ std::vector<Latencies> Bench::measure(const Cell& cell, const Effort& effort) {
     for (std::size_t i = 0; i < count; ++i) {
       // None is always first, or always behind the same other one.
       const std::size_t which = (i + calls / calls_per_turn) % count;
-      turn(cell, cell.algorithms[which], memory, now);
+      turn(cell, cell.variants[which].algorithm, memory, now);
       meeting_.barrier();
       collect(now, latencies[which]);
     }

@@ -14,22 +14,35 @@ enum class Buffers : std::uint8_t { plain, symmetric };
 /// Throws InvalidArgument.
 [[nodiscard]] Buffers buffers_from_name(std::string_view name);
 
-/// One shape of one operation; its algorithms are measured in turn.
+/// One way to carry out an operation.
+struct Variant {
+  Algorithm algorithm = Algorithm::one_shot;
+  Protocol protocol = Protocol::automatic;  ///< CUDA, two_shot
+  friend bool operator==(const Variant&, const Variant&) = default;
+};
+/// "two_shot/packets"
+[[nodiscard]] std::string to_string(const Variant& variant);
+
+/// One shape of one operation; its variants are measured in turn.
 struct Cell {
   Op op = Op::all_reduce;
   std::vector<std::size_t> rows;  ///< one count per DP rank
+  bool rows_on_device = false;    ///< CUDA; `composed` and `nccl` take them from the host all the same
   Buffers buffers = Buffers::symmetric;
-  std::vector<Algorithm> algorithms;
+  std::vector<Variant> variants;
 };
 
 /// How long to measure a cell.
 struct Effort {
-  std::size_t iterations = 0;  ///< calls of each algorithm; 0: for `seconds`
+  std::size_t iterations = 0;  ///< calls of each variant; 0: for `seconds`
   double seconds = 0.5;
 };
 
-/// Microseconds per call of one algorithm, each the longest of all ranks.
+/// Microseconds per call of one variant, each the longest of all ranks.
 using Latencies = std::vector<double>;
+
+/// The element -4 <= `value` <= 4 of a dtype, and the sums of 64 such: exact, and never NaN or denormal.
+[[nodiscard]] std::uint32_t bits_of_integer(DType dtype, int value);
 
 /// The tensor with all rows; for all_reduce, the largest.
 [[nodiscard]] std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype);
@@ -40,8 +53,8 @@ class Bench {
   Bench(Bootstrap& bootstrap, Communicator& communicator, std::size_t hidden, DType dtype,
         std::size_t most_bytes);
 
-  /// Before each call every rank writes new inputs, then all meet; then each measures its call. Algorithms
-  /// take turns of some calls each, so that noise of the machine meets them alike. Collective; by algorithm,
+  /// Before each call every rank writes new inputs, then all meet; then each measures its call. Variants
+  /// take turns of some calls each, so that noise of the machine meets them alike. Collective; by variant,
   /// filled on rank 0 alone.
   [[nodiscard]] std::vector<Latencies> measure(const Cell& cell, const Effort& effort);
 

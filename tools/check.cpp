@@ -5,7 +5,9 @@
 #include <cstdio>
 #include <memory>
 
+#include "tools/backend.hpp"
 #include "tools/check_cases.hpp"
+#include "tools/gpus.hpp"
 #include "tools/machine.hpp"
 #include "tools/output.hpp"
 #include "tools/ranks.hpp"
@@ -17,41 +19,27 @@ namespace {
 constexpr const char* examples =
     R"(Every case has fresh inputs on every rank, and every element of its output is compared bit by bit with the ordered sum
 that the definition of the operation gives, computed apart from the library: all buffer kinds, 0, 1, odd, uneven and many
-rows, idle DP ranks, messages longer than the workspace, small integers and random floats.
+rows, idle DP ranks, messages longer than the workspace, small integers and random floats. On GPUs also row counts in device
+memory.
 
 Examples:
   mixcomm check                              grids of up to 8 ranks, some minutes
   mixcomm check --tp 2 --dp 2 --quick
   mixcomm check --tp 2 --dp 2 --uneven 3,0 --hidden 2880 --buffers symmetric
   mixcomm check --grids 2x2,4x2 --op all_reduce_all_gather --dtype bf16 --processes
+  mixcomm check --backend cuda --one-gpu                         ranks as streams of one GPU
+  mixcomm check --backend cuda --one-gpu --processes --grids 4x2 as processes that share it, under MPS
   mixcomm run -n 4 -- mixcomm check --tp 2 --dp 2)";
-
-struct GridSize {
-  int tp;
-  int dp;
-  [[nodiscard]] int world() const { return tp * dp; }
-};
 
 struct CheckOptions {
   int tp = 0;  ///< 0: not given
   int dp = 0;
   std::vector<std::string> grids;
   CaseFlags cases;
-  std::string backend = "cpu";
+  BackendFlags backend;
   std::string json_path;
   RankFlags ranks;
 };
-
-GridSize grid_from_text(const std::string& text) {
-  int tp = 0;
-  int dp = 0;
-  int length = 0;
-  if (std::sscanf(text.c_str(), "%dx%d%n", &tp, &dp, &length) != 2 ||
-      static_cast<std::size_t>(length) != text.size())
-    throw InvalidArgument(fmt::format("--grids: '{}' is no grid; write TPxDP, as in 4x2", text));
-  (void)world_of(tp, dp);
-  return {tp, dp};
-}
 
 std::vector<GridSize> grids_of(const CheckOptions& options) {
   if (options.tp != 0 || options.dp != 0) {
@@ -59,8 +47,7 @@ std::vector<GridSize> grids_of(const CheckOptions& options) {
     (void)world_of(grid.tp, grid.dp);
     return {grid};
   }
-  std::vector<GridSize> grids;
-  for (const std::string& text : options.grids) grids.push_back(grid_from_text(text));
+  std::vector<GridSize> grids = grids_from_texts(options.grids);
   if (!grids.empty()) return grids;
   if (const int world = launched_world(); world > 0) {
     for (int tp = 1; tp <= world; ++tp)
@@ -70,17 +57,24 @@ std::vector<GridSize> grids_of(const CheckOptions& options) {
   return {{1, 1}, {2, 1}, {1, 2}, {2, 2}, {4, 1}, {1, 4}, {3, 2}, {4, 2}, {2, 4}, {8, 1}, {1, 8}};
 }
 
+std::vector<verify::Case> cases_of(const CheckOptions& options, const GridSize& grid) {
+  verify::Matrix matrix;
+  matrix.tp = grid.tp;
+  matrix.dp = grid.dp;
+  matrix.backend = options.backend.kind;
+  return check_cases_of(options.cases, matrix);
+}
+
 /// What this rank found wrong: the indices of cases, and the first of them in words.
 struct Findings {
   std::vector<std::size_t> failed;
   std::string first;
 };
 
-Findings check_cases(Communicator& communicator, const std::vector<verify::Case>& cases, Progress* progress) {
+Findings check_cases(verify::Verifier& verifier, const std::vector<verify::Case>& cases, Progress* progress) {
   Findings findings;
   std::size_t next = 0;
   try {
-    verify::Verifier verifier(communicator, verify::most_elements(cases, communicator.options().dp));
     for (; next < cases.size(); ++next) {
       const std::string wrong = verifier.run(cases[next]);
       if (!wrong.empty()) {
@@ -102,17 +96,27 @@ Findings check_cases(Communicator& communicator, const std::vector<verify::Case>
 
 /// One grid on the bootstrap's ranks. The same on every rank.
 Json check_grid(Bootstrap& bootstrap, const CheckOptions& options, const GridSize& grid) {
-  const auto cases = check_cases_of(options.cases, grid.tp, grid.dp);
-  Communicator communicator(bootstrap, {.tp = grid.tp,
-                                        .dp = grid.dp,
-                                        .timeout = options.ranks.timeout(),
-                                        .workspace_bytes = verify::workspace_bytes});
+  const auto cases = cases_of(options, grid);
+  CommunicatorOptions wanted{.tp = grid.tp,
+                             .dp = grid.dp,
+                             .timeout = options.ranks.timeout(),
+                             .workspace_bytes = verify::workspace_bytes,
+                             .backend = options.backend.kind};
+  Json result{{"tp", grid.tp}, {"dp", grid.dp}};
+  if (options.backend.cuda()) {
+    const GpuPlace place = place_on_gpu(bootstrap, options.backend, options.ranks);
+    wanted.cuda.device = place.device;
+    result["ranks"] = name(place.ranks);
+  }
+  Communicator communicator(bootstrap, wanted);
+  verify::Verifier verifier(communicator, verify::most_elements(cases, grid.dp));
   std::unique_ptr<Progress> progress;
   if (bootstrap.rank() == 0)
     progress = std::make_unique<Progress>(fmt::format("check {}x{}", grid.tp, grid.dp));
-  const Findings mine = check_cases(communicator, cases, progress.get());
+  const Findings mine = check_cases(verifier, cases, progress.get());
   progress.reset();
 
+  // Also the point that all ranks reach before any of them gives back memory, which on a GPU holds up others.
   std::vector<bool> failed(cases.size());
   std::string first;
   for (const std::string& text :
@@ -121,8 +125,10 @@ Json check_grid(Bootstrap& bootstrap, const CheckOptions& options, const GridSiz
     for (const std::size_t index : theirs[0].get<std::vector<std::size_t>>()) failed[index] = true;
     if (first.empty()) first = theirs[1].get<std::string>();
   }
-  const auto failures = std::count(failed.begin(), failed.end(), true);
-  return {{"tp", grid.tp}, {"dp", grid.dp}, {"cases", cases.size()}, {"failed", failures}, {"first", first}};
+  result["cases"] = cases.size();
+  result["failed"] = std::count(failed.begin(), failed.end(), true);
+  result["first"] = first;
+  return result;
 }
 
 void print_grid(const Json& grid) {
@@ -135,10 +141,13 @@ void print_grid(const Json& grid) {
 }
 
 int check(const CheckOptions& options, const std::string& command_line) {
-  check_backend(options.backend);
   const std::vector<GridSize> grids = grids_of(options);
-  for (const GridSize& grid : grids)
-    (void)check_cases_of(options.cases, grid.tp, grid.dp);  // before any rank is started
+  int world = 1;
+  for (const GridSize& grid : grids) {  // before any rank is started
+    world = std::max(world, grid.world());
+    (void)cases_of(options, grid);
+  }
+  check_backend(options.backend, options.ranks, world);
   JsonFile file(this_process_prints() ? options.json_path : "");
   Json results = Json::array();
   bool prints = true;
@@ -169,7 +178,12 @@ int check(const CheckOptions& options, const std::string& command_line) {
   }
   if (prints) {
     fmt::print("{} passed, {} failed\n", passed, failed);
-    file.write({{"machine", machine()},
+    Json about = machine();
+    if (options.backend.cuda()) {
+      about["gpu"] = measured_gpus();
+      about["commit"] = commit();
+    }
+    file.write({{"machine", about},
                 {"command", command_line},
                 {"grids", results},
                 {"passed", passed},
@@ -187,13 +201,9 @@ void add_check(CLI::App& app, Invocation& invocation) {
   const CLI::Range ranks(1, max_ranks);
   auto* tp = sub->add_option("--tp", options->tp, "Ranks of tensor parallelism")->check(ranks);
   auto* dp = sub->add_option("--dp", options->dp, "Ranks of data parallelism")->check(ranks);
-  sub->add_option("--grids", options->grids, "Several grids")
-      ->type_name("TPxDP,...")
-      ->delimiter(',')
-      ->excludes(tp)
-      ->excludes(dp);
+  add_grids_flag(*sub, options->grids, {tp, dp});
   add_case_flags(*sub, options->cases);
-  add_backend_flag(*sub, options->backend);
+  add_backend_flags(*sub, options->backend);
   sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
   add_rank_flags(*sub, options->ranks);
   sub->callback([&invocation, options] {

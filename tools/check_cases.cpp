@@ -30,6 +30,12 @@ std::vector<verify::Case> with_shapes(const std::vector<verify::Case>& cases,
       shaped.rows = rows;
       shaped.hidden = hidden;
       shaped.seed += (result.size() + 1) << 16U;
+      if (each.most != 0) {  // counts in device memory: as much room as those of the matrix had beyond them
+        const std::size_t beyond = each.most - *std::max_element(each.rows.begin(), each.rows.end());
+        shaped.most = std::max<std::size_t>(*std::max_element(rows.begin(), rows.end()) + beyond, 1);
+        if (each.room != 0)
+          shaped.room = std::max<std::size_t>(std::accumulate(rows.begin(), rows.end(), std::size_t{0}), 1);
+      }
       result.push_back(shaped);
     }
   return result;
@@ -47,24 +53,30 @@ void add_case_flags(CLI::App& app, CaseFlags& flags) {
   app.add_flag("--quick", flags.quick, "Without the messages that are longer than the workspace");
 }
 
-std::vector<verify::Case> check_cases_of(const CaseFlags& flags, int tp, int dp) {
-  auto cases = verify::cases_of({.tp = tp,
-                                 .dp = dp,
-                                 .ops = flags.ops,
-                                 .algorithms = flags.algorithms,
-                                 .dtypes = flags.dtypes,
-                                 .large = !flags.quick});
+std::vector<verify::Case> check_cases_of(const CaseFlags& flags, const verify::Matrix& grid) {
+  if (std::find(flags.algorithms.begin(), flags.algorithms.end(), Algorithm::nccl) != flags.algorithms.end())
+    throw InvalidArgument(
+        "--algorithm nccl: NCCL sums in orders of its own, so its results have no bits to compare; check "
+        "auto, one_shot, "
+        "two_shot or composed");
+  verify::Matrix matrix = grid;
+  matrix.ops = flags.ops;
+  matrix.algorithms = flags.algorithms;
+  matrix.dtypes = flags.dtypes;
+  matrix.large = !flags.quick;
+  auto cases = verify::cases_of(matrix);
   constexpr std::size_t default_hidden = 4096;
   const bool has_rows = !flags.rows.equal.empty() || !flags.rows.uneven.empty();
   if (flags.hidden != 0 && !has_rows) throw InvalidArgument("--hidden needs --rows or --uneven");
   if (has_rows)
-    cases = with_shapes(cases, flags.rows.per_dp_rank(dp), flags.hidden != 0 ? flags.hidden : default_hidden);
+    cases = with_shapes(cases, flags.rows.per_dp_rank(grid.dp),
+                        flags.hidden != 0 ? flags.hidden : default_hidden);
   if (!flags.buffers.empty())
     std::erase_if(cases, [&](const verify::Case& each) {
       return std::find(flags.buffers.begin(), flags.buffers.end(), each.buffers) == flags.buffers.end();
     });
   constexpr std::size_t limit = std::size_t{1} << 30U;
-  if (verify::most_elements(cases, dp) > limit)
+  if (verify::most_elements(cases, grid.dp) > limit)
     throw InvalidArgument(
         fmt::format("the largest tensor would have more than {} elements; ask for fewer rows or a "
                     "smaller hidden",

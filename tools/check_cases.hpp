@@ -20,7 +20,8 @@ struct CaseFlags {
 };
 void add_case_flags(CLI::App& app, CaseFlags& flags);
 
-/// The same on every rank. Throws InvalidArgument if --uneven does not fit the grid.
-[[nodiscard]] std::vector<verify::Case> check_cases_of(const CaseFlags& flags, int tp, int dp);
+/// The same on every rank. `grid`: of verify::Matrix, tp, dp and backend. Throws InvalidArgument if --uneven
+/// does not fit the grid.
+[[nodiscard]] std::vector<verify::Case> check_cases_of(const CaseFlags& flags, const verify::Matrix& grid);
 
 }  // namespace mixcomm::tools

@@ -5,15 +5,35 @@
 #include <memory>
 
 #include "mixcomm/mixcomm.hpp"
+#include "tools/backend.hpp"
+#include "tools/gpus.hpp"
 #include "tools/machine.hpp"
 #include "tools/output.hpp"
 
 namespace mixcomm::tools {
 namespace {
 
-constexpr const char* examples = R"(Examples:
+constexpr const char* examples =
+    R"(With --backend cuda the exit code is 2, with the reason, if ranks cannot run there; with --one-gpu or --processes, if they
+cannot run in that way.
+
+Examples:
   mixcomm info
-  mixcomm info --json)";
+  mixcomm info --json
+  mixcomm info --backend cuda --one-gpu --processes)";
+
+struct InfoOptions {
+  bool json = false;
+  BackendFlags backend;
+  bool processes = false;
+};
+
+/// Throws what ranks would, if the backend was named.
+void check_usable(const InfoOptions& options) {
+  check_backend(options.backend, {}, 1);
+  if (options.backend.cuda() && options.processes && (options.backend.one_gpu || gpu_count() == 1))
+    need_mps(2);
+}
 
 template <class T>
 std::vector<std::string> names(std::initializer_list<T> values) {
@@ -38,7 +58,7 @@ Json describe() {
   info["machine"] = machine();
   info["backends"] = {
       {"cpu", {{"available", true}, {"instruction_set", info["machine"]["instruction_set"]}}},
-      {"cuda", {{"available", false}, {"why", "not built in: this build has no CUDA backend"}}},
+      {"cuda", gpus()},
   };
   info["between_hosts"] = {{"available", false},
                            {"why", "not built in: this build has no MPI or NCCL transport"}};
@@ -60,7 +80,7 @@ std::string text_of(const Json& info) {
                                  machine_text(info["machine"]));
   text += fmt::format("\nbackends\n  cpu           available, {}\n",
                       info["backends"]["cpu"]["instruction_set"].get<std::string>());
-  text += fmt::format("  cuda          {}\n", info["backends"]["cuda"]["why"].get<std::string>());
+  text += fmt::format("  cuda          {}", gpus_text(info["backends"]["cuda"]));
   text += fmt::format("  between hosts {}\n", info["between_hosts"]["why"].get<std::string>());
   text += fmt::format("\noperations      {}\nalgorithms      {}\ndtypes          {}\nmost ranks      {}\n",
                       list("operations"), list("algorithms"), list("dtypes"), info["max_ranks"].get<int>());
@@ -77,12 +97,15 @@ std::string text_of(const Json& info) {
 void add_info(CLI::App& app, Invocation& invocation) {
   auto* sub = app.add_subcommand("info", "Say what this machine is, and what this build can do on it");
   sub->footer(examples);
-  const auto as_json = std::make_shared<bool>(false);
-  sub->add_flag("--json", *as_json, "As one JSON object");
-  sub->callback([&invocation, as_json] {
-    invocation.action = [as_json] {
+  const auto options = std::make_shared<InfoOptions>();
+  sub->add_flag("--json", options->json, "As one JSON object");
+  add_backend_flags(*sub, options->backend);
+  sub->add_flag("--processes", options->processes, "CUDA: ask for ranks as processes");
+  sub->callback([&invocation, options] {
+    invocation.action = [options] {
+      check_usable(*options);
       const Json info = describe();
-      fmt::print("{}", *as_json ? dump(info) + "\n" : text_of(info));
+      fmt::print("{}", options->json ? dump(info) + "\n" : text_of(info));
       return all_well;
     };
   });

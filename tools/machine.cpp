@@ -5,6 +5,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -73,6 +74,11 @@ Json machine() {
     result["kernel"] = fmt::format("{} {}", system.sysname, system.release);
   }
   return result;
+}
+
+std::string commit() {
+  const char* said = std::getenv("MIXCOMM_COMMIT");
+  return said != nullptr && *said != '\0' ? said : MIXCOMM_COMMIT;
 }
 
 std::string machine_text(const Json& machine) {

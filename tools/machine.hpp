@@ -14,7 +14,11 @@ namespace mixcomm::tools {
 /// tell is left out.
 [[nodiscard]] Json machine();
 
-/// The same in lines of text, indented by two.
+/// The commit that this was built from: what MIXCOMM_COMMIT says when it is built, or now; or what git said;
+/// or "unknown".
+[[nodiscard]] std::string commit();
+
+/// machine() in lines of text, indented by two.
 [[nodiscard]] std::string machine_text(const Json& machine);
 
 }  // namespace mixcomm::tools

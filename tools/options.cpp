@@ -1,6 +1,7 @@
 #include "tools/options.hpp"
 
 #include <cstdint>
+#include <cstdio>
 
 namespace mixcomm::tools {
 
@@ -41,18 +42,6 @@ void add_rank_flags(CLI::App& app, RankFlags& flags) {
       ->check(CLI::Range(0.1, 86400.0));
 }
 
-void add_backend_flag(CLI::App& app, std::string& backend) {
-  app.add_option("--backend", backend, "cpu (this build has no other)")
-      ->type_name("NAME")
-      ->check(CLI::IsMember({"cpu", "cuda"}));
-}
-
-void check_backend(const std::string& backend) {
-  if (backend == "cuda")
-    throw Unsupported(
-        "this build has no CUDA backend; use --backend cpu ('mixcomm info' lists what there is)");
-}
-
 void add_row_flags(CLI::App& app, RowFlags& flags) {
   const CLI::Range count(0, most_rows);
   auto* equal = app.add_option("--rows", flags.equal,
@@ -87,6 +76,27 @@ int world_of(int tp, int dp) {
                     "ranks",
                     tp, dp, max_ranks));
   return tp * dp;
+}
+
+std::vector<GridSize> grids_from_texts(const std::vector<std::string>& texts) {
+  std::vector<GridSize> grids;
+  for (const std::string& text : texts) {
+    GridSize grid;
+    int length = 0;
+    if (std::sscanf(text.c_str(), "%dx%d%n", &grid.tp, &grid.dp, &length) != 2 ||
+        static_cast<std::size_t>(length) != text.size())
+      throw InvalidArgument(fmt::format("--grids: '{}' is no grid; write TPxDP, as in 4x2", text));
+    (void)world_of(grid.tp, grid.dp);
+    grids.push_back(grid);
+  }
+  return grids;
+}
+
+void add_grids_flag(CLI::App& app, std::vector<std::string>& texts,
+                    std::initializer_list<CLI::Option*> excluded) {
+  auto* grids =
+      app.add_option("--grids,--grid", texts, "Several grids")->type_name("TPxDP,...")->delimiter(',');
+  for (CLI::Option* other : excluded) grids->excludes(other);
 }
 
 }  // namespace mixcomm::tools

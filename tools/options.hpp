@@ -73,10 +73,6 @@ struct RankFlags {
 };
 void add_rank_flags(CLI::App& app, RankFlags& flags);
 
-/// --backend: throws Unsupported for what this build has not.
-void add_backend_flag(CLI::App& app, std::string& backend);
-void check_backend(const std::string& backend);
-
 /// --rows 1,4,16 (a sweep of equal counts per DP rank), or --uneven 3,0,5 (one count per DP rank).
 struct RowFlags {
   std::vector<std::size_t> equal;
@@ -90,5 +86,17 @@ void add_row_flags(CLI::App& app, RowFlags& flags);
 
 /// tp * dp, if that many ranks can be. Throws InvalidArgument.
 [[nodiscard]] int world_of(int tp, int dp);
+
+struct GridSize {
+  int tp = 1;
+  int dp = 1;
+  [[nodiscard]] int world() const { return tp * dp; }
+};
+
+/// The grids of --grids 4x2,2x4. Throws InvalidArgument for what is none.
+[[nodiscard]] std::vector<GridSize> grids_from_texts(const std::vector<std::string>& texts);
+/// --grids, which excludes those.
+void add_grids_flag(CLI::App& app, std::vector<std::string>& texts,
+                    std::initializer_list<CLI::Option*> excluded);
 
 }  // namespace mixcomm::tools

@@ -23,11 +23,13 @@ per DP rank, as in 'mixcomm bench'.
 Examples:
   mixcomm plan --attn-tp 2 --attn-dp 2 --rows 4
   mixcomm plan --model ~/models/Qwen3.5-MoE --attn-tp 4 --attn-dp 2 --moe-tp 2 --moe-ep 4 --uneven 7,0
+  mixcomm plan --attn-tp 4 --attn-dp 2 --rows 16 --backend cuda
   mixcomm plan --attn-tp 2 --attn-dp 2 --json)";
 
 struct PlanOptions {
   ModelFlags model;
   RowFlags rows{.equal = {1}, .uneven = {}};
+  BackendKind backend = BackendKind::cpu;
   bool json = false;
 };
 
@@ -83,12 +85,14 @@ Json operation_json(const Transition::Step& operation, const Step& step) {
   json["bytes_per_rank"] = std::llround(wire_bytes(operation.op, tp, dp, bytes));
   const Algorithm asked = step.options.model.algorithm;
   const bool automatic = asked == Algorithm::automatic;
-  const Circumstances circumstances{.op = operation.op,
-                                    .tp = tp,
-                                    .dp = dp,
-                                    .bytes = bytes,
-                                    .symmetric = true,  // as the runner's
-                                    .crowded = tp * dp > usable_processors()};
+  const Circumstances circumstances{
+      .op = operation.op,
+      .tp = tp,
+      .dp = dp,
+      .bytes = bytes,
+      .symmetric = true,  // as the runner's
+      .crowded = step.options.backend == BackendKind::cpu && tp * dp > usable_processors(),
+      .backend = step.options.backend};
   json["algorithm"] = name(automatic ? choose(circumstances) : asked);
   json["why_algorithm"] = automatic ? why_chosen(circumstances) : "--algorithm asks for it";
   return json;
@@ -165,6 +169,8 @@ void add_plan(CLI::App& app, Invocation& invocation) {
   const auto options = std::make_shared<PlanOptions>();
   add_model_flags(*sub, options->model);
   add_row_flags(*sub, options->rows);
+  add_named(*sub, "--backend", options->backend, backend_from_name,
+            "What would run it: cpu (default) or cuda");
   sub->add_flag("--json", options->json, "As one JSON object");
   sub->callback([&invocation, options] {
     invocation.action = [options] {

@@ -21,19 +21,24 @@ Json run_as_threads(const RankOptions& options, const Body& fn) {
   std::mutex mutex;
   std::exception_ptr first;  // in time: the others' errors follow from it
   Json result;
-  run_threads(
-      options.world,
-      [&](Bootstrap& bootstrap) {
-        try {
-          Json value = fn(bootstrap);
-          if (bootstrap.rank() == 0) result = std::move(value);
-        } catch (...) {
-          const std::lock_guard lock(mutex);
-          if (!first) first = std::current_exception();
-        }
-      },
-      options.timeout);
-  if (first) std::rethrow_exception(first);
+  const auto rank = [&](Bootstrap& bootstrap) {
+    try {
+      Json value = fn(bootstrap);
+      if (bootstrap.rank() == 0) result = std::move(value);
+    } catch (...) {
+      {
+        const std::lock_guard lock(mutex);
+        if (!first) first = std::current_exception();
+      }
+      throw;  // so that the others do not wait for this rank
+    }
+  };
+  try {
+    run_threads(options.world, rank, options.timeout);
+  } catch (...) {
+    if (first) std::rethrow_exception(first);
+    throw;
+  }
   return result;
 }
 

@@ -4,126 +4,25 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstring>
 #include <numeric>
+
+#include "verify/numbers.hpp"
+#include "verify/oracle.hpp"
 
 namespace mixcomm::verify {
 namespace {
-
-// --- numbers, in plain scalar code that shares nothing with the library's
-// ------------------------------------------------
-
-std::uint64_t mix(std::uint64_t x) {
-  x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9ULL;
-  x = (x ^ (x >> 27U)) * 0x94D049BB133111EBULL;
-  return x ^ (x >> 31U);
-}
-
-float decode(DType dtype, std::uint32_t bits) {
-  if (dtype == DType::fp32) return std::bit_cast<float>(bits);
-  if (dtype == DType::bf16) return std::bit_cast<float>(bits << 16U);
-  const std::uint32_t exponent = (bits >> 10U) & 31U;
-  const auto mantissa = static_cast<float>(bits & 1023U);
-  const float sign = (bits & 0x8000U) != 0 ? -1.0F : 1.0F;
-  if (exponent == 31) return mantissa != 0 ? NAN : sign * INFINITY;
-  return sign * (exponent == 0 ? std::ldexp(mantissa, -24)
-                               : std::ldexp(1024.0F + mantissa, static_cast<int>(exponent) - 25));
-}
-
-/// Rounds to the nearest, ties to even, by looking at the two neighbours.
-std::uint32_t encode(DType dtype, float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  if (dtype == DType::fp32) return bits;
-  if (dtype == DType::bf16) {
-    const std::uint32_t below = bits >> 16U;
-    const std::uint32_t rest = bits & 0xFFFFU;
-    return rest > 0x8000U || (rest == 0x8000U && (below & 1U) != 0) ? below + 1 : below;
-  }
-  const std::uint32_t sign = (bits >> 16U) & 0x8000U;
-  const double magnitude = std::fabs(static_cast<double>(value));
-  if (magnitude == 0) return sign;
-  const int exponent = std::max(std::ilogb(magnitude), -14);
-  const double steps = std::nearbyint(std::ldexp(magnitude, 10 - exponent));  // ties to even
-  if (exponent > 15 || (exponent == 15 && steps >= 2048)) return sign | 0x7C00U;
-  // A carry into the next exponent falls out of the addition.
-  return sign | (static_cast<std::uint32_t>(exponent + 14) * 1024U + static_cast<std::uint32_t>(steps));
-}
-
-std::uint32_t load(DType dtype, const std::byte* data, std::size_t i) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, data + i * size_of(dtype), size_of(dtype));
-  return bits;
-}
-void store(DType dtype, std::byte* data, std::size_t i, std::uint32_t bits) {
-  std::memcpy(data + i * size_of(dtype), &bits, size_of(dtype));
-}
-
-// --- the oracle
-// -----------------------------------------------------------------------------------------------------------
-
-/// Element i of what rank r puts in, for any rank: so that each rank knows all inputs without communication.
-float input(const Case& c, int rank, std::size_t i) {
-  const std::uint64_t h = mix(mix(c.seed * 64 + static_cast<std::uint64_t>(rank)) + i);
-  if (c.values == Values::integers) return static_cast<float>(static_cast<int>(h % 9) - 4);
-  const float value =
-      std::ldexp(static_cast<float>(static_cast<std::int32_t>(h >> 32U)), -31 + static_cast<int>(h % 5));
-  return decode(c.dtype, encode(c.dtype, value));
-}
-
-/// What rank (t, d) must find at element i of block `block`: written down from the definition of each
-/// operation.
-struct Oracle {
-  const Case& c;
-  Grid grid;
-  std::size_t offset(int d) const {
-    return std::accumulate(c.rows.begin(), c.rows.begin() + d, std::size_t{0}) * c.hidden;
-  }
-  float at(int t, int d, std::size_t i) const { return input(c, d * grid.tp.size + t, i); }
-  float round(float x) const { return decode(c.dtype, encode(c.dtype, x)); }
-
-  float sum_over_tp(int d, std::size_t i) const {
-    float sum = at(0, d, i);
-    for (int t = 1; t < grid.tp.size; ++t) sum += at(t, d, i);
-    return sum;
-  }
-  float sum_over_dp(int t, std::size_t i) const {
-    float sum = at(t, 0, i);
-    for (int d = 1; d < grid.dp.size; ++d) sum += at(t, d, i);
-    return sum;
-  }
-  float expected(int block, std::size_t i) const {
-    switch (c.op) {
-      case Op::all_reduce:
-        return round(sum_over_tp(grid.dp.member, i));
-      case Op::all_gather:
-        return at(grid.tp.member, block, i);
-      case Op::reduce_scatter:
-        return round(sum_over_dp(grid.tp.member, offset(block) + i));
-      case Op::all_reduce_all_gather:
-        return round(sum_over_tp(block, i));
-      case Op::reduce_scatter_all_reduce:
-        break;
-    }
-    const std::size_t j = offset(block) + i;
-    if (c.algorithm == Algorithm::composed && grid.tp.size > 1 && grid.dp.size > 1) {
-      float sum = round(sum_over_dp(0, j));  // two operations, so two roundings
-      for (int t = 1; t < grid.tp.size; ++t) sum += round(sum_over_dp(t, j));
-      return round(sum);
-    }
-    float sum = sum_over_tp(0, j);
-    for (int d = 1; d < grid.dp.size; ++d) sum += sum_over_tp(d, j);
-    return round(sum);
-  }
-};
 
 bool gathers(Op op) {
   return op == Op::all_reduce || op == Op::all_gather || op == Op::all_reduce_all_gather;
 }
 
-constexpr std::size_t guard = 64;  // bytes around `out` that must stay as they are
+constexpr std::size_t guard = 64;  // bytes around tensors that must stay as they are
 constexpr std::byte poison{0xA5};
+
+/// Room for a tensor, guards on both sides, and an odd start.
+std::size_t bytes_for(std::size_t tensor_bytes, std::size_t element_bytes) {
+  return tensor_bytes + 2 * guard + 8 * element_bytes;
+}
 
 }  // namespace
 
@@ -144,148 +43,190 @@ std::string_view name(Buffers buffers) {
 }
 
 std::string describe(const Case& c) {
-  return fmt::format("{} {} {} rows [{}] hidden {} {} {} seed {}", name(c.op), name(c.algorithm),
-                     name(c.dtype), fmt::join(c.rows, ", "), c.hidden, name(c.buffers),
-                     c.values == Values::integers ? "integers" : "floats", c.seed);
+  return fmt::format("{} {} {} rows [{}]{} hidden {} {} {} seed {}", name(c.op), name(c.algorithm),
+                     name(c.dtype), fmt::join(c.rows, ", "),
+                     c.most == 0 ? "" : fmt::format(" on the device (most {}, room {})", c.most, c.room),
+                     c.hidden, name(c.buffers), c.values == Values::integers ? "integers" : "floats", c.seed);
 }
 
-Verifier::Verifier(Communicator& communicator, std::size_t most_elements)
+/// Memory that a case uses, and what was written to it.
+struct Verifier::Region {
+  std::byte* data = nullptr;
+  std::vector<std::byte> image;
+};
+
+struct Verifier::Slot {
+  Case c;
+  Region in;
+  Region out;
+  bool in_place = false;     ///< both tensors are in `out`
+  std::size_t in_begin = 0;  ///< bytes from the region's begin to the tensor
+  std::size_t out_begin = 0;
+  std::size_t out_elements = 0;  ///< that the call must write
+  ConstTensor in_view;
+  Tensor out_view;
+  std::int64_t* counts = nullptr;
+};
+
+Verifier::Verifier(Communicator& communicator, std::size_t most_elements, int slots)
+    : Verifier(communicator, make_device(communicator.options().backend, communicator.options().cuda.device),
+               most_elements, slots) {}
+
+// Plain memory first: after the allocations of symmetric memory, which are collective, all ranks have theirs.
+Verifier::Verifier(Communicator& communicator, std::shared_ptr<Device> device, std::size_t most_elements,
+                   int slots)
     : communicator_(communicator),
-      in_(communicator.allocate(most_elements * 4 + 2 * guard)),
-      out_(communicator.allocate(most_elements * 4 + 2 * guard)) {}
+      device_(std::move(device)),
+      region_bytes_((bytes_for(most_elements * 4, 4) + 255) / 256 * 256),
+      plain_in_(device_->allocate(region_bytes_ * static_cast<std::size_t>(slots))),
+      plain_out_(device_->allocate(region_bytes_ * static_cast<std::size_t>(slots))),
+      counts_(device_->allocate(sizeof(std::int64_t) * max_ranks * static_cast<std::size_t>(slots))),
+      slots_(static_cast<std::size_t>(slots)) {
+  symmetric_in_ = communicator.allocate(region_bytes_ * static_cast<std::size_t>(slots));
+  symmetric_out_ = communicator.allocate(region_bytes_ * static_cast<std::size_t>(slots));
+}
+
+Verifier::~Verifier() = default;
 
 std::string Verifier::run(const Case& c) {
+  prepare(c);
+  launch();
+  device_->synchronize();
+  return check();
+}
+
+void Verifier::prepare(const Case& c, int slot) {
+  Slot& s = slots_[static_cast<std::size_t>(slot)];
+  s.c = c;
   const Grid& grid = communicator_.grid();
-  const Oracle oracle{c, grid};
-  const int d = grid.dp.member;
+  const Oracle oracle(s.c, grid);
   const std::size_t esize = size_of(c.dtype);
   const bool gather = gathers(c.op);
   const bool one_block = c.op == Op::all_reduce;  // both tensors are the own block
-  const std::size_t own = c.rows[static_cast<std::size_t>(d)] * c.hidden;
-  const std::size_t all = one_block ? own : oracle.offset(grid.dp.size);
-  const std::size_t in_elements = gather ? own : all;
-  const std::size_t out_elements = gather ? all : own;
+  const std::size_t own_rows = c.rows[static_cast<std::size_t>(grid.dp.member)];
+  const std::size_t all_rows =
+      one_block ? own_rows : std::accumulate(c.rows.begin(), c.rows.end(), std::size_t{0});
+  // What the tensors have room for.
+  const std::size_t one_room = c.most == 0 ? own_rows : c.most;
+  const std::size_t all_room = c.most == 0   ? all_rows
+                               : one_block   ? c.most
+                               : c.room != 0 ? c.room
+                                             : c.most * static_cast<std::size_t>(grid.dp.size);
+  const std::size_t in_room = gather ? one_room : all_room;
+  const std::size_t out_room = gather ? all_room : one_room;
+  const std::size_t in_elements = (gather ? own_rows : all_rows) * c.hidden;
+  s.out_elements = (gather ? all_rows : own_rows) * c.hidden;
 
   const bool all_symmetric = c.buffers == Buffers::symmetric || c.buffers == Buffers::symmetric_in_place;
   const bool in_symmetric = all_symmetric || (c.buffers == Buffers::mixed && c.seed % 2 == 0);
   const bool out_symmetric = all_symmetric || (c.buffers == Buffers::mixed && c.seed % 2 == 1);
-  const bool in_place = c.buffers == Buffers::in_place || c.buffers == Buffers::symmetric_in_place;
-  // Plain buffers start at an odd place, so that unaligned data is the normal case.
-  const auto shift_of = [&](bool symmetric) { return symmetric ? guard : guard + esize * (1 + c.seed % 7); };
-  const auto prepare = [&](bool symmetric, SymmetricBuffer& shared, std::vector<std::byte>& plain,
-                           std::size_t elements) {
-    plain.resize(2 * guard + 8 * esize + elements * esize);
-    std::byte* begin = symmetric ? shared.data() : plain.data();
-    std::fill_n(begin, elements * esize + 2 * guard, poison);
-    return begin + shift_of(symmetric);
+  s.in_place = c.buffers == Buffers::in_place || c.buffers == Buffers::symmetric_in_place;
+  // Plain buffers start at an odd place, so that unaligned data is the normal case; symmetric ones now and
+  // then.
+  const auto begin_of = [&](bool symmetric) {
+    return guard + esize * (symmetric ? (c.seed % 5 == 4 ? 1 : 0) : 1 + c.seed % 7);
   };
-  std::byte* out = prepare(out_symmetric, out_, plain_out_, in_place ? all : out_elements);
-  std::byte* in = nullptr;
-  if (in_place) {
+  const auto prepare_region = [&](Region& region, std::byte* memory, std::size_t room) {
+    region.data = memory + region_bytes_ * static_cast<std::size_t>(slot);
+    region.image.assign(bytes_for(room * c.hidden * esize, esize), poison);
+  };
+  prepare_region(s.out, out_symmetric ? symmetric_out_.data() : plain_out_.get(),
+                 s.in_place ? std::max(in_room, out_room) : out_room);
+  s.out_begin = begin_of(out_symmetric);
+  if (s.in_place) {
     // The smaller tensor is this rank's block of the larger one.
-    std::byte* block = out + (one_block ? 0 : oracle.offset(d) * esize);
-    in = gather ? block : out;
-    if (!gather) out = block;
+    const std::size_t block = s.out_begin + (one_block ? 0 : oracle.offset(grid.dp.member) * esize);
+    s.in_begin = gather ? block : s.out_begin;
+    if (!gather) s.out_begin = block;
   } else {
-    in = prepare(in_symmetric, in_, plain_in_, in_elements);
+    prepare_region(s.in, in_symmetric ? symmetric_in_.data() : plain_in_.get(), in_room);
+    s.in_begin = begin_of(in_symmetric);
   }
+  Region& in = s.in_place ? s.out : s.in;
   for (std::size_t i = 0; i < in_elements; ++i)
-    store(c.dtype, in, i, encode(c.dtype, input(c, grid.rank(), i)));
+    store(c.dtype, in.image.data() + s.in_begin, i, encode(c.dtype, oracle.input(i)));
 
-  const std::size_t in_rows = c.hidden == 0 ? 0 : in_elements / c.hidden;
-  const std::size_t out_rows = c.hidden == 0 ? 0 : out_elements / c.hidden;
   // Ranks without rows pass null as often as not.
-  const bool null = c.seed % 2 == 0 && !in_place;
-  const ConstTensor in_view{null && in_elements == 0 ? nullptr : in, in_rows, c.hidden, c.dtype};
-  const Tensor out_view{null && out_elements == 0 ? nullptr : out, out_rows, c.hidden, c.dtype};
-  communicator_.run(c.op, in_view, out_view, std::span<const std::size_t>(c.rows),
-                    {.algorithm = c.algorithm});
-
-  const auto wrong = [&](std::size_t i, std::uint32_t got, std::uint32_t want) {
-    return fmt::format("rank {} (t {}, d {}): {}: element {} is {} (bits {:x}), expected {} (bits {:x})",
-                       grid.rank(), grid.tp.member, d, describe(c), i, decode(c.dtype, got), got,
-                       decode(c.dtype, want), want);
+  const bool null = c.seed % 2 == 0 && !s.in_place;
+  const auto pointer = [&](const Region& region, std::size_t begin, std::size_t room) {
+    return null && room * c.hidden == 0 ? nullptr : region.data + begin;
   };
-  std::size_t i = 0;
-  const int first = gather && !one_block ? 0 : d;
-  const int last = gather && !one_block ? grid.dp.size : d + 1;
-  for (int block = first; block < last; ++block) {
-    const std::size_t n = c.rows[static_cast<std::size_t>(block)] * c.hidden;
-    for (std::size_t k = 0; k < n; ++k, ++i) {
-      const std::uint32_t got = load(c.dtype, out, i);
-      const float expected = oracle.expected(block, k);
-      const std::uint32_t want = encode(c.dtype, expected);
-      const bool equal = c.values == Values::integers ? decode(c.dtype, got) == expected : got == want;
-      if (!equal) return wrong(i, got, want);
-    }
+  s.in_view = {pointer(in, s.in_begin, in_room), in_room, c.hidden, c.dtype};
+  s.out_view = {pointer(s.out, s.out_begin, out_room), out_room, c.hidden, c.dtype};
+
+  if (!s.in_place) device_->write(s.in.data, s.in.image.data(), s.in.image.size());
+  device_->write(s.out.data, s.out.image.data(), s.out.image.size());
+  if (c.most != 0) {
+    const std::vector<std::int64_t> counts(c.rows.begin(), c.rows.end());
+    s.counts = reinterpret_cast<std::int64_t*>(counts_.get()) + static_cast<std::ptrdiff_t>(slot) * max_ranks;
+    device_->write(reinterpret_cast<std::byte*>(s.counts), reinterpret_cast<const std::byte*>(counts.data()),
+                   counts.size() * sizeof(std::int64_t));
   }
-  if (in_place) return "";
-  const std::byte* after = out + out_elements * esize;
-  if (std::any_of(out - guard, out, [](std::byte b) { return b != poison; }) ||
-      std::any_of(after, after + guard - (shift_of(out_symmetric) - guard),
-                  [](std::byte b) { return b != poison; }))
-    return fmt::format("rank {}: {}: bytes beside 'out' were overwritten", grid.rank(), describe(c));
+}
+
+void Verifier::launch_on(void* stream, int slot) {
+  const Slot& s = slots_[static_cast<std::size_t>(slot)];
+  const RowCounts rows = s.c.most == 0 ? RowCounts(s.c.rows) : RowCounts::on_device(s.counts, s.c.most);
+  communicator_.run(s.c.op, s.in_view, s.out_view, rows, {.algorithm = s.c.algorithm, .stream = stream});
+}
+
+std::string Verifier::check(int slot) {
+  communicator_.check();
+  const Slot& s = slots_[static_cast<std::size_t>(slot)];
+  const auto read = [&](const Region& region) {
+    read_back_.resize(region.image.size());
+    device_->read(read_back_.data(), region.data, read_back_.size());
+  };
+  const auto first_change = [&](const Region& region, std::size_t begin, std::size_t end) {
+    const auto [image, now] = std::mismatch(region.image.begin() + static_cast<std::ptrdiff_t>(begin),
+                                            region.image.begin() + static_cast<std::ptrdiff_t>(end),
+                                            read_back_.begin() + static_cast<std::ptrdiff_t>(begin));
+    return static_cast<std::size_t>(image - region.image.begin());
+  };
+  const auto overwritten = [&](std::string_view which, std::size_t begin, std::size_t at) {
+    return fmt::format("rank {}: {}: the byte at {} from the begin of '{}' was overwritten",
+                       communicator_.grid().rank(), describe(s.c),
+                       static_cast<std::ptrdiff_t>(at) - static_cast<std::ptrdiff_t>(begin), which);
+  };
+  read(s.out);
+  if (std::string wrong = compare_output(s, read_back_); !wrong.empty()) return wrong;
+  // All but the output is as it was: guards, rows beyond the counts, other blocks of a tensor written in
+  // place.
+  if (const auto at = first_change(s.out, 0, s.out_begin); at != s.out_begin)
+    return overwritten("out", s.out_begin, at);
+  const std::size_t out_end = s.out_begin + s.out_elements * size_of(s.c.dtype);
+  if (const auto at = first_change(s.out, out_end, s.out.image.size()); at != s.out.image.size())
+    return overwritten("out", s.out_begin, at);
+  if (s.in_place) return "";
+  read(s.in);
+  if (const auto at = first_change(s.in, 0, s.in.image.size()); at != s.in.image.size())
+    return overwritten("in", s.in_begin, at);
   return "";
 }
 
-std::vector<Case> cases_of(const Matrix& matrix) {
-  const auto or_all = [](auto chosen, auto all) { return chosen.empty() ? all : chosen; };
-  const auto ops =
-      or_all(matrix.ops, std::vector<Op>{Op::all_reduce, Op::all_gather, Op::reduce_scatter,
-                                         Op::all_reduce_all_gather, Op::reduce_scatter_all_reduce});
-  const auto algorithms =
-      or_all(matrix.algorithms, std::vector<Algorithm>{Algorithm::automatic, Algorithm::one_shot,
-                                                       Algorithm::two_shot, Algorithm::composed});
-  const auto dtypes = or_all(matrix.dtypes, std::vector<DType>{DType::bf16, DType::fp16, DType::fp32});
-
-  struct Shape {
-    std::vector<std::size_t> rows;
-    std::size_t hidden;
-  };
-  const auto dp = static_cast<std::size_t>(matrix.dp);
-  const auto per_dp = [&](auto count) {
-    std::vector<std::size_t> rows;
-    for (std::size_t d = 0; d < dp; ++d) rows.push_back(count(d));
-    return rows;
-  };
-  std::vector<Shape> shapes = {
-      {per_dp([](std::size_t) { return 1; }), 1},
-      {per_dp([](std::size_t) { return 0; }), 64},
-      {per_dp([](std::size_t) { return 4; }), 128},
-      {per_dp([](std::size_t) { return 3; }), 7},
-      {per_dp([](std::size_t d) { return (d * 5 + 3) % 7; }), 130},
-      {per_dp([](std::size_t d) { return d % 2 == 0 ? 2 : 0; }), 96},                 // idle DP ranks
-      {per_dp([&](std::size_t d) { return d + 1 == dp ? std::size_t{5} : 0; }), 33},  // all rows on one
-  };
-  if (matrix.large) {
-    shapes.push_back({per_dp([](std::size_t d) { return 3 + d; }), 2880});
-    shapes.push_back({per_dp([](std::size_t d) { return d == 0 ? 20 : 1; }), 2048});
+std::string Verifier::compare_output(const Slot& slot, const std::vector<std::byte>& got_bytes) const {
+  const Case& c = slot.c;
+  const Grid& grid = communicator_.grid();
+  const Oracle oracle(c, grid);
+  const std::byte* out = got_bytes.data() + slot.out_begin;
+  const bool all_blocks = gathers(c.op) && c.op != Op::all_reduce;
+  const int first = all_blocks ? 0 : grid.dp.member;
+  const int last = all_blocks ? grid.dp.size : first + 1;
+  std::size_t i = 0;
+  for (int d = first; d < last; ++d) {
+    const std::size_t n = c.rows[static_cast<std::size_t>(d)] * c.hidden;
+    for (std::size_t k = 0; k < n; ++k, ++i) {
+      const std::uint32_t got = load(c.dtype, out, i);
+      const float expected = oracle.expected(d, k);
+      const std::uint32_t want = encode(c.dtype, expected);
+      const bool equal = c.values == Values::integers ? decode(c.dtype, got) == expected : got == want;
+      if (!equal)
+        return fmt::format("rank {} (t {}, d {}): {}: element {} is {} (bits {:x}), expected {} (bits {:x})",
+                           grid.rank(), grid.tp.member, grid.dp.member, describe(c), i, decode(c.dtype, got),
+                           got, decode(c.dtype, want), want);
+    }
   }
-  std::vector<Case> cases;
-  std::uint64_t seed = static_cast<std::uint64_t>(matrix.tp * 64 + matrix.dp) << 32U;
-  for (const Shape& shape : shapes)
-    for (const Op op : ops)
-      for (const DType dtype : dtypes)
-        for (const Algorithm algorithm : algorithms)
-          for (const Buffers buffers : {Buffers::plain, Buffers::symmetric, Buffers::mixed, Buffers::in_place,
-                                        Buffers::symmetric_in_place}) {
-            const bool big = shape.hidden >= 2048;
-            if (big && (buffers == Buffers::in_place || buffers == Buffers::symmetric_in_place) &&
-                algorithm != Algorithm::two_shot)
-              continue;
-            for (const Values values : {Values::integers, Values::floats}) {
-              if (big && values == Values::integers) continue;
-              cases.push_back({op, algorithm, dtype, buffers, values, shape.rows, shape.hidden, ++seed});
-            }
-          }
-  return cases;
-}
-
-std::size_t most_elements(const std::vector<Case>& cases, int dp) {
-  std::size_t most = 1;
-  for (const Case& c : cases)
-    most = std::max(most, std::accumulate(c.rows.begin(), c.rows.begin() + dp, std::size_t{0}) * c.hidden);
-  return most;
+  return "";
 }
 
 }  // namespace mixcomm::verify

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "mixcomm/fd.hpp"
+
 namespace mixcomm {
 
 using Milliseconds = std::chrono::milliseconds;
@@ -26,22 +28,32 @@ class Bootstrap {
   [[nodiscard]] virtual int world() const = 0;
 
   /// All-gather of one small message: returns every rank's `mine`, by rank. `step` says in errors what the
-  /// ranks were doing. Throws Timeout (naming the ranks that did not come), Disagreement (ranks in different
-  /// steps).
+  /// ranks were doing. `mine` holds at most 8192 bytes, so that everyone's fit into one answer. Throws
+  /// InvalidArgument for a longer one, before anything is sent; Timeout (naming the ranks that did not come),
+  /// Disagreement (ranks in different steps), and then the same at once from every later step: a failed
+  /// set-up stays failed.
   virtual std::vector<std::string> exchange(std::string_view step, std::string_view mine) = 0;
 
   /// Zeroed memory that all ranks of this host map, page aligned; it has no name in any file system.
-  /// Collective. The mapping lives as long as the pointer. Throws SystemError, Timeout; Unsupported if ranks
-  /// are on several hosts.
+  /// Collective. The mapping lives as long as the pointer. Throws Disagreement if ranks ask for different
+  /// sizes, SystemError, Timeout; Unsupported if ranks are on several hosts.
   virtual std::shared_ptr<std::byte> share_memory(std::size_t bytes) = 0;
+
+  /// Gives every rank copies of the open file that each rank brings: by rank, `mine` included, in descriptors
+  /// of its own. `mine` stays the caller's; below 0 a rank gives none, and its place is invalid. Collective.
+  /// Every rank succeeds, or every rank throws: SystemError, Timeout (naming the ranks from which nothing
+  /// came), Disagreement (ranks in different steps); Unsupported if ranks are on several hosts.
+  virtual std::vector<Fd> exchange_descriptors(std::string_view step, int mine) = 0;
 };
 
-/// Ranks as threads of this process: one bootstrap per rank, each to be used by one thread.
+/// Ranks as threads of this process: one bootstrap per rank, each to be used by one thread. Throws
+/// InvalidArgument for no ranks, or a timeout that is not from 1 ms to 1 year.
 [[nodiscard]] std::vector<std::unique_ptr<Bootstrap>> bootstrap_threads(
     int world, Milliseconds timeout = default_timeout);
 
-/// Runs fn(bootstrap) on `world` threads, one a rank, and joins them. The first exception (by rank) is
-/// rethrown.
+/// Runs fn(bootstrap) on `world` threads, one a rank, and joins them. When fn throws on a rank, set-up fails
+/// at once for those that wait for it: a Timeout, "rank R left set-up with: ...". Rethrown is the first
+/// exception in time that is no Timeout, which is the cause; else the first Timeout.
 void run_threads(int world, const std::function<void(Bootstrap&)>& fn,
                  Milliseconds timeout = default_timeout);
 
@@ -61,7 +73,8 @@ struct LaunchInfo {
 [[nodiscard]] LaunchInfo launch_info();
 
 /// Ranks as processes: rank 0 listens on host:port, the others connect. Throws Timeout naming the missing
-/// ranks, SystemError for a port in use, Disagreement for a wrong secret or world size.
+/// ranks, SystemError for a port in use, Disagreement for a wrong secret or world size, InvalidArgument for a
+/// timeout that is not from 1 ms to 1 year.
 [[nodiscard]] std::unique_ptr<Bootstrap> bootstrap_processes(const LaunchInfo& info,
                                                              Milliseconds timeout = default_timeout);
 

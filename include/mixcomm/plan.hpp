@@ -65,6 +65,7 @@ struct Circumstances {
   std::size_t bytes = 0;   ///< of the tensor with all rows: sum(rows) x hidden; for all_reduce, of the tensor
   bool symmetric = false;  ///< that tensor is memory from allocate()
   bool crowded = false;    ///< more ranks than processors, so that a wait costs a change of threads
+  BackendKind backend = BackendKind::cpu;
 };
 
 /// The algorithm that `automatic` runs.

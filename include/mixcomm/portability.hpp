@@ -6,3 +6,10 @@
 #else
 #define MIXCOMM_HD
 #endif
+
+/// Before a loop of few turns: on a GPU its code shall not be repeated.
+#if defined(__CUDA_ARCH__)
+#define MIXCOMM_ROLLED _Pragma("unroll 1")
+#else
+#define MIXCOMM_ROLLED
+#endif

@@ -65,8 +65,9 @@ template <class T>
   return BasicTensor<Void>{data, rows, hidden, dtype_of<std::remove_const_t<T>>};
 }
 
-/// How many rows each DP rank owns: the same count for all, or one count per DP rank (0 allowed).
-/// A view: the counts must outlive the call that takes it. Every rank of the grid passes the same counts.
+/// How many rows each DP rank owns: the same count for all, or one count per DP rank (0 allowed), on the host or in
+/// CUDA device memory. A view: the counts must outlive the call that takes it, and those in device memory every replay
+/// of a graph that holds the call. Every rank of the grid passes the same counts.
 class RowCounts {
  public:
   RowCounts(std::size_t uniform) : uniform_(uniform) {}  // NOLINT(google-explicit-constructor)
@@ -75,7 +76,19 @@ class RowCounts {
   requires std::convertible_to<const List&, std::span<const std::size_t>> RowCounts(const List& per_dp_rank)
       : list_(per_dp_rank), is_list_(true) {}  // NOLINT(google-explicit-constructor)
 
+  /// CUDA: one count per DP rank, in device memory, read when the operation runs; so a captured graph replays with new
+  /// counts. None may exceed `most`. The tensor of rows[d] then has `most` rows and the one with all rows as many as
+  /// all DP ranks may have together (at most dp * most); rows beyond the counts are neither read nor written. Counts
+  /// that do not fit fail the communicator.
+  [[nodiscard]] static RowCounts on_device(const std::int64_t* per_dp_rank, std::size_t most) {
+    RowCounts counts(most);
+    counts.device_ = per_dp_rank;
+    return counts;
+  }
+
   [[nodiscard]] bool is_uniform() const { return !is_list_; }
+  /// The counts in device memory, or null. Then all that the host knows is `most`, which the others return.
+  [[nodiscard]] const std::int64_t* device() const { return device_; }
   [[nodiscard]] std::size_t operator[](int d) const {
     return is_list_ ? list_[static_cast<std::size_t>(d)] : uniform_;
   }
@@ -91,6 +104,7 @@ class RowCounts {
 
  private:
   std::span<const std::size_t> list_;
+  const std::int64_t* device_ = nullptr;
   std::size_t uniform_ = 0;
   bool is_list_ = false;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "mixcomm/grid.hpp"
 
@@ -13,70 +14,146 @@ struct Range {
   std::size_t size = 0;
 };
 
-/// The share of member `team.member` in `size` elements: near equal, cut at multiples of 64 elements, so that
-/// ranks write different cache lines and packs stay aligned.
-[[nodiscard]] MIXCOMM_HD constexpr Range part(std::size_t size, const Team& team) {
-  constexpr std::size_t granule = 64;
-  const auto members = static_cast<std::size_t>(team.size);
-  const std::size_t share = ((size + members - 1) / members + granule - 1) / granule * granule;
-  const std::size_t begin = share * static_cast<std::size_t>(team.member);
-  if (begin >= size) return {size, 0};
-  return {begin, begin + share < size ? share : size - begin};
+/// Runs are cut at multiples of so many elements: ranks write different cache lines, and packs of 16 bytes stay
+/// whole.
+inline constexpr std::size_t granule = 64;
+
+[[nodiscard]] MIXCOMM_HD constexpr std::size_t round_up(std::size_t n, std::size_t to) {
+  return (n + to - 1) / to * to;
 }
 
-/// Where block d begins in a buffer, in elements. A pass covers elements [begin, end) of each DP rank's
-/// block.
+/// What each of `members` near equal shares in `size` elements (fewer than 2^38) has; the last ones may have less.
+[[nodiscard]] MIXCOMM_HD constexpr std::size_t share_of(std::size_t size, int members) {
+  const auto granules = static_cast<std::uint32_t>((size + granule - 1) / granule);
+  const auto count = static_cast<std::uint32_t>(members);
+  return static_cast<std::size_t>((granules + count - 1) / count) * granule;
+}
+
+/// Piece `i` of `size` elements cut into pieces of `piece`.
+[[nodiscard]] MIXCOMM_HD constexpr Range piece_of(std::size_t size, std::size_t piece, int i) {
+  const std::size_t begin = piece * static_cast<std::size_t>(i);
+  if (begin >= size) return {size, 0};
+  return {begin, begin + piece < size ? piece : size - begin};
+}
+
+/// Share `member` of `members` near equal ones. The first is the largest.
+[[nodiscard]] MIXCOMM_HD constexpr Range part(std::size_t size, int member, int members) {
+  return piece_of(size, share_of(size, members), member);
+}
+
+/// Where block d begins in a buffer, in elements. A pass covers a run of each DP rank's block.
 enum class Coordinates {
   one_block,   ///< a [rows[d] x hidden] tensor: block d alone
   all_blocks,  ///< a [sum(rows) x hidden] tensor
   packed,      ///< a workspace that holds only this pass: the covered part of block 0, then of block 1, ...
 };
 
-class Blocks {
+/// The blocks of one operation, one per DP rank, at most `most` of them. Trivial to construct, so that it can lie in a
+/// GPU's shared memory; assign() and cut() come first.
+///
+/// Each block is cut into as many pieces as there are passes; a pass covers one piece of each. Packed, piece after piece,
+/// they fill a workspace. All pieces of a block take the same room there, whether the last one needs it or not, so only
+/// the number of the piece changes from pass to pass.
+template <int most>
+class BasicBlocks {
  public:
-  /// `elements[d]`, d < dp: the size of each block. Covers all of every block.
+  BasicBlocks() = default;
+  /// `elements(d)`, d < dp: the size of each block.
   template <class Elements>
-  Blocks(int dp, const Elements& elements) : dp_(dp) {
-    for (int d = 0; d < dp; ++d) offset_[d + 1] = offset_[d] + elements(d);
-    cover(0, offset_[dp]);
+  BasicBlocks(int dp, const Elements& elements) {
+    assign(dp, elements);
+  }
+  template <int other>
+  explicit BasicBlocks(const BasicBlocks<other>& blocks) {
+    assign(blocks.dp(), [&](int d) { return blocks.full_size(d); });
   }
 
-  /// Narrows the pass to elements [begin, end) of each block, so far as the block has them.
-  void cover(std::size_t begin, std::size_t end) {
-    begin_ = begin;
+  template <class Elements>
+  MIXCOMM_HD void assign(int dp, const Elements& elements) {
+    dp_ = dp;
+    offset_[0] = 0;
+    MIXCOMM_ROLLED
+    for (int d = 0; d < dp; ++d) offset_[d + 1] = offset_[d] + elements(d);
+  }
+
+  /// Cuts each block into pieces, of fewer than 2^31 elements together.
+  MIXCOMM_HD void cut(int pieces) {
+    packed_[0] = 0;
+    MIXCOMM_ROLLED
     for (int d = 0; d < dp_; ++d) {
-      const std::size_t n = offset_[d + 1] - offset_[d];
-      const std::size_t covered = begin >= n ? 0 : (n < end ? n : end) - begin;
-      packed_[d + 1] = packed_[d] + covered;
+      size_[d] = static_cast<std::uint32_t>(share_of(full_size(d), pieces));
+      packed_[d + 1] = packed_[d] + size_[d];
     }
+  }
+  /// Covers piece `piece` of each block from here on.
+  MIXCOMM_HD void cover(int piece) {
+    MIXCOMM_ROLLED
+    for (int d = 0; d < dp_; ++d) cover_block(d, piece);
+  }
+  /// ... of block d, for threads that share the blocks out among them.
+  MIXCOMM_HD void cover_block(int d, int piece) {
+    const Range covered = piece_of(full_size(d), size_[d], piece);
+    begin_[d] = covered.begin;
+    covered_[d] = static_cast<std::uint32_t>(covered.size);
   }
 
   [[nodiscard]] MIXCOMM_HD int dp() const { return dp_; }
-  /// How many elements of block d this pass covers.
-  [[nodiscard]] MIXCOMM_HD std::size_t size(int d) const { return packed_[d + 1] - packed_[d]; }
-  /// ... and of all blocks.
-  [[nodiscard]] MIXCOMM_HD std::size_t total() const { return packed_[dp_]; }
-  /// The size of block d, covered or not.
+  /// The size of block d, covered or not; of all blocks together.
   [[nodiscard]] MIXCOMM_HD std::size_t full_size(int d) const { return offset_[d + 1] - offset_[d]; }
+  [[nodiscard]] MIXCOMM_HD std::size_t elements() const { return offset_[dp_]; }
+  /// Where block d begins in a tensor with all blocks.
+  [[nodiscard]] MIXCOMM_HD std::size_t offset(int d) const { return offset_[d]; }
+
+  /// How many elements of block d this pass covers.
+  [[nodiscard]] MIXCOMM_HD std::size_t size(int d) const { return covered_[d]; }
+  /// What a packed workspace needs: whole granules for each block.
+  [[nodiscard]] MIXCOMM_HD std::size_t packed_size() const { return packed_[dp_]; }
+
+  // Runs of the packed workspace, which name elements of several blocks at once:
+
+  /// All that this pass covers.
+  [[nodiscard]] MIXCOMM_HD Range everything() const { return {0, packed_[dp_]}; }
+  /// What it covers of block d.
+  [[nodiscard]] MIXCOMM_HD Range block(int d) const { return {packed_[d], size(d)}; }
+  /// Where the next block begins.
+  [[nodiscard]] MIXCOMM_HD std::size_t packed_end(int d) const { return packed_[d + 1]; }
+  /// What falls to `member` of `members` when all of it is shared out near equally, whichever blocks it is in: so ranks
+  /// have equal work also where blocks are uneven.
+  [[nodiscard]] MIXCOMM_HD Range share(int member, int members) const { return part(packed_[dp_], member, members); }
+  /// What a run holds of block d, in the covered part of that.
+  [[nodiscard]] MIXCOMM_HD Range overlap(const Range& run, int d) const {
+    const std::size_t covered = size(d);
+    const std::size_t begin = run.begin > packed_[d] ? run.begin - packed_[d] : 0;
+    const std::size_t end = run.begin + run.size > packed_[d] ? run.begin + run.size - packed_[d] : 0;
+    const std::size_t limit = end < covered ? end : covered;
+    return begin < limit ? Range{begin, limit - begin} : Range{};
+  }
 
   /// Where the covered part of block d begins.
   [[nodiscard]] MIXCOMM_HD std::size_t start(Coordinates coordinates, int d) const {
-    switch (coordinates) {
-      case Coordinates::one_block:
-        return begin_;
-      case Coordinates::all_blocks:
-        return offset_[d] + begin_;
-      case Coordinates::packed:
-        break;
-    }
-    return packed_[d];
+    if (coordinates == Coordinates::packed) return packed_[d];
+    return (coordinates == Coordinates::all_blocks ? offset_[d] : 0) + begin_[d];
   }
 
  private:
   int dp_;
-  std::size_t begin_ = 0;
-  std::size_t offset_[max_ranks + 1] = {};
-  std::size_t packed_[max_ranks + 1] = {};
+  std::size_t offset_[most + 1];
+  std::size_t begin_[most];
+  std::uint32_t covered_[most];
+  std::uint32_t size_[most];  ///< of a piece
+  std::uint32_t packed_[most + 1];
 };
+
+using Blocks = BasicBlocks<max_ranks>;
+
+/// The fewest passes, each covering one piece, that fit a packed workspace of `capacity` elements (at least `dp` granules,
+/// fewer than 2^31). The same on all ranks, since all know the sizes. Leaves `blocks` cut so.
+[[nodiscard]] inline int passes_for(Blocks& blocks, std::size_t capacity) {
+  const std::size_t least = (blocks.elements() + capacity - 1) / capacity;
+  for (auto pieces = static_cast<int>(least > 0 ? least : 1);; ++pieces) {
+    blocks.cut(pieces);
+    if (blocks.packed_size() <= capacity) return pieces;
+  }
+}
 
 }  // namespace mixcomm

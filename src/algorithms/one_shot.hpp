@@ -1,5 +1,4 @@
-// one_shot: every rank publishes its input once, waits once, and sums all that it needs by itself. For small
-// messages.
+// one_shot: every rank publishes its input once, waits once, and sums all that it needs by itself. For small messages.
 #pragma once
 
 #include "algorithms/context.hpp"
@@ -7,22 +6,19 @@
 namespace mixcomm {
 
 /// out block d = sum over t of in@(t, d), for every d.
-/// Phases: publish | wait | sum. Waits: 1. Reads per rank: world x rows x hidden; scratch: its input, twice.
-template <Context C>
-MIXCOMM_HD void all_reduce_all_gather_one_shot(C& c, const Grid& g, const Blocks& b) {
+/// Phases: publish | wait | sum. Waits: 1. Reads per rank: tp x sum(rows) x hidden; scratch: its input, twice.
+template <Context C, int most>
+MIXCOMM_HD void all_reduce_all_gather_one_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.publish();
-  for (int d = 0; d < g.dp.size; ++d)
-    for (auto tile : c.tiles(Range{0, b.size(d)})) c.store(d, tile, c.load_sum(g.over_tp(d), in, d, tile));
+  for (const auto tile : c.tiles(b.everything())) c.store(tile, c.load_sum(g.over_tp(tile.block), in, tile));
 }
 
 /// out = sum over d', then t, of block d of in@(t, d').
-/// Phases: publish | wait | sum. Waits: 1. Reads per rank: world x rows[d] x hidden; scratch: its input,
-/// twice.
-template <Context C>
-MIXCOMM_HD void reduce_scatter_all_reduce_one_shot(C& c, const Grid& g, const Blocks& b) {
-  const int d = g.dp.member;
+/// Phases: publish | wait | sum. Waits: 1. Reads per rank: world x rows[d] x hidden; scratch: its input, twice.
+template <Context C, int most>
+MIXCOMM_HD void reduce_scatter_all_reduce_one_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.publish();
-  for (auto tile : c.tiles(Range{0, b.size(d)})) c.store(d, tile, c.load_sum(g.over_world(), in, d, tile));
+  for (const auto tile : c.tiles(b.block(g.dp.member))) c.store(tile, c.load_sum(g.over_world(), in, tile));
 }
 
 }  // namespace mixcomm

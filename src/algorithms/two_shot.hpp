@@ -1,5 +1,5 @@
-// two_shot: each rank sums one part and writes it to everyone who needs it. For large messages: nothing is
-// summed twice.
+// two_shot: each rank sums one share of all rows and writes it to everyone who needs it. For large messages: nothing is
+// summed twice. Where blocks are even and their size divides, rank (t, d) sums part t of block d.
 #pragma once
 
 #include "algorithms/context.hpp"
@@ -7,33 +7,30 @@
 namespace mixcomm {
 
 /// out block d = sum over t of in@(t, d), for every d  ==  reduce-scatter(tp), then all-gather(world).
-/// Phases: wait | rank (t, d) sums part t of block d and writes it to every rank | wait. Waits: 2.
-/// Reads per rank: rows[d] x hidden; writes: world x rows[d] x hidden / tp; scratch: none for symmetric
-/// buffers.
-template <Context C>
-MIXCOMM_HD void all_reduce_all_gather_two_shot(C& c, const Grid& g, const Blocks& b) {
-  const int d = g.dp.member;
+/// Phases: wait | sum my share of all blocks and write it to every rank | wait. Waits: 2.
+/// Reads per rank: tp x sum(rows) x hidden / world; writes: sum(rows) x hidden; scratch: none for symmetric buffers.
+template <Context C, int most>
+MIXCOMM_HD void all_reduce_all_gather_two_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.share();
   const auto out = c.open();
   c.barrier();
-  for (auto tile : c.tiles(part(b.size(d), g.tp)))
-    c.store_all(g.world, out, d, tile, c.load_sum(g.over_tp(d), in, d, tile));
+  for (const auto tile : c.tiles(b.share(g.world.member, g.world.size)))
+    c.store_all(g.world, out, tile, c.load_sum(g.over_tp(tile.block), in, tile));
   c.barrier();
   c.close(out);
 }
 
 /// out = sum over d', then t, of block d of in@(t, d')  ==  reduce-scatter(world), then all-gather(tp).
-/// Phases: wait | rank (t, d) sums part t of block d over all ranks and writes it to its TP team | wait.
-/// Waits: 2. Reads per rank: world x rows[d] x hidden / tp; writes: rows[d] x hidden; scratch: none for
-/// symmetric buffers.
-template <Context C>
-MIXCOMM_HD void reduce_scatter_all_reduce_two_shot(C& c, const Grid& g, const Blocks& b) {
-  const int d = g.dp.member;
+/// Phases: wait | sum my share of all blocks over all ranks and write it to the TP team of that block | wait.
+/// Waits: 2. Reads per rank: sum(rows) x hidden; writes: tp x sum(rows) x hidden / world; scratch: none for symmetric
+/// buffers.
+template <Context C, int most>
+MIXCOMM_HD void reduce_scatter_all_reduce_two_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.share();
   const auto out = c.open();
   c.barrier();
-  for (auto tile : c.tiles(part(b.size(d), g.tp)))
-    c.store_all(g.tp, out, d, tile, c.load_sum(g.over_world(), in, d, tile));
+  for (const auto tile : c.tiles(b.share(g.world.member, g.world.size)))
+    c.store_all(g.over_tp(tile.block).inner, out, tile, c.load_sum(g.over_world(), in, tile));
   c.barrier();
   c.close(out);
 }

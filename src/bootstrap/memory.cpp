@@ -20,4 +20,12 @@ std::shared_ptr<std::byte> map_shared(std::size_t bytes, int fd) {
   return {static_cast<std::byte*>(data), [bytes](std::byte* p) { munmap(p, bytes); }};
 }
 
+void check_same_size(const std::vector<std::string>& bytes_by_rank) {
+  for (std::size_t r = 1; r < bytes_by_rank.size(); ++r)
+    if (bytes_by_rank[r] != bytes_by_rank[0])
+      throw Disagreement(
+          fmt::format("rank {} shares {} bytes, but rank 0 {}; all ranks must ask for the same", r,
+                      bytes_by_rank[r], bytes_by_rank[0]));
+}
+
 }  // namespace mixcomm

@@ -11,11 +11,14 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
+#include "bootstrap/arrivals.hpp"
+#include "bootstrap/descriptors.hpp"
 #include "bootstrap/memory.hpp"
+#include "bootstrap/place.hpp"
 #include "bootstrap/socket.hpp"
 #include "mixcomm/bootstrap.hpp"
 #include "mixcomm/error.hpp"
@@ -102,18 +105,10 @@ std::string plural(const std::vector<int>& ranks) {
   return fmt::format("rank{} {}", ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "));
 }
 
-/// What names this host: two containers of one machine share memory if they share this.
-std::string host_identity() {
-  std::string boot;
-  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
-  char host[256] = {};
-  gethostname(host, sizeof(host) - 1);
-  return fmt::format("{} {}", boot, host);
-}
-
 class ProcessBootstrap final : public Bootstrap {
  public:
   ProcessBootstrap(const LaunchInfo& info, Milliseconds timeout) : info_(info), timeout_(timeout) {
+    check_timeout(timeout);
     if (info.world > max_ranks)
       throw Unsupported(fmt::format("a job holds at most {} ranks, not {}", max_ranks, info.world));
     if (info.world == 1) return;
@@ -143,37 +138,16 @@ class ProcessBootstrap final : public Bootstrap {
   }
 
   std::shared_ptr<std::byte> share_memory(std::size_t bytes) override {
-    check_one_host();
-    const Deadline deadline(timeout_);
-    const Mailbox mailbox = open_mailbox();
-    Fd fd;
+    check_same_size(exchange("comparing sizes of shared memory", std::to_string(bytes)));
+    Fd mine;
     std::string problem;
     if (info_.rank == 0) try {
-        fd = make_memory(bytes);
+        mine = make_memory(bytes);
       } catch (const SystemError& error) {
         problem = error.what();
       }
-    const std::string size = std::to_string(bytes);
-    const auto sizes = exchange("comparing sizes of shared memory", size);
-    for (std::size_t r = 1; r < sizes.size(); ++r)
-      if (sizes[r] != sizes[0])
-        throw Disagreement(
-            fmt::format("rank {} shares {} bytes, but rank 0 {}; all ranks must ask for the same", r,
-                        sizes[r], sizes[0]));
-    const auto mailboxes = exchange("sharing memory", problem.empty() ? mailbox.name : "!" + problem);
-    if (mailboxes[0].starts_with('!')) throw SystemError(mailboxes[0].substr(1));
-    try {
-      if (info_.rank == 0) {
-        for (int r = 1; r < info_.world; ++r)
-          send_descriptor(mailboxes[static_cast<std::size_t>(r)], fd.get());
-      } else {
-        fd = receive_descriptor(mailbox, deadline);
-        if (!fd.valid())
-          problem = fmt::format("rank {} got no memory from rank 0 in {} ms", info_.rank, timeout_.count());
-      }
-    } catch (const SystemError& error) {
-      problem = error.what();
-    }
+    const std::vector<Fd> descriptors = exchange_descriptors("sharing memory", mine.get());
+    const Fd& fd = descriptors[0];
     std::shared_ptr<std::byte> memory;
     if (fd.valid()) try {
         memory = map_shared(bytes, fd.get());
@@ -183,6 +157,11 @@ class ProcessBootstrap final : public Bootstrap {
     for (const std::string& each : exchange("mapping shared memory", problem))
       if (!each.empty()) throw SystemError(each);
     return memory;
+  }
+
+  std::vector<Fd> exchange_descriptors(std::string_view step, int mine) override {
+    check_one_host();
+    return pass_descriptors(*this, step, mine, timeout_);
   }
 
  private:
@@ -210,15 +189,17 @@ class ProcessBootstrap final : public Bootstrap {
   }
 
   void check_one_host() {
+    if (one_host_) return;
     const auto hosts = exchange("comparing hosts", host_identity());
     std::vector<int> elsewhere;
     for (std::size_t r = 0; r < hosts.size(); ++r)
       if (hosts[r] != hosts[0]) elsewhere.push_back(static_cast<int>(r));
     if (!elsewhere.empty())
       throw Unsupported(
-          fmt::format("{} run on another host than rank 0; the CPU backend shares memory, so all ranks "
-                      "must run on one host",
+          fmt::format("{} run on another host than rank 0; memory and file descriptors are shared within one "
+                      "host, so all ranks must run there",
                       plural(elsewhere)));
+    one_host_ = true;
   }
 
   // --- rank 0
@@ -226,12 +207,13 @@ class ProcessBootstrap final : public Bootstrap {
 
   void gather_ranks() {
     const Deadline deadline(timeout_);
-    Fd listener = inherited_listener();
+    Fd listener = inherited_listener(info_.port);
     if (!listener.valid()) listener = listen_on(info_.host, info_.port);
+    std::optional<Arrivals> arrivals(std::move(listener));
     peers_.resize(static_cast<std::size_t>(info_.world));
     for (int missing = info_.world - 1; missing > 0;) {
-      Fd peer = accept_by(listener, deadline);
-      if (!peer.valid()) {
+      std::optional<Arrival> arrival = arrivals->next(deadline);
+      if (!arrival) {
         std::vector<int> ranks;
         for (int r = 1; r < info_.world; ++r)
           if (!peers_[static_cast<std::size_t>(r)].valid()) ranks.push_back(r);
@@ -239,11 +221,11 @@ class ProcessBootstrap final : public Bootstrap {
                                              plural(ranks), info_.host, info_.port, timeout_.count());
         fail_everyone("timeout", text, ranks);
       }
-      if (admit(std::move(peer), deadline)) --missing;
+      if (admit(std::move(*arrival))) --missing;
     }
     // Closed before anybody goes on: a rank that is quick to begin another rendezvous must not end up in this
     // one's queue.
-    listener.reset();
+    arrivals.reset();
     for (int r = 1; r < info_.world; ++r)
       if (!send_message(peers_[static_cast<std::size_t>(r)], to_bytes({{"protocol", protocol}, {"ok", true}}),
                         deadline))
@@ -251,21 +233,21 @@ class ProcessBootstrap final : public Bootstrap {
   }
 
   /// 'mixcomm run' opens the port before it starts the ranks, so that nobody can take it in between.
-  static Fd inherited_listener() {
+  /// Any other descriptor of that number is somebody else's, and stays as it is.
+  static Fd inherited_listener(int port) {
     const char* text = std::getenv("MIXCOMM_LISTENER");
+    if (text == nullptr) return {};
     int fd = -1;
-    if (text == nullptr || std::from_chars(text, text + std::strlen(text), fd).ec != std::errc()) return {};
+    const char* end = text + std::strlen(text);
+    const auto [rest, error] = std::from_chars(text, end, fd);
+    const bool ours = error == std::errc() && rest == end && listens_on(fd, port);
     unsetenv("MIXCOMM_LISTENER");
-    return fcntl(fd, F_SETFD, FD_CLOEXEC) == 0 ? Fd(fd) : Fd();
+    return ours && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0 ? Fd(fd) : Fd();
   }
 
   /// A stranger (no hello, another protocol) is dropped; a wrong secret, world or rank is told why.
-  bool admit(Fd peer, const Deadline& deadline) {
-    std::string bytes;
-    const Deadline hello_by(std::min(Milliseconds(500), Milliseconds(deadline.left_ms())));
-    constexpr std::size_t longest_hello = 1024;  // whoever sends it is not known yet
-    if (receive_message(peer, bytes, hello_by, longest_hello) != Received::message) return false;
-    const json hello = from_bytes(bytes);
+  bool admit(Arrival arrival) {
+    const json hello = from_bytes(arrival.message);
     if (field<std::string>(hello, "protocol", "") != protocol) return false;
     const int rank = field(hello, "rank", -1);
     const int world = field(hello, "world", -1);
@@ -280,10 +262,11 @@ class ProcessBootstrap final : public Bootstrap {
     else if (peers_[static_cast<std::size_t>(rank)].valid())
       problem = fmt::format("two processes came as rank {}", rank);
     if (!problem.empty()) {
-      (void)send_message(peer, to_bytes({{"error", "disagreement"}, {"text", problem}}), hello_by);
+      const Deadline at_once(Milliseconds(0));
+      (void)send_message(arrival.socket, to_bytes({{"error", "disagreement"}, {"text", problem}}), at_once);
       return false;
     }
-    peers_[static_cast<std::size_t>(rank)] = std::move(peer);
+    peers_[static_cast<std::size_t>(rank)] = std::move(arrival.socket);
     return true;
   }
 
@@ -414,6 +397,7 @@ class ProcessBootstrap final : public Bootstrap {
   Milliseconds timeout_;
   std::vector<Fd> peers_;  ///< rank 0: by rank
   Fd root_;                ///< the others
+  bool one_host_ = false;  ///< known to be so
   std::exception_ptr failure_;
 };
 

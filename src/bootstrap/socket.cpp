@@ -9,7 +9,6 @@
 #include <poll.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
@@ -17,25 +16,12 @@
 #include <cstring>
 #include <memory>
 #include <thread>
+#include <vector>
 
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {
 namespace {
-
-[[noreturn]] void throw_system(const std::string& what) {
-  throw SystemError(fmt::format("{}: {}", what, std::strerror(errno)));
-}
-
-bool wait_for(int fd, short events, const Deadline& deadline) {
-  for (;;) {
-    pollfd entry{fd, events, 0};
-    const int ready = poll(&entry, 1, deadline.left_ms());
-    if (ready > 0) return true;
-    if (ready == 0 && deadline.passed()) return false;
-    if (ready < 0 && errno != EINTR) return false;
-  }
-}
 
 using Addresses = std::unique_ptr<addrinfo, decltype(&freeaddrinfo)>;
 
@@ -81,6 +67,12 @@ Received receive_all(int fd, char* data, std::size_t size, const Deadline& deadl
   return Received::message;
 }
 
+std::size_t length_in(const std::array<unsigned char, 4>& bytes) {
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < bytes.size(); ++i) size |= static_cast<std::size_t>(bytes[i]) << (8 * i);
+  return size;
+}
+
 void prepare(int fd) {
   const int on = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
@@ -98,13 +90,9 @@ bool connected_to_itself(int fd) {
          mine_size == theirs_size && std::memcmp(&mine, &theirs, mine_size) == 0;
 }
 
-/// The address of a name in the abstract namespace, and its length.
-socklen_t abstract_address(const std::string& name, sockaddr_un& address) {
-  address = {};
-  address.sun_family = AF_UNIX;
-  const std::size_t n = std::min(name.size(), sizeof(address.sun_path) - 1);
-  std::memcpy(address.sun_path + 1, name.data(), n);
-  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + n);
+int port_in(const sockaddr_storage& address) {
+  return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&address)->sin6_port
+                                             : reinterpret_cast<const sockaddr_in*>(&address)->sin_port);
 }
 
 }  // namespace
@@ -112,6 +100,20 @@ socklen_t abstract_address(const std::string& name, sockaddr_un& address) {
 void Fd::reset() {
   if (fd_ >= 0) close(fd_);
   fd_ = -1;
+}
+
+void throw_system(const std::string& what) {
+  throw SystemError(fmt::format("{}: {}", what, std::strerror(errno)));
+}
+
+bool wait_for(int fd, short events, const Deadline& deadline) {
+  for (;;) {
+    pollfd entry{fd, events, 0};
+    const int ready = poll(&entry, 1, deadline.left_ms());
+    if (ready > 0) return true;
+    if (ready == 0 && deadline.passed()) return false;
+    if (ready < 0 && errno != EINTR) return false;
+  }
 }
 
 Fd listen_on(const std::string& host, int port) {
@@ -136,8 +138,17 @@ int port_of(const Fd& listener) {
   socklen_t size = sizeof(address);
   if (getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0)
     throw_system("getsockname");
-  return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&address)->sin6_port
-                                             : reinterpret_cast<sockaddr_in*>(&address)->sin_port);
+  return port_in(address);
+}
+
+bool listens_on(int fd, int port) {
+  int listening = 0;
+  socklen_t size = sizeof(listening);
+  if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) != 0 || listening == 0) return false;
+  sockaddr_storage address{};
+  size = sizeof(address);
+  return getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0 &&
+         (address.ss_family == AF_INET || address.ss_family == AF_INET6) && port_in(address) == port;
 }
 
 Fd accept_by(const Fd& listener, const Deadline& deadline) {
@@ -160,7 +171,7 @@ Fd connect_by(const std::string& host, int port, const Deadline& deadline) {
       Fd fd(socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol));
       if (!fd.valid()) continue;
       int error = connect(fd.get(), a->ai_addr, a->ai_addrlen) == 0 ? 0 : errno;
-      if (error == EINPROGRESS && wait_for(fd.get(), POLLOUT, deadline)) {
+      if (error == EINPROGRESS && wait_for(fd.get(), POLLOUT, deadline.at_most(std::chrono::seconds(1)))) {
         socklen_t size = sizeof(error);
         getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
       }
@@ -191,81 +202,33 @@ Received receive_message(const Fd& socket, std::string& message, const Deadline&
           receive_all(socket.get(), reinterpret_cast<char*>(length.data()), length.size(), deadline);
       r != Received::message)
     return r;
-  std::size_t size = 0;
-  for (std::size_t i = 0; i < length.size(); ++i) size |= static_cast<std::size_t>(length[i]) << (8 * i);
+  const std::size_t size = length_in(length);
   if (size > most) return Received::closed;
   message.resize(size);
   return receive_all(socket.get(), message.data(), size, deadline);
 }
 
-Mailbox open_mailbox() {
-  Mailbox mailbox{Fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)),
-                  "mixcomm-" + random_hex(16)};
-  if (!mailbox.socket.valid()) throw_system("cannot make a Unix socket");
-  const int on = 1;
-  sockaddr_un address;
-  const socklen_t size = abstract_address(mailbox.name, address);
-  if (setsockopt(mailbox.socket.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) != 0 ||
-      bind(mailbox.socket.get(), reinterpret_cast<sockaddr*>(&address), size) != 0)
-    throw_system("cannot bind a Unix socket");
-  return mailbox;
-}
-
-void send_descriptor(const std::string& mailbox_name, int fd) {
-  const Fd sender(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (!sender.valid()) throw_system("cannot make a Unix socket");
-  sockaddr_un address;
-  const socklen_t size = abstract_address(mailbox_name, address);
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  char byte = 0;
-  iovec data{&byte, 1};
-  msghdr message{};
-  message.msg_name = &address;
-  message.msg_namelen = size;
-  message.msg_iov = &data;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  cmsghdr* header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
-  if (sendmsg(sender.get(), &message, MSG_NOSIGNAL) < 0)
-    throw_system(
-        "cannot pass a descriptor to another rank (ranks of one host must share a network namespace)");
-}
-
-Fd receive_descriptor(const Mailbox& mailbox, const Deadline& deadline) {
+Received receive_part(const Fd& socket, PartialMessage& partial, std::size_t most) {
+  const std::size_t head = partial.length.size();
   for (;;) {
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int)) + CMSG_SPACE(sizeof(ucred))> control{};
-    char byte = 0;
-    iovec data{&byte, 1};
-    msghdr message{};
-    message.msg_iov = &data;
-    message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    if (recvmsg(mailbox.socket.get(), &message, MSG_CMSG_CLOEXEC) < 0) {
-      if (errno != EAGAIN && errno != EINTR) throw_system("cannot receive a descriptor");
-      if (!wait_for(mailbox.socket.get(), POLLIN, deadline)) return {};
-      continue;
+    std::size_t size = 0;
+    if (partial.received >= head) {
+      size = length_in(partial.length);
+      if (size > most) return Received::closed;
+      partial.bytes.resize(size);
+      if (partial.received == head + size) return Received::message;
     }
-    Fd fd;
-    bool same_user = false;
-    for (cmsghdr* h = CMSG_FIRSTHDR(&message); h != nullptr; h = CMSG_NXTHDR(&message, h)) {
-      if (h->cmsg_level != SOL_SOCKET) continue;
-      if (h->cmsg_type == SCM_RIGHTS && h->cmsg_len == CMSG_LEN(sizeof(int))) {
-        int received = -1;
-        std::memcpy(&received, CMSG_DATA(h), sizeof(received));
-        fd = Fd(received);
-      } else if (h->cmsg_type == SCM_CREDENTIALS) {
-        ucred sender{};
-        std::memcpy(&sender, CMSG_DATA(h), sizeof(sender));
-        same_user = sender.uid == geteuid();
-      }
-    }
-    if (fd.valid() && same_user) return fd;  // anything else is not ours
+    const bool in_head = partial.received < head;
+    void* to = in_head ? static_cast<void*>(partial.length.data() + partial.received)
+                       : static_cast<void*>(partial.bytes.data() + (partial.received - head));
+    const std::size_t left = (in_head ? head : head + size) - partial.received;
+    const ssize_t n = recv(socket.get(), to, left, MSG_DONTWAIT);
+    if (n > 0)
+      partial.received += static_cast<std::size_t>(n);
+    else if (n == 0 || (errno != EAGAIN && errno != EINTR))
+      return Received::closed;
+    else if (errno == EAGAIN)
+      return Received::late;
   }
 }
 

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "bootstrap/deadline.hpp"
+#include "bootstrap/mailbox.hpp"
 #include "bootstrap/memory.hpp"
 #include "bootstrap/socket.hpp"
 #include "mixcomm/bootstrap.hpp"
@@ -68,7 +69,7 @@ struct MeetingPoint {
     } catch (...) {  // NOLINT(bugprone-empty-catch): the text says so
     }
     const std::lock_guard lock(mutex);
-    if (!failure) fail(fmt::format("rank {} left: {}", rank, text), {rank});
+    if (!failure) fail(fmt::format("rank {} left set-up with: {}", rank, text), {rank});
   }
 
   void check_steps(const Slots& slots) {
@@ -125,9 +126,25 @@ class ThreadBootstrap final : public Bootstrap {
       } catch (const SystemError& error) {
         problem = error.what();
       }
+    check_same_size(exchange("comparing sizes of shared memory", std::to_string(bytes)));
     const auto slots = point_->meet(rank_, {"sharing memory", problem, memory});
     if (!(*slots)[0]->memory) throw SystemError((*slots)[0]->message);
     return (*slots)[0]->memory;
+  }
+
+  std::vector<Fd> exchange_descriptors(std::string_view step, int mine) override {
+    std::vector<Fd> copies;
+    std::string problem;
+    for (const std::string& fd : exchange(step, std::to_string(mine))) try {
+        copies.push_back(duplicate(std::stoi(fd)));
+      } catch (const SystemError& error) {
+        problem = error.what();
+      }
+    // Nobody goes on, and closes what it has given, before all have their copies.
+    const auto problems = exchange(fmt::format("{}: taking descriptors", step), problem);
+    for (std::size_t r = 0; r < problems.size(); ++r)
+      if (!problems[r].empty()) throw SystemError(fmt::format("rank {}, {}: {}", r, step, problems[r]));
+    return copies;
   }
 
  private:
@@ -140,6 +157,7 @@ class ThreadBootstrap final : public Bootstrap {
 std::vector<std::unique_ptr<Bootstrap>> bootstrap_threads(int world, Milliseconds timeout) {
   if (world < 1)
     throw InvalidArgument(fmt::format("{} ranks were asked for; there must be at least 1", world));
+  check_timeout(timeout);
   const auto point = std::make_shared<MeetingPoint>(world, timeout);
   std::vector<std::unique_ptr<Bootstrap>> ranks;
   for (int r = 0; r < world; ++r) ranks.push_back(std::make_unique<ThreadBootstrap>(point, r));

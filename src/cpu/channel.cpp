@@ -139,7 +139,7 @@ void Channel::check_calls_agree(const CallRecord& call) const {
     const int member = (team_.member + i) % team_.size;
     const std::uint64_t theirs = flag(member).value.load(std::memory_order_relaxed);
     // A member that is past this point has itself compared its call with mine.
-    if (point_of(theirs) != point_ || agrees(member, hash_of(theirs))) continue;
+    if (point_of(theirs) != point_ || hash_of(theirs) == hash_) continue;
     CallRecord record;
     const int rank = team_.rank(member);
     const CallLog& log = shared_->ranks[static_cast<std::size_t>(rank)]->calls;
@@ -158,7 +158,7 @@ void Channel::look_for_disagreement(const CallRecord& call) const {
     const std::uint64_t latest = log.latest.load(std::memory_order_acquire);
     if (latest < call.number) continue;  // late
     const bool readable = log.read(call.number, record);
-    if (readable && agrees(member, record.hash())) continue;  // in this call, not at this point yet
+    if (readable && record.hash() == hash_) continue;  // in this call, not at this point yet
     if (arrived(member)) continue;                            // it came meanwhile, and went on
     if (!readable) record.number = 0;
     fail_disagreement(call, record, rank);

@@ -25,8 +25,8 @@ struct ChannelShared {
 /// One team kind of one rank. Points are counted per team, so teams need not keep step with each other.
 class Channel {
  public:
-  Channel(const ChannelShared& shared, TeamKind kind, const Grid& grid)
-      : shared_(&shared), kind_(kind), team_(grid.world), tp_(grid.tp.size) {}
+  Channel(const ChannelShared& shared, TeamKind kind, const Team& team)
+      : shared_(&shared), kind_(kind), team_(team) {}
 
   /// Every member has come to this point of the same call, and sees what the others wrote before it. Throws
   /// Timeout or Disagreement, and the communicator is failed.
@@ -39,9 +39,6 @@ class Channel {
   /// The first member at or after `from` (counted from my successor, cyclically) that has not arrived, or
   /// team size.
   [[nodiscard]] int first_missing(int from) const;
-  [[nodiscard]] bool agrees(int member, std::uint32_t their_hash) const {
-    return calls_agree(their_hash, hash_, member / tp_ == team_.member / tp_);
-  }
   void wait(const CallRecord& call);
   void sleep_until_all_arrived(const CallRecord& call);
   void check_calls_agree(const CallRecord& call) const;
@@ -54,7 +51,6 @@ class Channel {
   const ChannelShared* shared_;
   TeamKind kind_;
   Team team_;
-  int tp_;  ///< members m with the same m / tp_ are of one DP rank
   std::uint32_t point_ = 0;
   std::uint32_t hash_ = 0;
 };

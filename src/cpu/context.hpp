@@ -42,6 +42,11 @@ class CpuContext {
  public:
   using Input = View;
   using Output = View;
+  /// What a run holds of one block: the kernels cut it up for the cache.
+  struct Tile {
+    int block = 0;
+    Range range;
+  };
 
   /// Lazy: `store` knows where the result goes, and makes one run over all sources.
   struct Sum {
@@ -82,30 +87,51 @@ class CpuContext {
     channel_.barrier(call_.record, hash_);
   }
 
-  /// The whole range, if it holds anything: the kernels cut it up for the cache.
-  struct Tiles {
-    Range range;
-    [[nodiscard]] const Range* begin() const { return &range; }
-    [[nodiscard]] const Range* end() const { return &range + (range.size == 0 ? 0 : 1); }
-  };
-  [[nodiscard]] static Tiles tiles(Range range) {
-    return {range};
-  }
+  /// The blocks that have elements in a run.
+  class Tiles {
+   public:
+    class Iterator {
+     public:
+      Iterator(const Tiles& tiles, int d) : tiles_(tiles), d_(tiles.next(d)) {}
+      Tile operator*() const { return {d_, tiles_.blocks_.overlap(tiles_.run_, d_)}; }
+      Iterator& operator++() {
+        d_ = tiles_.next(d_ + 1);
+        return *this;
+      }
+      bool operator!=(const Iterator& other) const { return d_ != other.d_; }
 
-  [[nodiscard]] Sum load_sum(const SumOrder& order, const Input& in, int /*d*/, Range /*tile*/) const {
+     private:
+      const Tiles& tiles_;
+      int d_;
+    };
+    Tiles(const Blocks& blocks, Range run) : blocks_(blocks), run_(run) {}
+    [[nodiscard]] Iterator begin() const { return {*this, 0}; }
+    [[nodiscard]] Iterator end() const { return {*this, blocks_.dp()}; }
+
+   private:
+    [[nodiscard]] int next(int d) const {
+      while (d < blocks_.dp() && blocks_.overlap(run_, d).size == 0) ++d;
+      return d;
+    }
+    const Blocks& blocks_;
+    Range run_;
+  };
+  [[nodiscard]] Tiles tiles(Range run) const { return {call_.blocks, run}; }
+
+  [[nodiscard]] Sum load_sum(const SumOrder& order, const Input& in, const Tile& /*tile*/) const {
     return {order, in};
   }
 
-  void store(int d, Range tile, const Sum& sum) {
-    void* destination = mine(call_.out, call_.gathers, d) + tile.begin;
-    add_up(d, tile, sum, {&destination, 1});
+  void store(const Tile& tile, const Sum& sum) {
+    void* destination = mine(call_.out, call_.gathers, tile.block) + tile.range.begin;
+    add_up(tile, sum, {&destination, 1});
   }
 
-  void store_all(const Team& team, const Output& out, int d, Range tile, const Sum& sum) {
+  void store_all(const Team& team, const Output& out, const Tile& tile, const Sum& sum) {
     std::array<void*, max_ranks> destinations;
     for (int m = 0; m < team.size; ++m)
-      destinations[static_cast<std::size_t>(m)] = at(out, team.rank(m), d, tile.begin);
-    add_up(d, tile, sum, {destinations.data(), static_cast<std::size_t>(team.size)});
+      destinations[static_cast<std::size_t>(m)] = at(out, team.rank(m), tile.block, tile.range.begin);
+    add_up(tile, sum, {destinations.data(), static_cast<std::size_t>(team.size)});
   }
 
  private:
@@ -137,19 +163,19 @@ class CpuContext {
     return buffers_.staged_in;
   }
 
-  void add_up(int d, Range tile, const Sum& sum, std::span<void* const> destinations) const {
+  void add_up(const Tile& tile, const Sum& sum, std::span<void* const> destinations) const {
     std::array<const void*, max_ranks> sources;
     const int inner = sum.order.inner.size;
     std::size_t count = 0;
     for (int o = 0; o < sum.order.outer_size; ++o)
-      for (int i = 0; i < inner; ++i) sources[count++] = at(sum.in, sum.order.rank(i, o), d, tile.begin);
+      for (int i = 0; i < inner; ++i) sources[count++] = at(sum.in, sum.order.rank(i, o), tile.block, tile.range.begin);
     ordered_sum({.dtype = dtype_of<T>,
                  .sources = sources.data(),
                  .inner = inner,
                  .outer = sum.order.outer_size,
                  .destinations = destinations.data(),
                  .destination_count = static_cast<int>(destinations.size()),
-                 .size = tile.size});
+                 .size = tile.range.size});
   }
 
   const Call& call_;

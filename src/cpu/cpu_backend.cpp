@@ -18,9 +18,6 @@ namespace mixcomm::cpu {
 namespace {
 
 constexpr std::size_t page = 4096;
-constexpr std::size_t round_up(std::size_t n, std::size_t to) {
-  return (n + to - 1) / to * to;
-}
 
 /// Processors that the ranks may run on together: ranks may be bound to one each, and a container may have
 /// fewer than it sees. Collective.
@@ -68,24 +65,6 @@ struct Allocation {
   std::uint64_t id = 0;
 };
 
-/// How much of each block one pass takes, so that what it takes of all blocks fits a workspace of `capacity`
-/// elements.
-std::size_t elements_per_pass(const Blocks& blocks, std::size_t capacity) {
-  constexpr std::size_t granule = 64;
-  for (std::size_t step = capacity / static_cast<std::size_t>(blocks.dp());;) {
-    std::size_t short_blocks = 0;  // their elements; what they leave over is for the longer ones
-    std::size_t longer = 0;
-    for (int d = 0; d < blocks.dp(); ++d)
-      if (blocks.full_size(d) <= step)
-        short_blocks += blocks.full_size(d);
-      else
-        ++longer;
-    const std::size_t larger_step = longer == 0 ? step : (capacity - short_blocks) / longer;
-    if (larger_step <= step) return std::max(step / granule, std::size_t{1}) * granule;
-    step = larger_step;
-  }
-}
-
 template <class T>
 void run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
   CpuContext<T> context(call, grid, channel, buffers);
@@ -115,11 +94,11 @@ class CpuBackend final : public Backend {
                .rank = grid.rank(),
                .spins = crowded_ ? 1 : 2000,
                .yields = 64,
-               .check_agreement = options.check_agreement};
+               .check_agreement = options.check_agreement.value_or(true)};
     for (int k = 0; k < team_kinds; ++k) {
       const auto kind = static_cast<TeamKind>(k);
       grids_.push_back(grid_of(grid, kind));
-      channels_.emplace_back(shared_, kind, grids_.back());
+      channels_.emplace_back(shared_, kind, grids_.back().world);
     }
   }
 
@@ -142,6 +121,8 @@ class CpuBackend final : public Backend {
 
   void check_alive() const override { shared_.failure->rethrow(); }
 
+  [[nodiscard]] BackendKind kind() const override { return BackendKind::cpu; }
+
   void run(Call& call) override {
     check_alive();
     ranks_[static_cast<std::size_t>(grid_.rank())]->calls.post(call.record);
@@ -149,21 +130,20 @@ class CpuBackend final : public Backend {
     const Grid& grid = grids_[kind];
 
     if (grid.world.size == 1) {  // one block, and nothing to add to it
-      if (call.in != call.out) std::memcpy(call.out, call.in, call.blocks.total() * size_of(call.dtype));
+      if (call.in != call.out) std::memcpy(call.out, call.in, call.blocks.elements() * size_of(call.dtype));
       return;
     }
 
-    // How many passes there are depends on nothing but the shape, so that ranks never differ in it.
-    std::size_t longest = 0;
-    for (int d = 0; d < grid.dp.size; ++d) longest = std::max(longest, call.blocks.full_size(d));
-    const std::size_t step = elements_per_pass(call.blocks, area_bytes_ / size_of(call.dtype));
-
-    PassBuffers buffers{.in = direct(call.in, call.in_placement, !call.gathers),
-                        .out = direct(call.out, call.out_placement, call.gathers),
+    const int passes = passes_for(call.blocks, area_bytes_ / size_of(call.dtype));
+    // A buffer that is this rank's block of the other one is another block for each DP rank.
+    constexpr auto in_place = Placement::Kind::in_place;
+    const View all = call.gathers ? direct(call.out, call.out_placement, true) : direct(call.in, call.in_placement, true);
+    PassBuffers buffers{.in = call.in_placement.kind == in_place ? all : direct(call.in, call.in_placement, !call.gathers),
+                        .out = call.out_placement.kind == in_place ? all : direct(call.out, call.out_placement, call.gathers),
                         .staged_in = {},
                         .staged_out = {}};
-    for (std::size_t begin = 0; begin < longest; begin += step) {
-      call.blocks.cover(begin, std::min(begin + step, longest));
+    for (int pass = 0; pass < passes; ++pass) {
+      call.blocks.cover(pass);
       buffers.staged_in = area(kind, 0);
       buffers.staged_out = area(kind, 1);
       ++passes_[kind];

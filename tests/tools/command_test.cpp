@@ -38,7 +38,6 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"check", "--tp", "0"}, "--tp"},
       {{"check", "--tp", "9", "--dp", "9"}, "at most 64 ranks"},
       {{"check", "--op", "sum"}, "there are: all_reduce,"},
-      {{"check", "--backend", "cuda"}, "no CUDA backend"},
       {{"check", "--backend", "tpu"}, "--backend"},
       {{"check", "--grids", "2by2"}, "2by2"},
       {{"check", "--hidden", "7"}, "--rows"},
@@ -115,8 +114,6 @@ TEST(Command, InfoIsJson) {
   EXPECT_GE(info["machine"]["processors"].get<int>(), 1);
   EXPECT_TRUE(info["backends"]["cpu"]["available"].get<bool>());
   EXPECT_NE(info["backends"]["cpu"]["instruction_set"].get<std::string>(), "");
-  EXPECT_FALSE(info["backends"]["cuda"]["available"].get<bool>());
-  EXPECT_NE(info["backends"]["cuda"]["why"].get<std::string>(), "");
   EXPECT_EQ(info["algorithms"], json({"auto", "one_shot", "two_shot", "composed"}));
   EXPECT_EQ(info["operations"].size(), 5U);
   EXPECT_TRUE(info["launcher"].is_null());

@@ -1,0 +1,39 @@
+// Who comes to rank 0's port, whoever it is.
+#pragma once
+
+#include <deque>
+#include <optional>
+#include <string>
+
+#include "bootstrap/socket.hpp"
+
+namespace mixcomm {
+
+/// A connection and the first message that came over it.
+struct Arrival {
+  Fd socket;
+  std::string message;
+};
+
+/// Takes in connections until each has sent one message. They wait side by side, so that one that stays
+/// silent, or sends a byte now and then, delays nobody. Each has 2 s; where 64 are waiting, the one that has
+/// waited longest makes room.
+class Arrivals {
+ public:
+  explicit Arrivals(Fd listener) : listener_(std::move(listener)) {}
+
+  /// The next message, or nothing when the deadline has passed. Throws SystemError.
+  [[nodiscard]] std::optional<Arrival> next(const Deadline& deadline);
+
+ private:
+  struct Stranger {
+    Fd socket;
+    Deadline speak_by;
+    PartialMessage partial;
+  };
+
+  Fd listener_;
+  std::deque<Stranger> strangers_;  ///< in the order of their coming
+};
+
+}  // namespace mixcomm

@@ -1,0 +1,165 @@
+#include "bootstrap/descriptors.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+#include <ranges>
+#include <string>
+
+#include "bootstrap/mailbox.hpp"
+#include "mixcomm/error.hpp"
+
+namespace mixcomm {
+namespace {
+
+// What ranks tell each other: a mailbox's name behind one of these, or one of the problems.
+constexpr char gives = '+';
+constexpr char gives_none = '-';
+constexpr char failed = '!';   // and the text of a SystemError
+constexpr char missing = '?';  // and the ranks from which nothing came
+
+/// Other ranks wait a little longer than rank 0, which waits for them all and then says who is missing.
+constexpr Milliseconds grace{3000};
+
+std::size_t index(int rank) {
+  return static_cast<std::size_t>(rank);
+}
+
+/// Throws what any rank has reported; the same on every rank.
+void raise_reported(const std::vector<std::string>& reports, std::string_view step, Milliseconds timeout) {
+  for (std::size_t r = 0; r < reports.size(); ++r) {
+    const std::string& report = reports[r];
+    if (report.starts_with(failed))
+      throw SystemError(fmt::format("rank {}, {}: {}", r, step, report.substr(1)));
+    if (!report.starts_with(missing)) continue;
+    std::vector<int> ranks;
+    for (const auto part : std::views::split(std::string_view(report).substr(1), ',')) {
+      int rank = -1;
+      std::from_chars(part.data(), part.data() + part.size(), rank);
+      ranks.push_back(rank);
+    }
+    throw Timeout(
+        fmt::format("rank {} waited {} ms for the descriptor{} of rank{} {} while {}", r, timeout.count(),
+                    ranks.size() == 1 ? "" : "s", ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "), step),
+        ranks);
+  }
+}
+
+/// One rank's part. All descriptors go through rank 0, which then sends each rank everyone's in one parcel: 2
+/// messages a rank, and no mailbox fills up with those of others.
+class Passing {
+ public:
+  Passing(int rank, std::vector<std::string> mailboxes, Mailbox mailbox, Fd mine, Milliseconds timeout)
+      : rank_(rank), mailboxes_(std::move(mailboxes)), mailbox_(std::move(mailbox)), timeout_(timeout) {
+    for (std::size_t r = 0; r < mailboxes_.size(); ++r)
+      if (mailboxes_[r].starts_with(gives)) givers_ += static_cast<char>(r);
+    for (std::string& name : mailboxes_) name.erase(0, 1);
+    all_.resize(mailboxes_.size());
+    all_[index(rank)] = std::move(mine);
+  }
+
+  /// "", or what to report.
+  std::string pass() {
+    if (givers_.empty() || all_.size() == 1) return "";
+    try {
+      return rank_ == 0 ? collect() : hand_in();
+    } catch (const SystemError& error) {
+      return failed + std::string(error.what());
+    }
+  }
+
+  std::vector<Fd> take() { return std::move(all_); }
+
+ private:
+  std::string collect() {
+    std::string problem;
+    std::vector<int> late;
+    try {
+      late = wait_for_givers();
+    } catch (const SystemError& error) {
+      problem = failed + std::string(error.what());
+    }
+    if (!late.empty()) problem = fmt::format("{}{}", missing, fmt::join(late, ","));
+    // An empty parcel says that there is nothing to wait for.
+    const std::string_view note = problem.empty() ? std::string_view(givers_) : std::string_view();
+    std::vector<int> descriptors;
+    for (const char giver : note) descriptors.push_back(all_[index(giver)].get());
+    const Deadline deadline(timeout_);
+    for (std::size_t r = 1; r < mailboxes_.size(); ++r) try {
+        send_parcel(mailboxes_[r], note, descriptors, deadline);
+      } catch (const SystemError& error) {
+        if (problem.empty()) problem = failed + std::string(error.what());
+      }
+    return problem;
+  }
+
+  /// Returns the ranks from which nothing came.
+  std::vector<int> wait_for_givers() {
+    const Deadline deadline(timeout_);
+    for (;;) {
+      std::vector<int> late;
+      for (const char giver : givers_)
+        if (!all_[index(giver)].valid()) late.push_back(giver);
+      if (late.empty()) return late;
+      std::optional<Parcel> parcel = receive_parcel(mailbox_, deadline);
+      if (!parcel) return late;
+      const bool one = parcel->note.size() == 1 && parcel->descriptors.size() == 1;
+      if (one && std::ranges::find(late, int{parcel->note[0]}) != late.end())
+        all_[index(parcel->note[0])] = std::move(parcel->descriptors[0]);
+      else if (deadline.passed())
+        return late;  // what came is not what we wait for, however much of it there is
+    }
+  }
+
+  std::string hand_in() {
+    const Deadline deadline(timeout_ + grace);
+    if (const Fd& mine = all_[index(rank_)]; mine.valid()) {
+      const int fd = mine.get();
+      send_parcel(mailboxes_[0], std::string(1, static_cast<char>(rank_)), {&fd, 1}, deadline);
+    }
+    do {
+      std::optional<Parcel> parcel = receive_parcel(mailbox_, deadline);
+      if (!parcel) break;
+      if (parcel->note.empty()) return "";  // rank 0 reports why
+      if (parcel->note != givers_ || parcel->descriptors.size() != givers_.size()) continue;
+      for (std::size_t i = 0; i < givers_.size(); ++i)
+        if (givers_[i] != rank_) all_[index(givers_[i])] = std::move(parcel->descriptors[i]);
+      return "";
+    } while (!deadline.passed());
+    return fmt::format("{}0", missing);
+  }
+
+  int rank_;
+  std::vector<std::string> mailboxes_;
+  Mailbox mailbox_;
+  Milliseconds timeout_;
+  std::string givers_;  ///< the ranks, ascending, one a char
+  std::vector<Fd> all_;
+};
+
+}  // namespace
+
+std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, int mine,
+                                 Milliseconds timeout) {
+  Mailbox mailbox;
+  Fd copy;
+  std::string report;
+  try {
+    mailbox = open_mailbox();
+    copy = duplicate(mine);
+    report = (copy.valid() ? gives : gives_none) + mailbox.name;
+  } catch (const SystemError& error) {
+    report = failed + std::string(error.what());
+  }
+  auto mailboxes = bootstrap.exchange(step, report);
+  raise_reported(mailboxes, step, timeout);
+  Passing passing(bootstrap.rank(), std::move(mailboxes), std::move(mailbox), std::move(copy), timeout);
+  report = passing.pass();
+  raise_reported(bootstrap.exchange(fmt::format("{}: taking descriptors", step), report), step, timeout);
+  return passing.take();
+}
+
+}  // namespace mixcomm

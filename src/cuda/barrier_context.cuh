@@ -1,0 +1,190 @@
+// The context of long messages: plain data between barriers. Symmetric buffers are read and written where they are,
+// others are staged: inputs are copied to where peers read them, sums are kept where peers fetch them.
+#pragma once
+
+#include "algorithms/context.hpp"
+#include "cuda/kernels.hpp"
+#include "cuda/lane.cuh"
+
+namespace mixcomm::cuda {
+
+/// Staging areas need not alternate: between a rank's last read of one and its owner's next write to it there is always
+/// a barrier.
+template <class T, bool gathers, bool one_shot>
+class BarrierContext : public Lane {
+  static constexpr int words = 4;
+  static constexpr int elements = tile_elements<T, words * 4>;
+  using Sum = Words<words>;
+
+ public:
+  using Input = View;
+  using Output = View;
+  static constexpr int threads = most_threads_of(Way::two_shot_barriers, gathers);
+  using Tile = cuda::Tile;
+
+  using Lane::Lane;
+
+  __device__ void prepare() {}
+  __device__ void prefetch() {}
+  __device__ void begin() {}
+  __device__ void begin_pass() {}
+  __device__ void end_pass() {}
+
+  __device__ Input share() {
+    if (a_.in_view.first != nullptr) return a_.in_view;
+    const View staged = staging(4);
+    copy(
+        gathers ? b_.block(a_.grid.dp.member) : b_.everything(),
+        [&](const Tile& tile) {
+          return UserBlock<const T, words>(static_cast<const T*>(a_.in) + start<!gathers>(tile.block),
+                                           b_.size(tile.block))
+              .load(tile.begin);
+        },
+        [&](const Tile& tile, const Sum& value) { write(at(staged, a_.grid.rank(), tile), value); });
+    return staged;
+  }
+  __device__ Input publish() { return share(); }
+
+  __device__ Output open() { return a_.out_view.first != nullptr ? a_.out_view : staging(5); }
+
+  /// Fetches each member's sums from where it keeps them.
+  __device__ void close(const Output& out) {
+    if (a_.out_view.first != nullptr || !ok_) return;
+    const auto extent = static_cast<Place>(b_.share(0, members()).size);
+    copy(
+        gathers ? b_.everything() : b_.block(a_.grid.dp.member),
+        [&](const Tile& tile) {
+          return read(at(out, a_.grid.world.rank(static_cast<int>(tile.packed / extent)), tile));
+        },
+        [&](const Tile& tile, const Sum& value) { store(tile, value); });
+  }
+
+  /// Every rank's thread block of this index has come here, and what the others wrote before can be read. The first
+  /// barrier of a pass orders only what was staged in it: what symmetric buffers hold was written by earlier kernels.
+  __device__ void barrier() {
+    ++barriers_;
+    const bool last = barriers_ % 2 == 0;
+#if defined(MIXCOMM_MUTANTS)
+    if (a_.mutant == (last ? 2 : 1)) return;
+#endif
+    const bool releases = last || a_.in_view.first == nullptr;
+    const bool acquires = last ? a_.out_view.first == nullptr : a_.in_view.first == nullptr;
+    __syncthreads();
+    if (threadIdx.x < members() && ok()) {
+      std::uint32_t* const mine = flag(threadIdx.x, me());
+      if (releases)
+        ptx::store_release(mine, barriers());
+      else
+        ptx::store_relaxed(mine, barriers());
+      const std::uint32_t* theirs = flag(me(), threadIdx.x);
+      while (!passed(acquires ? ptx::load_acquire(theirs) : ptx::load_relaxed(theirs)))
+        if (!may_wait()) {
+          give_up(missing());
+          break;
+        }
+    }
+    ok_ = __syncthreads_and(ok());
+    // All ranks' kernels of this lane are running: the next one's can take no place that they wait for.
+    if (barriers_ == 1) ptx::let_next_kernel_start();
+  }
+
+  [[nodiscard]] __device__ Tiles<elements> tiles(Range run) const { return {b_, run}; }
+
+  __device__ Sum load_sum(const SumOrder& order, const Input& in, const Tile& tile) const {
+    const std::byte* source = at(in, order.inner.first, tile);
+    const int sources = order.size();
+    if (sources == 1) return read(source);
+    const std::size_t to_next = in.stride * order.inner.stride;
+    const std::size_t to_next_outer = in.stride * order.outer_stride - to_next * (order.inner.size - 1);
+    OrderedSum<T, words, !gathers> sum(order.inner.size);
+    int position = 0;
+    constexpr int batch = 4;
+    for (int first = 0; first < sources; first += batch) {
+      Words<words> value[batch];
+#pragma unroll
+      for (int k = 0; k < batch; ++k) {
+        if (first + k >= sources) break;
+        value[k] = read(source);
+        const bool last = ++position == order.inner.size;
+        source += last ? to_next_outer : to_next;
+        position = last ? 0 : position;
+      }
+#pragma unroll
+      for (int k = 0; k < batch; ++k)
+        if (first + k < sources) sum.add(value[k]);
+    }
+    return sum.rounded();
+  }
+
+  __device__ void store(const Tile& tile, const Sum& sum) const {
+    UserBlock<T, words>(static_cast<T*>(a_.out) + start<gathers>(tile.block), b_.size(tile.block))
+        .store(tile.begin, sum);
+  }
+
+  __device__ void store_all(const Team& team, const Output& out, const Tile& tile, const Sum& sum) const {
+    if (!ok_) return;
+    if (a_.out_view.first == nullptr) return write(at(out, a_.grid.rank(), tile), sum);
+    if (out.multicast != nullptr && team.size == a_.grid.world.size)
+      return ptx::store_multicast(out.multicast + (b_.start(out.coordinates, tile.block) + tile.begin) * sizeof(T), sum.word);
+    std::byte* to = at(out, team.first, tile);
+    const std::size_t stride = out.stride * team.stride;
+#pragma unroll 4
+    for (int m = 0; m < team.size; ++m, to += stride) write(to, sum);
+  }
+
+ private:
+  /// Tile by tile, with several loads under way before the first store.
+  template <class Load, class Store>
+  __device__ void copy(const Range& run, const Load& load, const Store& put) const {
+    constexpr int depth = 4;
+    const Tiles<elements> all = tiles(run);
+    auto next = all.begin();
+    while (next != all.end()) {
+      Tile tile[depth];
+      Sum value[depth];
+#pragma unroll
+      for (int k = 0; k < depth; ++k) {
+        tile[k] = *next;
+        if (!(next != all.end())) continue;
+        value[k] = load(tile[k]);
+        ++next;
+      }
+#pragma unroll
+      for (int k = 0; k < depth; ++k)
+        if (tile[k].packed < all.end()) put(tile[k], value[k]);
+    }
+  }
+
+  [[nodiscard]] __device__ std::byte* at(const View& view, int rank, const Tile& tile) const {
+    return view.of(rank) + (b_.start(view.coordinates, tile.block) + tile.begin) * sizeof(T);
+  }
+  [[nodiscard]] __device__ View staging(int area) const {
+    return {a_.workspace.first + a_.workspace.area(area, blockIdx.x), a_.workspace.stride, nullptr,
+            Coordinates::packed};
+  }
+  [[nodiscard]] __device__ bool passed(std::uint32_t flag) const {
+    return static_cast<std::int32_t>(flag - barriers()) >= 0;
+  }
+  [[nodiscard]] __device__ std::uint64_t missing() const {
+    std::uint64_t members_missing = 0;
+#pragma unroll 1
+    for (int m = 0; m < members(); ++m)
+      if (!passed(ptx::load_relaxed(flag(me(), m)))) members_missing |= std::uint64_t{1} << m;
+    return members_missing;
+  }
+  /// What `from` raises for `to`.
+  [[nodiscard]] __device__ std::uint32_t* flag(int to, int from) const {
+    return reinterpret_cast<std::uint32_t*>(workspace(to)) + blockIdx.x * most_ranks + from;
+  }
+  [[nodiscard]] __device__ static Sum read(const std::byte* address) {
+    Sum result;
+    ptx::load_once(address, result.word);
+    return result;
+  }
+  __device__ static void write(std::byte* address, const Sum& value) {
+    *reinterpret_cast<uint4*>(address) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
+  }
+
+};
+
+}  // namespace mixcomm::cuda

@@ -1,0 +1,266 @@
+#include "cuda/cuda_backend.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <vector>
+
+#include "cuda/agreement.hpp"
+#include "cuda/driver.hpp"
+#include "cuda/failure.hpp"
+#include "cuda/launch.hpp"
+#include "cuda/nccl_collectives.hpp"
+#include "cuda/symmetric_memory.hpp"
+#include "mixcomm/error.hpp"
+
+namespace mixcomm::cuda {
+
+#if defined(MIXCOMM_MUTANTS)
+/// Only in the library that the tests of the tests build for themselves: what to break, see the contexts.
+int mutant();
+#endif
+
+namespace {
+
+constexpr std::size_t pack_bytes = 16;
+
+int resolve_device(int device) {
+  int count = 0;
+  check(cudaGetDeviceCount(&count), "looking for CUDA devices");
+  if (device < 0) check(cudaGetDevice(&device), "asking for the current CUDA device");
+  if (device >= count)
+    throw InvalidArgument(fmt::format("CUDA device {} was asked for, but there are {}; they count from 0", device, count));
+  return device;
+}
+
+/// The lanes that every rank can have on its device at once, beside those of the other ranks there and of the next
+/// operation: kernels that wait for each other must all be running. Collective.
+int agreed_lanes(Bootstrap& bootstrap, int device, int asked) {
+  if (asked < 0 || asked > most_lanes)
+    throw InvalidArgument(fmt::format("max_lanes is {}; it may be 1 to {}, or 0 for the library's choice", asked, most_lanes));
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "asking for the device's properties");
+  struct Mine {
+    cudaUUID_t uuid;
+    int processors;
+    int asked;
+  } mine{properties.uuid, properties.multiProcessorCount, asked == 0 ? most_lanes : asked};
+  const auto all = bootstrap.exchange("comparing devices", {reinterpret_cast<const char*>(&mine), sizeof(mine)});
+  int lanes = most_lanes;
+  for (const std::string& each : all) {
+    Mine theirs{};
+    std::memcpy(&theirs, each.data(), std::min(sizeof(theirs), each.size()));
+    const auto sharing = std::count_if(all.begin(), all.end(), [&](const std::string& other) {
+      return other.compare(0, sizeof(cudaUUID_t), each, 0, sizeof(cudaUUID_t)) == 0;
+    });
+    lanes = std::min({lanes, theirs.asked, theirs.processors / static_cast<int>(sharing)});
+  }
+  return std::max(lanes, 1);
+}
+
+struct Allocation {
+  std::weak_ptr<void> owner;
+  Slices slices;
+  const std::byte* mine = nullptr;
+  std::size_t bytes = 0;
+  std::uint64_t id = 0;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  /// `device` is the calling thread's current one.
+  CudaBackend(Bootstrap& bootstrap, const Grid& grid, const CommunicatorOptions& options, int device)
+      : grid_(grid),
+        device_(device),
+        options_(options),
+        provider_(make_memory_provider(bootstrap, device_, options.cuda, options.timeout)),
+        limits_{options.cuda.protocol, agreed_lanes(bootstrap, device_, options.cuda.max_lanes), 0},
+        failure_(grid, options.timeout) {
+    const auto lanes = static_cast<std::size_t>(limits_.most_lanes);
+    limits_.lane_bytes = options.workspace_bytes / lanes / granule_bytes * granule_bytes;
+    layout_.lane_bytes = limits_.lane_bytes;
+    layout_.area_bytes = limits_.lane_bytes * lanes;
+    kind_bytes_ = layout_.area(Workspace::areas, 0);
+    // My slice: what my kernels keep, then a workspace per team kind.
+    workspace_ = provider_->allocate(memory_bytes + team_kinds * kind_bytes_);
+    layout_.stride = workspace_.stride;
+    load_kernels();
+    int capability = 0;
+    check(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device_), "asking for the capability");
+    overlaps_launches_ = capability >= 9;
+    if (options.cuda.nccl != nullptr) nccl_ = make_nccl_collectives(bootstrap, options.cuda.nccl, grid);
+  }
+
+  SymmetricMemory allocate(std::size_t bytes) override {
+    const UseDevice use(device_);
+    const Slices slices = provider_->allocate(bytes);
+    std::erase_if(allocations_, [](const Allocation& a) { return a.owner.expired(); });
+    std::byte* mine = slices.of(grid_.rank());
+    allocations_.push_back({slices.owner, slices, mine, bytes, ++allocated_});
+    allocations_.back().slices.owner.reset();
+    return {slices.owner, mine};
+  }
+
+  [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
+    const Allocation* found = find(data, bytes);
+    if (found == nullptr) return {};
+    return {Placement::Kind::symmetric, found->id,
+            static_cast<std::uint64_t>(static_cast<const std::byte*>(data) - found->mine)};
+  }
+
+  [[nodiscard]] bool crowded() const override { return false; }
+  [[nodiscard]] BackendKind kind() const override { return BackendKind::cuda; }
+  void check_alive() const override { failure_.rethrow(); }
+
+  void run(Call& call) override {
+    failure_.rethrow();
+    const UseDevice use(device_);
+    const auto stream = static_cast<cudaStream_t>(call.stream);
+    const Grid grid = grid_of(grid_, call.team);
+    if (grid.world.size == 1 && call.device_rows == nullptr) {  // one block, and nothing to add to it
+      if (call.in != call.out)
+        check(cudaMemcpyAsync(call.out, call.in, call.blocks.elements() * size_of(call.dtype),
+                              cudaMemcpyDeviceToDevice, stream),
+              "copying the input to the output");
+      return;
+    }
+
+    Arguments a = arguments(call, grid);
+    if (*options_.check_agreement) {
+      RecordWords mine{};
+      std::memcpy(mine.word, &call.record, sizeof(mine));
+      std::array<void*, 2> parameters{&a, &mine};
+      check(cudaLaunchKernel(agreement_kernel(), dim3(1), dim3(agreement_threads), parameters.data(), 0, stream),
+            "launching the comparison of calls");
+    }
+    const bool direct = a.in_view.first != nullptr && a.out_view.first != nullptr;
+    const Launch launch = launch_for(call, grid, direct, limits_);
+    a.passes = static_cast<std::uint32_t>(launch.passes);
+    a.blocks = BasicBlocks<most_ranks>(call.blocks);
+    a.blocks.cut(launch.lanes * launch.passes);
+    launch_kernel(tables_[static_cast<std::size_t>(call.dtype)].kernel[call.gathers ? 1 : 0][static_cast<int>(launch.way)],
+                  launch, a, stream);
+  }
+
+  void run_nccl(const Call& call) override {
+    if (nccl_ == nullptr) return Backend::run_nccl(call);
+    const UseDevice use(device_);
+    nccl_->run(call);
+  }
+
+ private:
+  static constexpr std::size_t granule_bytes = granule * sizeof(float) * 2;
+  static constexpr std::size_t memory_bytes = round_up(sizeof(RankMemory), 4096);
+
+  /// All kernels are brought onto the device now: in an operation that could wait for the kernels that wait for it.
+  void load_kernels() {
+    tables_ = {kernel_table<bf16>(), kernel_table<fp16>(), kernel_table<float>()};
+    cudaFuncAttributes attributes{};
+    for (const KernelTable& table : tables_)
+      for (const auto& row : table.kernel)
+        for (void* kernel : row) check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel");
+    check(cudaFuncGetAttributes(&attributes, agreement_kernel()), "loading a kernel");
+  }
+
+  [[nodiscard]] const Allocation* find(const void* data, std::size_t bytes) const {
+    const auto* begin = static_cast<const std::byte*>(data);
+    for (const Allocation& a : allocations_)
+      if (begin >= a.mine && bytes <= a.bytes &&
+          begin - a.mine <= static_cast<std::ptrdiff_t>(a.bytes - bytes) && !a.owner.expired())
+        return &a;
+    return nullptr;
+  }
+
+  /// Where peers find a symmetric buffer of mine; empty for one that must be staged. A pack of 16 bytes must never hold
+  /// elements of two blocks, or of none.
+  [[nodiscard]] View view_of(const Call& call, const void* data, const Placement& placement, bool all_blocks) const {
+    const Allocation* found = placement.kind == Placement::Kind::plain ? nullptr : find(data, 0);
+    if (found == nullptr || reinterpret_cast<std::uintptr_t>(data) % pack_bytes != 0) return {};
+    const std::size_t element = size_of(call.dtype);
+    if (call.device_rows != nullptr && call.hidden * element % pack_bytes != 0) return {};
+    for (int d = 0; d < call.blocks.dp(); ++d)
+      if (call.blocks.full_size(d) * element % pack_bytes != 0) return {};
+    const std::ptrdiff_t offset = static_cast<const std::byte*>(data) - found->mine;
+    const Slices& slices = found->slices;
+    return {slices.first + offset, slices.stride, slices.multicast == nullptr ? nullptr : slices.multicast + offset,
+            all_blocks ? Coordinates::all_blocks : Coordinates::one_block};
+  }
+
+  [[nodiscard]] Arguments arguments(const Call& call, const Grid& grid) const {
+    Arguments a;
+    a.grid = grid;
+    a.workspace = layout_;
+    a.workspace.first =
+        workspace_.first + memory_bytes + static_cast<std::size_t>(call.team) * kind_bytes_;
+    a.in = call.in;
+    a.out = call.out;
+    if (call.in_placement.kind == Placement::Kind::in_place)  // my block of `out`, wherever that is
+      a.in_view = view_of(call, call.out, call.out_placement, true);
+    else
+      a.in_view = view_of(call, call.in, call.in_placement, !call.gathers);
+    if (call.out_placement.kind == Placement::Kind::in_place)
+      a.out_view = view_of(call, call.in, call.in_placement, true);
+    else
+      a.out_view = view_of(call, call.out, call.out_placement, call.gathers);
+    a.memory = reinterpret_cast<RankMemory*>(workspace_.of(grid_.rank()));
+    a.failure = failure_.device_address();
+    constexpr std::uint64_t longest = INT32_MAX / 2;  // 12 days
+    a.timeout = static_cast<std::uint32_t>(
+        std::min((static_cast<std::uint64_t>(options_.timeout.count()) * 1'000'000 >> 20U) + 1, longest));
+    a.hidden = call.hidden;
+    a.most_rows = call.most_rows;
+    a.device_rows = call.device_rows;
+    a.most_rows_each = static_cast<std::int64_t>(call.blocks.full_size(0) / std::max<std::size_t>(call.hidden, 1));
+    a.number = call.record.number;
+    a.op = static_cast<std::uint8_t>(call.record.op);
+    a.team = static_cast<std::uint8_t>(call.team);
+#if defined(MIXCOMM_MUTANTS)
+    a.mutant = mutant();
+#endif
+    return a;
+  }
+
+  void launch_kernel(void* kernel, const Launch& launch, Arguments& a, cudaStream_t stream) const {
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(launch.lanes));
+    config.blockDim = dim3(static_cast<unsigned>(launch.threads));
+    config.stream = stream;
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &attribute;
+    config.numAttrs = overlaps_launches_ ? 1 : 0;
+    std::array<void*, 1> parameters{&a};
+    check(cudaLaunchKernelExC(&config, kernel, parameters.data()), "launching an operation");
+  }
+
+  Grid grid_;
+  int device_;
+  CommunicatorOptions options_;
+  std::unique_ptr<MemoryProvider> provider_;
+  LaunchLimits limits_;
+  FailureBox failure_;
+  Slices workspace_;
+  Workspace layout_;  ///< of a team kind's workspace; `first` is left out
+  std::size_t kind_bytes_ = 0;
+  std::array<KernelTable, 3> tables_{};  ///< by dtype
+  bool overlaps_launches_ = false;
+  std::vector<Allocation> allocations_;
+  std::uint64_t allocated_ = 0;
+  std::unique_ptr<NcclCollectives> nccl_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid, const CommunicatorOptions& options) {
+  if (grid.world.size > most_ranks)
+    throw Unsupported(fmt::format("backend cuda serves at most {} ranks in one communicator, not {}", most_ranks,
+                                  grid.world.size));
+  const int device = resolve_device(options.cuda.device);
+  const UseDevice use(device);
+  return std::make_unique<CudaBackend>(bootstrap, grid, options, device);
+}
+
+}  // namespace mixcomm::cuda

@@ -1,0 +1,32 @@
+// How many lanes, threads and passes an operation takes: pure host code, the same on all ranks.
+#pragma once
+
+#include <cstddef>
+
+#include "backend.hpp"
+#include "cuda/arguments.hpp"
+#include "cuda/kernels.hpp"
+
+namespace mixcomm::cuda {
+
+struct Launch {
+  Way way = Way::one_shot_packets;
+  int lanes = 1;
+  int threads = 1;
+  int passes = 1;
+};
+
+/// What a launch depends on beside the call: all of it shared by the ranks.
+struct LaunchLimits {
+  Protocol protocol = Protocol::automatic;
+  int most_lanes = 1;
+  std::size_t lane_bytes = 0;  ///< of one lane in one area of the workspace
+};
+
+/// Whether two_shot moves this call's data in packets.
+[[nodiscard]] bool in_packets(const Call& call, const Grid& grid, bool direct);
+
+/// `grid`: the operation's part of the communicator's. `direct`: both buffers are used in place.
+[[nodiscard]] Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits);
+
+}  // namespace mixcomm::cuda

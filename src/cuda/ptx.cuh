@@ -1,0 +1,87 @@
+// All inline assembly of the CUDA backend.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mixcomm::cuda::ptx {
+
+/// Programmatic dependent launch: waits until the kernels before this one on the stream are complete and their writes
+/// visible. Returns at once in a kernel that was launched without it.
+__device__ inline void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Lets the next kernel on the stream be brought onto the device; it waits for this one where it says so itself.
+__device__ inline void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+/// 8 bytes of data and the call's number, written and read as one: 16 bytes are a single access in PTX's memory model.
+struct Packet {
+  std::uint64_t data;
+  std::uint64_t number;
+};
+
+__device__ inline void store_packet(void* address, std::uint64_t data, std::uint64_t number) {
+  asm volatile(
+      "{ .reg .b128 packet; mov.b128 packet, {%1, %2}; st.relaxed.sys.global.b128 [%0], packet; }" ::"l"(address),
+      "l"(data), "l"(number));
+}
+
+__device__ inline Packet load_packet(const void* address) {
+  Packet packet;
+  asm volatile("{ .reg .b128 packet; ld.relaxed.sys.global.b128 packet, [%2]; mov.b128 {%0, %1}, packet; }"
+               : "=l"(packet.data), "=l"(packet.number)
+               : "l"(address));
+  return packet;
+}
+
+__device__ inline void store_release(std::uint32_t* address, std::uint32_t value) {
+  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
+__device__ inline void store_relaxed(std::uint32_t* address, std::uint32_t value) {
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
+/// When it has read what store_release wrote, what was written before that can be read.
+__device__ inline std::uint32_t load_acquire(const std::uint32_t* address) {
+  std::uint32_t value = 0;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+
+__device__ inline std::uint32_t load_relaxed(const std::uint32_t* address) {
+  std::uint32_t value = 0;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(address));
+  return value;
+}
+
+/// 16 bytes that are read once: they take no place in L1.
+__device__ inline void load_once(const void* address, std::uint32_t (&words)[4]) {
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "l"(address));
+}
+
+/// 16 bytes to this place of every rank, through a multicast address.
+__device__ inline void store_multicast(void* address, const std::uint32_t (&words)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("multimem.st.weak.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(__uint_as_float(words[0])),
+               "f"(__uint_as_float(words[1])), "f"(__uint_as_float(words[2])), "f"(__uint_as_float(words[3]))
+               : "memory");
+#endif
+}
+
+__device__ inline std::uint64_t nanoseconds() {
+  std::uint64_t now = 0;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  return now;
+}
+
+}  // namespace mixcomm::cuda::ptx

@@ -1,0 +1,103 @@
+// The test of the tests on a GPU: the same checks must catch kernels that do not wait, or whose workspaces do
+// not alternate. Linked with the library that has hooks to break it.
+#include <thread>
+
+#include "cuda/delay.hpp"
+#include "cuda/support.hpp"
+#include "support/mutants.hpp"
+
+namespace mixcomm::test {
+namespace {
+
+using enum Algorithm;
+using verify::Buffers;
+
+struct Mutant {
+  const char* name;
+  int number;  ///< see Broken::on_cuda
+  Op op;
+  Algorithm algorithm;
+  Protocol protocol;
+  Buffers buffers;
+  bool has_idle_ranks = false;
+  friend std::ostream& operator<<(std::ostream& out, const Mutant& mutant) { return out << mutant.name; }
+};
+
+constexpr int batch = 4;
+
+/// Fresh inputs on every call, calls that follow each other without a wait, and ranks that are late in turn:
+/// on the host before they write their inputs, and on the device.
+std::vector<std::string> run(const Mutant& mutant, int number, int rounds) {
+  broken().on_cuda = number;
+  const auto results = spawn_cuda(Ranks::threads, 4, [&](Bootstrap& bootstrap) -> std::string {
+    auto options = cuda_options(2, 2, mutant.protocol);
+    // A rank that has found something wrong leaves; the others need not wait long for it.
+    options.timeout = std::chrono::milliseconds(1500);
+    options.workspace_bytes = std::size_t{4} << 20U;
+    // One lane: what a lane reads and writes takes longer than a rank needs to get ahead.
+    options.cuda.max_lanes = 1;
+    Communicator communicator(bootstrap, options);
+    verify::Verifier verifier(communicator, 1 << 16, batch);
+    load_delay();
+    const Departure departure(bootstrap);
+    std::vector<PreparedCall> calls;
+    for (int slot = 0; slot < batch; ++slot)
+      calls.push_back(
+          {&verifier,
+           slot,
+           {.op = mutant.op,
+            .algorithm = mutant.algorithm,
+            .dtype = DType::fp32,
+            .buffers = mutant.buffers,
+            .values = verify::Values::floats,
+            .rows = mutant.has_idle_ranks ? std::vector<std::size_t>{0, 48} : std::vector<std::size_t>{2, 3},
+            .hidden = 512,
+            .seed = static_cast<std::uint64_t>(slot) * 1'000'001}});
+    for (int i = 0; i < rounds; ++i) {
+      const bool late = (i * 7 + bootstrap.rank()) % 4 == 0;
+      if (late) std::this_thread::sleep_for(std::chrono::microseconds(300));
+      prepare(calls);
+      if ((i + bootstrap.rank()) % 3 == 0) delay_on(verifier.device().stream(), 30);
+      launch(calls, verifier.device().stream());
+      verifier.device().synchronize();
+      if (auto wrong = check(calls); !wrong.empty()) return wrong;
+    }
+    return "";
+  });
+  broken().on_cuda = 0;
+  return results;
+}
+
+class MutantsCuda : public CudaTest, public testing::WithParamInterface<Mutant> {};
+
+TEST_P(MutantsCuda, AreCaughtAndTheOriginalIsNot) {
+  const Mutant& mutant = GetParam();
+  EXPECT_EQ(failures(run(mutant, 0, 30)), "") << "of the original";
+  EXPECT_NE(failures(run(mutant, mutant.number, 60)), "") << "nothing was found wrong with the mutant";
+}
+
+constexpr auto ar_ag = Op::all_reduce_all_gather;
+constexpr auto rs_ar = Op::reduce_scatter_all_reduce;
+constexpr auto packets = Protocol::packets;
+constexpr auto barriers = Protocol::barriers;
+
+INSTANTIATE_TEST_SUITE_P(
+    All, MutantsCuda,
+    testing::Values(
+        Mutant{"no_first_barrier", 1, ar_ag, two_shot, barriers, Buffers::symmetric},
+        Mutant{"no_first_barrier_dual", 1, rs_ar, two_shot, barriers, Buffers::symmetric},
+        Mutant{"no_first_barrier_staged", 1, rs_ar, two_shot, barriers, Buffers::plain},
+        Mutant{"no_second_barrier", 2, ar_ag, two_shot, barriers, Buffers::symmetric},
+        Mutant{"no_second_barrier_dual", 2, rs_ar, two_shot, barriers, Buffers::symmetric},
+        Mutant{"no_second_barrier_staged", 2, ar_ag, two_shot, barriers, Buffers::plain},
+        Mutant{"packets_not_waited_for_one_shot", 3, ar_ag, one_shot, packets, Buffers::plain},
+        Mutant{"packets_not_waited_for_one_shot_dual", 3, rs_ar, one_shot, packets, Buffers::plain},
+        Mutant{"packets_not_waited_for_two_shot", 3, ar_ag, two_shot, packets, Buffers::plain},
+        Mutant{"packets_not_waited_for_two_shot_dual", 3, rs_ar, two_shot, packets, Buffers::plain},
+        Mutant{"no_alternation_one_shot_dual", 4, rs_ar, one_shot, packets, Buffers::plain, true},
+        Mutant{"no_alternation_one_shot", 4, Op::reduce_scatter, one_shot, packets, Buffers::plain, true},
+        Mutant{"no_greeting_one_shot_dual", 5, rs_ar, one_shot, packets, Buffers::plain, true}),
+    [](const auto& instance) { return instance.param.name; });
+
+}  // namespace
+}  // namespace mixcomm::test

@@ -1,0 +1,190 @@
+// The `mixcomm` command with --backend cuda: on machines without a GPU, what it says; with one, what it does
+// there.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "command.hpp"
+
+namespace mixcomm::test {
+namespace {
+
+using nlohmann::json;
+
+json cuda_info() {
+  return json::parse(run({"info", "--json"}).out)["backends"]["cuda"];
+}
+
+#define SKIP_WITHOUT_GPU()                                                  \
+  if (const json seen = cuda_info(); !seen["available"].get<bool>()) {      \
+    GTEST_SKIP() << "no GPU to run on: " << seen["why"].get<std::string>(); \
+  }
+
+struct Mistake {
+  Words arguments;
+  std::string says;
+};
+
+TEST(CudaCommand, FlagsThatDoNotFitTogetherExitWith2) {
+  const std::vector<Mistake> mistakes = {
+      {{"bench", "--one-gpu"}, "--one-gpu is for --backend cuda"},
+      {{"check", "--one-gpu", "--backend", "cpu"}, "--one-gpu is for --backend cuda"},
+      {{"info", "--one-gpu"}, "--one-gpu is for --backend cuda"},
+      {{"bench", "--rows-on-device"}, "--rows-on-device is for --backend cuda"},
+      {{"bench", "--protocol", "packets"}, "--protocol is for --backend cuda"},
+      {{"bench", "--back-to-back"}, "--back-to-back is for --backend cuda"},
+      {{"bench", "--max-lanes", "8"}, "--max-lanes is for --backend cuda"},
+      {{"bench", "--algorithm", "nccl"}, "--algorithm nccl is for --backend cuda"},
+      {{"bench", "--backend", "cuda", "--protocol", "pigeons"}, "there are: auto, packets, barriers"},
+      {{"bench", "--backend", "cuda", "--seconds", "1"}, "--iterations"},
+      {{"bench", "--backend", "cuda", "--against", "openmpi"}, "--against openmpi"},
+      {{"bench", "--backend", "cuda", "--one-gpu", "--against", "nccl"}, "add --processes"},
+      {{"bench", "--backend", "cuda", "--one-gpu", "--algorithm", "nccl"}, "add --processes"},
+      {{"check", "--algorithm", "nccl"}, "no bits to compare"},
+      {{"bench", "--backend", "cuda", "--grids", "2by2"}, "2by2"},
+      {{"bench", "--grid", "2x2", "--tp", "2"}, "excludes"},
+      {{"bench", "--grids", "2x2,2x3", "--uneven", "1,2"}, "2 counts for 3 DP ranks"},
+      {{"plan", "--model", tiny_model, "--backend", "tpu"}, "there are: cpu, cuda"},
+  };
+  for (const Mistake& mistake : mistakes) {
+    std::string words;
+    for (const std::string& word : mistake.arguments) words += " " + word;
+    SCOPED_TRACE("mixcomm" + words);
+    const Outcome outcome = run(mistake.arguments);
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(outcome.err.rfind("mixcomm: error: ", 0), 0U) << outcome.err;
+    EXPECT_CONTAINS(outcome.err, mistake.says);
+  }
+}
+
+TEST(CudaCommand, WithoutAGpuItSaysWhy) {
+  const json seen = cuda_info();
+  if (seen["available"].get<bool>()) GTEST_SKIP() << "there is a GPU";
+  const auto why = seen["why"].get<std::string>();
+  EXPECT_NE(why, "");
+  const std::vector<Words> commands = {
+      {"info", "--backend", "cuda"},
+      {"check", "--backend", "cuda", "--tp", "2"},
+      {"check", "--backend", "cuda", "--one-gpu"},
+      {"check", "--backend", "cuda", "--tp", "2", "--processes"},
+      {"bench", "--backend", "cuda", "--one-gpu", "--grids", "4x2,2x4"},
+      {"bench", "--backend", "cuda", "--processes", "--against", "nccl"},
+      {"run", "-n", "2", "--", command, "check", "--backend", "cuda", "--tp", "2"}};
+  for (const Words& words : commands) {
+    const Outcome outcome = run(words);
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_CONTAINS(outcome.err, "--backend cuda: " + why);
+  }
+}
+
+TEST(CudaCommand, PlanNamesWhatCudaWouldRun) {
+  const Outcome outcome =
+      run({"plan", "--model", tiny_model, "--attn-tp", "4", "--attn-dp", "2", "--backend", "cuda", "--json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const json& boundary : json::parse(outcome.out)["boundaries"])
+    for (const json& operation : boundary["operations"]) {
+      EXPECT_NE(operation["algorithm"], "auto");
+      EXPECT_NE(operation["why_algorithm"], "");
+    }
+}
+
+TEST(CudaCommand, BenchTakesSeveralGrids) {
+  const TemporaryDirectory files;
+  const Outcome outcome =
+      run({"bench", "--grids", "2x1,1x2", "--rows", "3", "--hidden", "8", "--algorithm", "auto", "--op",
+           "all_reduce", "--iterations", "3", "--json", files.file("bench.json")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const json rows = json::parse(read_text(files.file("bench.json")))["rows"];
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0]["tp"], 2);
+  EXPECT_EQ(rows[0]["rows"], json({3}));
+  EXPECT_EQ(rows[1]["dp"], 2);
+  EXPECT_EQ(rows[1]["rows"], json({3, 3}));
+}
+
+// --- with a GPU --------------------------------------------------------------------------------------------
+
+TEST(CudaCommand, InfoDescribesTheGpus) {
+  SKIP_WITHOUT_GPU();
+  const json info = cuda_info();
+  EXPECT_FALSE(info["architectures"].empty());
+  ASSERT_FALSE(info["devices"].empty());
+  const json& device = info["devices"][0];
+  EXPECT_NE(device["name"], "");
+  EXPECT_GT(device["multiprocessors"].get<int>(), 0);
+  EXPECT_GT(device["memory_gib"].get<double>(), 0);
+  EXPECT_TRUE(device["multicast"].is_boolean());
+  EXPECT_EQ(run({"info", "--backend", "cuda", "--one-gpu"}).code, 0);
+}
+
+TEST(CudaCommand, RanksThatShareAGpuMustBeAskedFor) {
+  SKIP_WITHOUT_GPU();
+  if (cuda_info()["devices"].size() > 1) GTEST_SKIP() << "there is a GPU for each of two ranks";
+  const Outcome outcome = run({"check", "--backend", "cuda", "--tp", "2"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_CONTAINS(outcome.err, "--one-gpu");
+}
+
+TEST(CudaCommand, ProcessesThatShareAGpuNeedMps) {
+  SKIP_WITHOUT_GPU();
+  for (const Words& words : {Words{"info", "--backend", "cuda", "--one-gpu", "--processes"},
+                             Words{"check", "--backend", "cuda", "--one-gpu", "--processes", "--tp", "2"}}) {
+    const Outcome outcome = run(words, {{"CUDA_MPS_PIPE_DIRECTORY", "/nonexistent"}});
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_CONTAINS(outcome.err, "nvidia-cuda-mps-control -d");
+  }
+}
+
+TEST(CudaCommand, CheckPassesOnOneGpu) {
+  SKIP_WITHOUT_GPU();
+  const Outcome outcome = run({"check", "--backend", "cuda", "--one-gpu", "--tp", "2", "--dp", "2", "--rows",
+                               "3", "--hidden", "50", "--dtype", "bf16"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_CONTAINS(outcome.out, " passed, 0 failed\n");
+}
+
+TEST(CudaCommand, BenchOnOneGpuWritesItsSchema) {
+  SKIP_WITHOUT_GPU();
+  const TemporaryDirectory files;
+  const Outcome outcome = run({"bench",
+                               "--backend",
+                               "cuda",
+                               "--one-gpu",
+                               "--grids",
+                               "2x2",
+                               "--uneven",
+                               "3,0",
+                               "--rows-on-device",
+                               "--hidden",
+                               "64",
+                               "--op",
+                               "all_reduce_all_gather",
+                               "--buffers",
+                               "all",
+                               "--protocol",
+                               "all",
+                               "--iterations",
+                               "3",
+                               "--json",
+                               files.file("bench.json")},
+                              {{"MIXCOMM_COMMIT", "0123456789ab"}});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const json result = json::parse(read_text(files.file("bench.json")));
+  EXPECT_EQ(result["machine"]["commit"], "0123456789ab");
+  EXPECT_NE(result["machine"]["gpu"]["name"], "");
+  ASSERT_EQ(result["rows"].size(),
+            10U);  // one_shot, two_shot in three ways, and composed, in two kinds of memory
+  for (const json& row : result["rows"]) {
+    EXPECT_EQ(row["backend"], "cuda");
+    EXPECT_EQ(row["ranks"], "streams of one GPU");
+    EXPECT_GT(row["floor_us"].get<double>(), 0);
+    EXPECT_GT(row["p50_us"].get<double>(), 0);
+    EXPECT_EQ(row["rows_on_device"].get<bool>(), row["algorithm"] != "composed");
+  }
+}
+
+}  // namespace
+}  // namespace mixcomm::test

@@ -1,0 +1,57 @@
+// What `mixcomm bench` is asked for, the cells that it measures, and how it shows them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tools/backend.hpp"
+#include "tools/bench_cells.hpp"
+#include "tools/command.hpp"
+#include "tools/options.hpp"
+
+namespace mixcomm::tools {
+
+struct BenchOptions {
+  int tp = 2;
+  int dp = 1;
+  std::vector<std::string> grids;  ///< in place of tp and dp
+  std::vector<Op> ops = op_flag().all;
+  RowFlags rows{.equal = {1, 4, 16, 64, 256}, .uneven = {}};
+  bool rows_on_device = false;
+  std::size_t hidden = 4096;
+  DType dtype = DType::bf16;
+  std::vector<Algorithm> algorithms = algorithms_flag().all;
+  std::vector<Protocol> protocols{Protocol::automatic};
+  std::vector<Buffers> buffers{Buffers::symmetric};
+  BackendFlags backend;
+  std::vector<std::string> against;
+  Effort effort;
+  bool back_to_back = false;
+  int max_lanes = 0;  ///< CudaOptions::max_lanes
+  std::string json_path;
+  RankFlags ranks;
+
+  [[nodiscard]] bool needs_nccl() const;
+};
+
+/// A cell, and which of its measured variants are rows of the result.
+struct Row {
+  GridSize grid;
+  Cell cell;
+  std::vector<Variant> wanted;
+  Algorithm chosen = Algorithm::automatic;
+};
+
+[[nodiscard]] std::vector<Row> rows_of(const BenchOptions& options, const GridSize& grid);
+
+/// Of the largest tensor. Throws InvalidArgument if no memory would hold it.
+[[nodiscard]] std::size_t most_bytes(const BenchOptions& options, const std::vector<Row>& rows);
+
+/// The objects of one cell in the JSON of the results; `latencies` by variant, empty for those that were not
+/// measured. `more` is put into each.
+[[nodiscard]] Json cell_json(const BenchOptions& options, const Row& row,
+                             const std::vector<Latencies>& latencies, const Json& more);
+
+void print_table(const Json& results);
+
+}  // namespace mixcomm::tools

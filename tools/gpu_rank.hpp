@@ -1,0 +1,83 @@
+// One rank's part in a measurement on GPUs: communicators, buffers, inputs, and the check of results.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "mixcomm/mixcomm.hpp"
+#include "tools/backend.hpp"
+#include "tools/bench_cells.hpp"
+#include "tools/exact_inputs.hpp"
+#include "tools/nccl.hpp"
+#include "verify/device.hpp"
+
+namespace mixcomm::tools {
+
+class GpuRank {
+ public:
+  struct Options {
+    GridSize grid;
+    GpuPlace place;
+    std::size_t hidden = 1;
+    DType dtype = DType::bf16;
+    std::vector<Protocol> protocols;
+    int max_lanes = 0;           ///< CudaOptions::max_lanes
+    std::size_t most_bytes = 0;  ///< of the largest tensor
+    Milliseconds timeout = default_timeout;
+    bool nccl = false;
+  };
+
+  /// Collective. Throws what Communicator and NcclCommunicator throw.
+  GpuRank(Bootstrap& bootstrap, Options options);
+
+  /// Writes the inputs of a round and the cell's row counts, and spoils the output. Complete when it returns.
+  void prepare(const Cell& cell, const Variant& variant, std::uint64_t round);
+
+  /// Puts one call on stream().
+  void enqueue(const Cell& cell, const Variant& variant);
+
+  /// Which element of the output is not the exact result of that round, or "".
+  [[nodiscard]] std::string wrong(const Cell& cell, const Variant& variant, std::uint64_t round);
+
+  /// Throws the failure of a communicator, if there is one.
+  void check() const;
+
+  [[nodiscard]] cudaStream_t stream() const { return static_cast<cudaStream_t>(device_->stream()); }
+  [[nodiscard]] int device() const { return options_.place.device; }
+  [[nodiscard]] const Grid& grid() const { return grid_; }
+  /// What NCCL says of itself, or "".
+  [[nodiscard]] std::string about_nccl() const { return nccl_ ? nccl_->about() : ""; }
+
+ private:
+  /// A communicator for each protocol, with symmetric memory of its own.
+  struct Lane {
+    Protocol protocol;
+    Communicator communicator;
+    SymmetricBuffer in;
+    SymmetricBuffer out;
+  };
+  struct Memory {
+    std::byte* in;
+    std::byte* out;
+  };
+  [[nodiscard]] Lane& lane_of(const Variant& variant);
+  [[nodiscard]] Memory memory_of(const Cell& cell, const Variant& variant);
+  [[nodiscard]] std::size_t in_rows(const Cell& cell) const;
+  [[nodiscard]] std::size_t out_rows(const Cell& cell) const;
+
+  Options options_;
+  Grid grid_;
+  std::unique_ptr<verify::Device> device_;
+  std::unique_ptr<NcclCommunicator> nccl_;
+  std::vector<Lane> lanes_;
+  std::shared_ptr<std::byte> plain_in_;
+  std::shared_ptr<std::byte> plain_out_;
+  std::shared_ptr<std::byte> device_rows_;  ///< of std::int64_t, one per DP rank
+  ExactInputs inputs_;
+  std::vector<std::byte> host_;  ///< of an output
+};
+
+}  // namespace mixcomm::tools

@@ -1,0 +1,28 @@
+// The GPUs of this machine.
+#pragma once
+
+#include <string>
+
+#include "tools/command.hpp"
+
+namespace mixcomm::tools {
+
+/// How many GPUs CUDA shows this process; 0 without CUDA. Starts CUDA in this process, which must not fork
+/// behind that.
+[[nodiscard]] int gpu_count();
+
+/// What names the GPU in all processes of this host.
+[[nodiscard]] std::string gpu_uuid(int device);
+
+/// {"available": true, "architectures": [...], "runtime": "13.0", "driver": "580.82.07", "devices": [{...}],
+/// "mps": false}, or {"available": false, "why": "..."}. Makes no context on any device.
+[[nodiscard]] Json gpus();
+
+/// The same in lines of text.
+[[nodiscard]] std::string gpus_text(const Json& gpus);
+
+/// What a measurement on GPUs notes of them: {"name", "count", "multiprocessors", "memory_gib", "driver",
+/// "cuda_runtime"}.
+[[nodiscard]] Json measured_gpus();
+
+}  // namespace mixcomm::tools

@@ -1,0 +1,37 @@
+// Stands in for what measures and describes GPUs in builds without CUDA.
+#include "mixcomm/error.hpp"
+#include "tools/bench_gpu.hpp"
+#include "tools/gpus.hpp"
+#include "verify/device.hpp"
+
+namespace mixcomm::tools {
+
+int gpu_count() {
+  return 0;
+}
+
+std::string gpu_uuid(int /*device*/) {
+  return "";
+}
+
+Json gpus() {
+  return {{"available", false}, {"why", verify::why_no_cuda()}};
+}
+
+std::string gpus_text(const Json& gpus) {
+  return "not available: " + gpus["why"].get<std::string>() + "\n";
+}
+
+Json measured_gpus() {
+  return nullptr;
+}
+
+GpuBench::GpuBench(const BenchOptions& options, const std::vector<Row>& rows)
+    : options_(options), rows_(rows) {}
+
+Json GpuBench::run(Bootstrap& bootstrap) {
+  (void)place_on_gpu(bootstrap, options_.backend, options_.ranks);
+  throw Unsupported("--backend cuda: " + verify::why_no_cuda());
+}
+
+}  // namespace mixcomm::tools
