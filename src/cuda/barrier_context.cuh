@@ -84,6 +84,12 @@ class BarrierContext : public Lane {
         }
     }
     ok_ = __syncthreads_and(ok());
+#if defined(MIXCOMM_MUTANTS)
+    // One rank is slow to sum: without the second barrier the others would be gone before it has written to them.
+    if (!last && me() == 1)
+      for (const std::uint64_t until = ptx::nanoseconds() + 1'000'000; ptx::nanoseconds() < until;) {
+      }
+#endif
     // All ranks' kernels of this lane are running: the next one's can take no place that they wait for.
     if (barriers_ == 1) ptx::let_next_kernel_start();
   }

@@ -25,6 +25,7 @@ int mutant();
 namespace {
 
 constexpr std::size_t pack_bytes = 16;
+static_assert((std::size_t{64} << 10U) / most_ranks >= granule * sizeof(float) * 2, "the smallest workspace has a lane");
 
 int resolve_device(int device) {
   int count = 0;
@@ -78,6 +79,9 @@ class CudaBackend final : public Backend {
         provider_(make_memory_provider(bootstrap, device_, options.cuda, options.timeout)),
         limits_{options.cuda.protocol, agreed_lanes(bootstrap, device_, options.cuda.max_lanes), 0},
         failure_(grid, options.timeout) {
+    // A lane's part of an area holds at least a granule from every rank.
+    const std::size_t least_bytes = granule_bytes * static_cast<std::size_t>(grid.world.size);
+    limits_.most_lanes = std::min(limits_.most_lanes, static_cast<int>(options.workspace_bytes / least_bytes));
     const auto lanes = static_cast<std::size_t>(limits_.most_lanes);
     limits_.lane_bytes = options.workspace_bytes / lanes / granule_bytes * granule_bytes;
     layout_.lane_bytes = limits_.lane_bytes;
@@ -151,7 +155,7 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  static constexpr std::size_t granule_bytes = granule * sizeof(float) * 2;
+  static constexpr std::size_t granule_bytes = granule * sizeof(float) * 2;  ///< in packets
   static constexpr std::size_t memory_bytes = round_up(sizeof(RankMemory), 4096);
 
   /// All kernels are brought onto the device now: in an operation that could wait for the kernels that wait for it.

@@ -1,7 +1,6 @@
 #include "cuda/launch.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 
 namespace mixcomm::cuda {
 namespace {
@@ -29,7 +28,7 @@ std::size_t elements_needed(Way way, bool gathers, const Blocks& blocks, const G
 
 bool in_packets(const Call& call, const Grid& /*grid*/, bool direct) {
   const std::size_t bytes = call.blocks.elements() * size_of(call.dtype);
-  return bytes <= std::size_t{direct ? 64U : 512U} << 10U;
+  return bytes <= std::size_t{direct ? 64U : 128U} << 10U;
 }
 
 Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits) {
@@ -48,15 +47,10 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   const std::size_t touched = packets || !direct ? elements : divide_up(elements, static_cast<std::size_t>(grid.world.size));
   const std::size_t tiles = std::max(divide_up(touched, tile), std::size_t{1});
   std::size_t threads = 256;
-#if defined(MIXCOMM_TUNING)
-  if (const char* text = std::getenv("MIXCOMM_THREADS")) threads = std::strtoul(text, nullptr, 10);
-#endif
-  int most = limits.most_lanes;
-#if defined(MIXCOMM_TUNING)
-  if (packets) most = most > 16 ? 16 : most;
-#endif
-  const std::size_t lanes =
-      std::min(divide_up(tiles, threads), static_cast<std::size_t>(most));
+  // Kernels that travel in packets let the next one come at once, when those of other ranks may not be running yet: where
+  // ranks share a device there must be room for all of them besides. Those with barriers wait until all are running.
+  const int most = packets ? std::max(limits.most_lanes / 2, 1) : limits.most_lanes;
+  const std::size_t lanes = std::min(divide_up(tiles, threads), static_cast<std::size_t>(most));
   const auto largest = static_cast<std::size_t>(most_threads_of(launch.way, call.gathers));
   if (tiles > lanes * threads && threads < largest) threads = largest;
   launch.lanes = static_cast<int>(lanes);

@@ -46,7 +46,7 @@ class PacketContext : public Lane {
     if (first_.packed < tiles(my_input()).end()) first_data_ = input(first_).load(first_.begin);
   }
 
-  /// Packets find room on the device beside the next operation's: it may come at once.
+  /// The next kernel may come at once: see launch_for() for why that finds room.
   __device__ void begin() { ptx::let_next_kernel_start(); }
 
   __device__ void begin_pass() {
@@ -102,7 +102,7 @@ class PacketContext : public Lane {
     for (const Tile tile : tiles(gathers ? b_.everything() : b_.block(a_.grid.dp.member))) {
       ptx::Packet packet = ptx::load_packet(area + bytes_of(tile.packed));
       while (!arrived(packet)) {
-        if (!may_wait()) return give_up(std::uint64_t{1} << (tile.packed / share_size()));
+        if (!may_wait()) return give_up(missing_for(tile.packed / share_size()));
         packet = ptx::load_packet(area + bytes_of(tile.packed));
       }
       store(tile, from_packet(packet));
@@ -239,6 +239,14 @@ class PacketContext : public Lane {
   }
   /// Elements per member's share; member m sums what has packed places from m * share_size() on.
   [[nodiscard]] __device__ Place share_size() const { return static_cast<Place>(b_.share(0, members()).size); }
+  /// The members that have not come to this pass; if all have, the one that did not sum its share.
+  [[nodiscard]] __device__ std::uint64_t missing_for(Place owner) const {
+    std::uint64_t missing = 0;
+#pragma unroll 1
+    for (int m = 0; m < members(); ++m)
+      if (ptx::load_packet(hello(me(), m)).number != number()) missing |= std::uint64_t{1} << m;
+    return missing != 0 ? missing : std::uint64_t{1} << owner;
+  }
   /// The members among the `count` sources from `first` on whose packets have not come.
   [[nodiscard]] __device__ std::uint64_t missing_of(const SumOrder& order, int first, int count,
                                                     const std::byte* packets, std::size_t stride) const {

@@ -38,11 +38,17 @@ CommunicatorOptions cuda_options(int tp, int dp, Protocol protocol) {
   options.workspace_bytes = verify::workspace_bytes;
   options.backend = BackendKind::cuda;
   options.cuda.protocol = protocol;
+  if (const char* lanes = std::getenv("MIXCOMM_MAX_LANES")) options.cuda.max_lanes = std::atoi(lanes);
   return options;
 }
 
 std::vector<std::string> spawn_cuda(Ranks kind, int world, const std::function<std::string(Bootstrap&)>& fn) {
-  return spawn(kind, world, fn, 4 * patience());
+  // What main() sets for streams of one process; MPS has not so many queues for every one of its clients.
+  const auto in_process = [&](Bootstrap& bootstrap) {
+    if (kind == Ranks::processes) unsetenv("CUDA_DEVICE_MAX_CONNECTIONS");
+    return fn(bootstrap);
+  };
+  return spawn(kind, world, in_process, 4 * patience());
 }
 
 Departure::~Departure() {
