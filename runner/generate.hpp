@@ -13,8 +13,10 @@ namespace mixcomm::runner {
 
 struct GenerateOptions {
   std::size_t max_new_tokens = 128;
-  std::vector<int> eos_token_ids = {};  ///< a sequence ends after one of these, which is kept in its tokens; empty: never
-  std::function<void(std::size_t step, std::size_t active)> progress = {};  ///< called on this rank after each step, if set
+  std::vector<int> eos_token_ids =
+      {};  ///< a sequence ends after one of these, which is kept in its tokens; empty: never
+  std::function<void(std::size_t step, std::size_t active)> progress =
+      {};  ///< called on this rank after each step, if set
 };
 
 struct Generated {
@@ -22,8 +24,8 @@ struct Generated {
   std::vector<StepTimes> steps;          ///< [0] is the prefill, the rest are decode steps
 };
 
-/// Decodes the prompts of this DP rank (maybe none) together with the other ranks' until all are done. The number of
-/// active sequences differs per DP rank and step; ranks tell each other through the communicator.
+/// Decodes the prompts of this DP rank (maybe none) together with the other ranks' until all are done. The
+/// number of active sequences differs per DP rank and step; ranks tell each other through the communicator.
 [[nodiscard]] Generated generate(Decoder& decoder, Communicator& communicator,
                                  std::span<const std::vector<int>> prompts, const GenerateOptions& options);
 

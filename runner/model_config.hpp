@@ -39,9 +39,10 @@ struct ModelConfig {
   std::size_t max_position_embeddings = 0;
 };
 
-/// Reads `directory`/config.json: a Qwen3_5MoeForCausalLM, or the text part of a Qwen3_5MoeForConditionalGeneration.
-/// Throws InvalidArgument, naming file and field, for a missing or damaged file, another architecture, and
-/// features that the decoder does not have (attention bias, another activation, a rope_type that is not "default").
+/// Reads `directory`/config.json: a Qwen3_5MoeForCausalLM, or the text part of a
+/// Qwen3_5MoeForConditionalGeneration. Throws InvalidArgument, naming file and field, for a missing or
+/// damaged file, another architecture, and features that the decoder does not have (attention bias, another
+/// activation, a rope_type that is not "default").
 [[nodiscard]] ModelConfig read_model_config(const std::filesystem::path& directory);
 
 }  // namespace mixcomm::runner

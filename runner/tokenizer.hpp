@@ -10,13 +10,13 @@
 
 namespace mixcomm::runner {
 
-/// Text to token ids and back, equal to the `tokenizers` library's for byte-level BPE tokenizers (GPT-2, Llama 3 and
-/// Qwen style): optional NFC normalizer, one Split pattern (PCRE2) + ByteLevel pre-tokenizer, added tokens matched first.
-/// Safe to use from many threads.
+/// Text to token ids and back, equal to the `tokenizers` library's for byte-level BPE tokenizers (GPT-2,
+/// Llama 3 and Qwen style): optional NFC normalizer, one Split pattern (PCRE2) + ByteLevel pre-tokenizer,
+/// added tokens matched first. Safe to use from many threads.
 class Tokenizer {
  public:
-  /// Reads `directory`/tokenizer.json. Throws InvalidArgument naming the file and the reason: missing, damaged, or not
-  /// byte-level BPE (which normalizer, pre-tokenizer or model it has instead).
+  /// Reads `directory`/tokenizer.json. Throws InvalidArgument naming the file and the reason: missing,
+  /// damaged, or not byte-level BPE (which normalizer, pre-tokenizer or model it has instead).
   explicit Tokenizer(const std::filesystem::path& directory);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;

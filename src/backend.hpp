@@ -21,7 +21,8 @@ struct Call {
   Placement in_placement;
   Placement out_placement;
   Blocks blocks;  ///< with counts in device memory: of the largest counts there may be
-  const std::int64_t* device_rows = nullptr;  ///< CUDA: the counts themselves, of the operation's first block on
+  const std::int64_t* device_rows =
+      nullptr;  ///< CUDA: the counts themselves, of the operation's first block on
   std::size_t hidden = 0;
   std::size_t most_rows = 0;  ///< of the tensor with all rows; looked at with counts in device memory only
   void* stream = nullptr;

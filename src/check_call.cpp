@@ -43,7 +43,8 @@ bool in_place(const CheckedCall& call, bool gathers, const Grid& team) {
   const ConstTensor& all = gathers ? out : call.in;
   const ConstTensor& one = gathers ? call.in : out;
   if (all.data == nullptr || one.bytes() == 0) return false;
-  if (call.rows.device() != nullptr && team.dp.size > 1) return false;  // where the block begins is not known here
+  if (call.rows.device() != nullptr && team.dp.size > 1)
+    return false;  // where the block begins is not known here
   return bytes_of(one) == bytes_of(all) + call.rows.total(team.dp.member) * all.hidden * size_of(all.dtype);
 }
 
@@ -66,12 +67,15 @@ CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const Ro
   for (int d = 0; d < team.dp.size; ++d)
     if (__builtin_add_overflow(total, rows[d], &total)) refuse(op, "the row counts overflow");
   if (rows.device() != nullptr) {
-    // The counts may add up to less than all DP ranks' most, and the tensor with all rows be as small as that.
+    // The counts may add up to less than all DP ranks' most, and the tensor with all rows be as small as
+    // that.
     const std::size_t room = op == Op::all_reduce ? rows[0] : shape.gathers ? out.rows : in.rows;
     if (room > total)
-      refuse(op, fmt::format("the tensor with all rows has {} rows, but {} DP ranks with at most {} rows each have {}; "
-                             "make it no larger than that",
-                             room, team.dp.size, rows[0], total));
+      refuse(op,
+             fmt::format(
+                 "the tensor with all rows has {} rows, but {} DP ranks with at most {} rows each have {}; "
+                 "make it no larger than that",
+                 room, team.dp.size, rows[0], total));
     total = room;
   }
   check_tensor(op, "in", in, shape.gathers ? rows[team.dp.member] : total);

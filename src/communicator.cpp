@@ -96,19 +96,21 @@ struct Communicator::State {
 };
 
 void Backend::run_nccl(const Call& /*call*/) {
-  throw Unsupported("algorithm nccl: this communicator has no NCCL communicator to run it with; make it with backend "
-                    "cuda and CudaOptions::nccl");
+  throw Unsupported(
+      "algorithm nccl: this communicator has no NCCL communicator to run it with; make it with backend "
+      "cuda and CudaOptions::nccl");
 }
 
 Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& given) {
   const CommunicatorOptions options = with_defaults(given);
   check_options(bootstrap, options);
   agree(bootstrap, "creating a communicator",
-        fmt::format("tp {}, dp {}, algorithm {}, workspace_bytes {}, check_agreement {}, backend {}, protocol {}, "
-                    "multicast {}, nccl {}, nccl_windows {}",
-                    options.tp, options.dp, name(options.algorithm), options.workspace_bytes,
-                    *options.check_agreement, name(options.backend), name(options.cuda.protocol),
-                    options.cuda.multicast, options.cuda.nccl != nullptr, options.cuda.nccl_windows));
+        fmt::format(
+            "tp {}, dp {}, algorithm {}, workspace_bytes {}, check_agreement {}, backend {}, protocol {}, "
+            "multicast {}, nccl {}, nccl_windows {}",
+            options.tp, options.dp, name(options.algorithm), options.workspace_bytes,
+            *options.check_agreement, name(options.backend), name(options.cuda.protocol),
+            options.cuda.multicast, options.cuda.nccl != nullptr, options.cuda.nccl_windows));
   const Grid grid = Grid::of(options.tp, options.dp, bootstrap.rank());
   const auto make_backend = options.backend == BackendKind::cuda ? cuda::make_backend : cpu::make_backend;
   state_ = std::unique_ptr<State>(
@@ -149,7 +151,8 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
   if (state.failure) std::rethrow_exception(state.failure);
   if (op == Op::all_reduce && rows.device() == nullptr) rows = RowCounts(in.rows);
   if (rows.device() != nullptr && state.backend->kind() != BackendKind::cuda)
-    throw Unsupported(fmt::format("{}: row counts in device memory need backend cuda; pass counts on the host", name(op)));
+    throw Unsupported(
+        fmt::format("{}: row counts in device memory need backend cuda; pass counts on the host", name(op)));
   const CheckedCall checked = check_call(op, in, out, rows, state.grid);
 
   Algorithm algorithm =
@@ -173,8 +176,9 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
 
   // Two operations one after the other, each carried out as it would be by itself.
   if (rows.device() != nullptr)
-    throw Unsupported(fmt::format("{}: algorithm {} needs row counts on the host; use auto, one_shot or two_shot",
-                                  name(op), name(algorithm)));
+    throw Unsupported(
+        fmt::format("{}: algorithm {} needs row counts on the host; use auto, one_shot or two_shot", name(op),
+                    name(algorithm)));
   const auto run_one = [&](Op each, const CheckedCall& part) {
     state.run_one(each, part, algorithm == Algorithm::nccl ? algorithm : chosen(each), options.stream);
   };

@@ -49,13 +49,12 @@ constexpr NameTable<Algorithm, 5> algorithms{"algorithm",
                                                {Algorithm::composed, "composed"},
                                                {Algorithm::nccl, "nccl"}}}};
 
-constexpr NameTable<BackendKind, 2> backends{
-    "backend", {{{BackendKind::cpu, "cpu"}, {BackendKind::cuda, "cuda"}}}};
+constexpr NameTable<BackendKind, 2> backends{"backend",
+                                             {{{BackendKind::cpu, "cpu"}, {BackendKind::cuda, "cuda"}}}};
 
-constexpr NameTable<Protocol, 3> protocols{"protocol",
-                                           {{{Protocol::automatic, "auto"},
-                                             {Protocol::packets, "packets"},
-                                             {Protocol::barriers, "barriers"}}}};
+constexpr NameTable<Protocol, 3> protocols{
+    "protocol",
+    {{{Protocol::automatic, "auto"}, {Protocol::packets, "packets"}, {Protocol::barriers, "barriers"}}}};
 
 }  // namespace
 

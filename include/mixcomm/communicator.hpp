@@ -24,7 +24,8 @@ enum class Op : std::uint8_t {
 
 /// How an operation is carried out. `automatic` picks one by a rule that all ranks share (see choose() in
 /// plan.hpp).
-/// composed: two operations one after the other; nccl (CUDA): the same through the collectives of CudaOptions::nccl.
+/// composed: two operations one after the other; nccl (CUDA): the same through the collectives of
+/// CudaOptions::nccl.
 enum class Algorithm : std::uint8_t { automatic, one_shot, two_shot, composed, nccl };
 
 [[nodiscard]] std::string_view name(Op op);
@@ -41,8 +42,9 @@ enum class BackendKind : std::uint8_t { cpu, cuda };
 [[nodiscard]] std::string_view name(BackendKind backend);
 [[nodiscard]] BackendKind backend_from_name(std::string_view name);
 
-/// How two_shot's data and signals travel on CUDA. `packets`: each 16 bytes carry 8 bytes of data and 8 of the call's
-/// number, so nothing else is waited for; twice the bytes. `barriers`: plain data between two barriers.
+/// How two_shot's data and signals travel on CUDA. `packets`: each 16 bytes carry 8 bytes of data and 8 of
+/// the call's number, so nothing else is waited for; twice the bytes. `barriers`: plain data between two
+/// barriers.
 enum class Protocol : std::uint8_t { automatic, packets, barriers };
 
 [[nodiscard]] std::string_view name(Protocol protocol);
@@ -50,13 +52,15 @@ enum class Protocol : std::uint8_t { automatic, packets, barriers };
 
 /// What only the CUDA backend looks at.
 struct CudaOptions {
-  int device = -1;                           ///< -1: the calling thread's current device
-  Protocol protocol = Protocol::automatic;   ///< of two_shot
-  int max_lanes = 0;  ///< thread blocks of an operation at most, to leave SMs to others; 0: 32, or this rank's share of
-                      ///< the SMs where ranks share a device
-  bool multicast = false;                    ///< store through NVLink multicast where the devices support it
-  void* nccl = nullptr;                      ///< ncclComm_t over the same ranks, of the caller's: see `nccl_windows`
-  bool nccl_windows = false;                 ///< take symmetric memory from windows of `nccl` (NCCL >= 2.28)
+  int device = -1;                          ///< -1: the calling thread's current device
+  Protocol protocol = Protocol::automatic;  ///< of two_shot
+  int max_lanes =
+      0;  ///< thread blocks of an operation at most, 1 to 32, to leave SMs to others. 0: 32, but where ranks
+          ///< share a device half of each one's share of the SMs, so that other kernels of a late rank
+          ///< always find room; a caller who runs no others may ask for the whole share
+  bool multicast = false;     ///< store through NVLink multicast where the devices support it
+  void* nccl = nullptr;       ///< ncclComm_t over the same ranks, of the caller's: see `nccl_windows`
+  bool nccl_windows = false;  ///< take symmetric memory from windows of `nccl` (NCCL >= 2.28)
 };
 
 struct CommunicatorOptions {
@@ -66,15 +70,15 @@ struct CommunicatorOptions {
   Milliseconds timeout = default_timeout;      ///< deadline of every wait
   std::optional<bool> check_agreement{};       ///< compare each call between ranks, see Disagreement; on for
                                                ///< CPU, off for CUDA unless set
-  std::size_t workspace_bytes = 0;  ///< staging per rank, team kind and area; larger messages pass in chunks. 0: 1
-                                    ///< MiB for CPU, 4 MiB for CUDA
+  std::size_t workspace_bytes = 0;  ///< staging per rank, team kind and area; larger messages pass in chunks.
+                                    ///< 0: 1 MiB for CPU, 4 MiB for CUDA
   BackendKind backend = BackendKind::cpu;
   CudaOptions cuda{};
 };
 
 struct CallOptions {
   Algorithm algorithm = Algorithm::automatic;  ///< automatic: the communicator's
-  void* stream = nullptr;                      ///< CUDA: the cudaStream_t to run on; null is the default stream
+  void* stream = nullptr;  ///< CUDA: the cudaStream_t to run on; null is the default stream
 };
 
 /// Symmetric memory: the same number of bytes on every rank, readable and writable by all of them, so that
@@ -101,9 +105,9 @@ class SymmetricBuffer {
 ///
 /// Calls: every rank of the communicator makes the same calls in the same order, from one thread at a time;
 /// several communicators may be used in turn. On CPU a call blocks until `out` is complete and `in` may be
-/// overwritten. On CUDA it is put on the caller's stream, like a kernel: it allocates nothing, never waits for the
-/// device, and can be captured in a CUDA graph. All calls of one communicator go to one stream, or to streams that
-/// wait for each other; so do the replays of graphs that hold them.
+/// overwritten. On CUDA it is put on the caller's stream, like a kernel: it allocates nothing, never waits
+/// for the device, and can be captured in a CUDA graph. All calls of one communicator go to one stream, or to
+/// streams that wait for each other; so do the replays of graphs that hold them.
 ///
 /// Sums: ordered sums (docs/design.md): accumulated in fp32 over t = 0, 1, ..., then over d = 0, 1, ...,
 /// rounded once; so all ranks, sizes, instruction sets, and all algorithms except `composed` of
@@ -113,17 +117,18 @@ class SymmetricBuffer {
 /// dtype.
 ///
 /// Buffers: any memory of any alignment; null for 0 rows. Memory from allocate() is used in place by
-/// two_shot. Then all ranks of the call must pass the same place of the same buffer, or all plain memory; else they
-/// disagree. (Where a DP rank has 0 rows, it cannot know the others' place: then the tensor of rows[d] is staged.)
-/// `in` may be `out`, or where the shapes differ the smaller may be block d of the larger; any other overlap is refused.
+/// two_shot. Then all ranks of the call must pass the same place of the same buffer, or all plain memory;
+/// else they disagree. (Where a DP rank has 0 rows, it cannot know the others' place: then the tensor of
+/// rows[d] is staged.) `in` may be `out`, or where the shapes differ the smaller may be block d of the
+/// larger; any other overlap is refused.
 ///
 /// Errors, on every rank that can know: InvalidArgument (before anything is sent; the communicator stays
 /// usable), Disagreement, Timeout. After the last two the communicator is failed: every later call throws the
 /// same error. Symmetric buffers of the call that failed may still be written by ranks that were late, until
 /// those have thrown, too: make a new communicator and new buffers. A communicator that was moved from can
-/// only be destroyed or assigned to. On CUDA the last two are found by the kernels: later calls throw them, and check()
-/// does; kernels already on the stream leave at once, and the results of the failed call and of those are undefined.
-/// The CUDA context survives.
+/// only be destroyed or assigned to. On CUDA the last two are found by the kernels: later calls throw them,
+/// and check() does; kernels already on the stream leave at once, and the results of the failed call and of
+/// those are undefined. The CUDA context survives.
 class Communicator {
  public:
   /// Collective over the bootstrap's ranks, which must agree on the options. The bootstrap must outlive this.
@@ -135,8 +140,8 @@ class Communicator {
   [[nodiscard]] const Grid& grid() const;
   [[nodiscard]] const CommunicatorOptions& options() const;
 
-  /// Throws the failure of this communicator, if there is one. On CUDA: what its kernels have found so far; synchronize
-  /// the stream first to know about all calls made.
+  /// Throws the failure of this communicator, if there is one. On CUDA: what its kernels have found so far;
+  /// synchronize the stream first to know about all calls made.
   void check() const;
 
   /// Collective: symmetric memory of `bytes` on each rank, zeroed, 4096-byte aligned. Throws Disagreement if

@@ -65,9 +65,9 @@ template <class T>
   return BasicTensor<Void>{data, rows, hidden, dtype_of<std::remove_const_t<T>>};
 }
 
-/// How many rows each DP rank owns: the same count for all, or one count per DP rank (0 allowed), on the host or in
-/// CUDA device memory. A view: the counts must outlive the call that takes it, and those in device memory every replay
-/// of a graph that holds the call. Every rank of the grid passes the same counts.
+/// How many rows each DP rank owns: the same count for all, or one count per DP rank (0 allowed), on the host
+/// or in CUDA device memory. A view: the counts must outlive the call that takes it, and those in device
+/// memory every replay of a graph that holds the call. Every rank of the grid passes the same counts.
 class RowCounts {
  public:
   RowCounts(std::size_t uniform) : uniform_(uniform) {}  // NOLINT(google-explicit-constructor)
@@ -76,10 +76,10 @@ class RowCounts {
   requires std::convertible_to<const List&, std::span<const std::size_t>> RowCounts(const List& per_dp_rank)
       : list_(per_dp_rank), is_list_(true) {}  // NOLINT(google-explicit-constructor)
 
-  /// CUDA: one count per DP rank, in device memory, read when the operation runs; so a captured graph replays with new
-  /// counts. None may exceed `most`. The tensor of rows[d] then has `most` rows and the one with all rows as many as
-  /// all DP ranks may have together (at most dp * most); rows beyond the counts are neither read nor written. Counts
-  /// that do not fit fail the communicator.
+  /// CUDA: one count per DP rank, in device memory, read when the operation runs; so a captured graph replays
+  /// with new counts. None may exceed `most`. The tensor of rows[d] then has `most` rows and the one with all
+  /// rows as many as all DP ranks may have together (at most dp * most); rows beyond the counts are neither
+  /// read nor written. Counts that do not fit fail the communicator.
   [[nodiscard]] static RowCounts on_device(const std::int64_t* per_dp_rank, std::size_t most) {
     RowCounts counts(most);
     counts.device_ = per_dp_rank;

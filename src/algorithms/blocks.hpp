@@ -14,15 +14,16 @@ struct Range {
   std::size_t size = 0;
 };
 
-/// Runs are cut at multiples of so many elements: ranks write different cache lines, and packs of 16 bytes stay
-/// whole.
+/// Runs are cut at multiples of so many elements: ranks write different cache lines, and packs of 16 bytes
+/// stay whole.
 inline constexpr std::size_t granule = 64;
 
 [[nodiscard]] MIXCOMM_HD constexpr std::size_t round_up(std::size_t n, std::size_t to) {
   return (n + to - 1) / to * to;
 }
 
-/// What each of `members` near equal shares in `size` elements (fewer than 2^38) has; the last ones may have less.
+/// What each of `members` near equal shares in `size` elements (fewer than 2^38) has; the last ones may have
+/// less.
 [[nodiscard]] MIXCOMM_HD constexpr std::size_t share_of(std::size_t size, int members) {
   const auto granules = static_cast<std::uint32_t>((size + granule - 1) / granule);
   const auto count = static_cast<std::uint32_t>(members);
@@ -48,12 +49,12 @@ enum class Coordinates {
   packed,      ///< a workspace that holds only this pass: the covered part of block 0, then of block 1, ...
 };
 
-/// The blocks of one operation, one per DP rank, at most `most` of them. Trivial to construct, so that it can lie in a
-/// GPU's shared memory; assign() and cut() come first.
+/// The blocks of one operation, one per DP rank, at most `most` of them. Trivial to construct, so that it can
+/// lie in a GPU's shared memory; assign() and cut() come first.
 ///
-/// Each block is cut into as many pieces as there are passes; a pass covers one piece of each. Packed, piece after piece,
-/// they fill a workspace. All pieces of a block take the same room there, whether the last one needs it or not, so only
-/// the number of the piece changes from pass to pass.
+/// Each block is cut into as many pieces as there are passes; a pass covers one piece of each. Packed, piece
+/// after piece, they fill a workspace. All pieces of a block take the same room there, whether the last one
+/// needs it or not, so only the number of the piece changes from pass to pass.
 template <int most>
 class BasicBlocks {
  public:
@@ -117,9 +118,11 @@ class BasicBlocks {
   [[nodiscard]] MIXCOMM_HD Range block(int d) const { return {packed_[d], size(d)}; }
   /// Where the next block begins.
   [[nodiscard]] MIXCOMM_HD std::size_t packed_end(int d) const { return packed_[d + 1]; }
-  /// What falls to `member` of `members` when all of it is shared out near equally, whichever blocks it is in: so ranks
-  /// have equal work also where blocks are uneven.
-  [[nodiscard]] MIXCOMM_HD Range share(int member, int members) const { return part(packed_[dp_], member, members); }
+  /// What falls to `member` of `members` when all of it is shared out near equally, whichever blocks it is
+  /// in: so ranks have equal work also where blocks are uneven.
+  [[nodiscard]] MIXCOMM_HD Range share(int member, int members) const {
+    return part(packed_[dp_], member, members);
+  }
   /// What a run holds of block d, in the covered part of that.
   [[nodiscard]] MIXCOMM_HD Range overlap(const Range& run, int d) const {
     const std::size_t covered = size(d);
@@ -146,8 +149,8 @@ class BasicBlocks {
 
 using Blocks = BasicBlocks<max_ranks>;
 
-/// The fewest passes, each covering one piece, that fit a packed workspace of `capacity` elements (at least `dp` granules,
-/// fewer than 2^31). The same on all ranks, since all know the sizes. Leaves `blocks` cut so.
+/// The fewest passes, each covering one piece, that fit a packed workspace of `capacity` elements (at least
+/// `dp` granules, fewer than 2^31). The same on all ranks, since all know the sizes. Leaves `blocks` cut so.
 [[nodiscard]] inline int passes_for(Blocks& blocks, std::size_t capacity) {
   const std::size_t least = (blocks.elements() + capacity - 1) / capacity;
   for (auto pieces = static_cast<int>(least > 0 ? least : 1);; ++pieces) {

@@ -1,4 +1,5 @@
-// one_shot: every rank publishes its input once, waits once, and sums all that it needs by itself. For small messages.
+// one_shot: every rank publishes its input once, waits once, and sums all that it needs by itself. For small
+// messages.
 #pragma once
 
 #include "algorithms/context.hpp"
@@ -6,7 +7,8 @@
 namespace mixcomm {
 
 /// out block d = sum over t of in@(t, d), for every d.
-/// Phases: publish | wait | sum. Waits: 1. Reads per rank: tp x sum(rows) x hidden; scratch: its input, twice.
+/// Phases: publish | wait | sum. Waits: 1. Reads per rank: tp x sum(rows) x hidden; scratch: its input,
+/// twice.
 template <Context C, int most>
 MIXCOMM_HD void all_reduce_all_gather_one_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.publish();
@@ -14,7 +16,8 @@ MIXCOMM_HD void all_reduce_all_gather_one_shot(C& c, const Grid& g, const BasicB
 }
 
 /// out = sum over d', then t, of block d of in@(t, d').
-/// Phases: publish | wait | sum. Waits: 1. Reads per rank: world x rows[d] x hidden; scratch: its input, twice.
+/// Phases: publish | wait | sum. Waits: 1. Reads per rank: world x rows[d] x hidden; scratch: its input,
+/// twice.
 template <Context C, int most>
 MIXCOMM_HD void reduce_scatter_all_reduce_one_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.publish();

@@ -1,5 +1,5 @@
-// two_shot: each rank sums one share of all rows and writes it to everyone who needs it. For large messages: nothing is
-// summed twice. Where blocks are even and their size divides, rank (t, d) sums part t of block d.
+// two_shot: each rank sums one share of all rows and writes it to everyone who needs it. For large messages:
+// nothing is summed twice. Where blocks are even and their size divides, rank (t, d) sums part t of block d.
 #pragma once
 
 #include "algorithms/context.hpp"
@@ -8,7 +8,8 @@ namespace mixcomm {
 
 /// out block d = sum over t of in@(t, d), for every d  ==  reduce-scatter(tp), then all-gather(world).
 /// Phases: wait | sum my share of all blocks and write it to every rank | wait. Waits: 2.
-/// Reads per rank: tp x sum(rows) x hidden / world; writes: sum(rows) x hidden; scratch: none for symmetric buffers.
+/// Reads per rank: tp x sum(rows) x hidden / world; writes: sum(rows) x hidden; scratch: none for symmetric
+/// buffers.
 template <Context C, int most>
 MIXCOMM_HD void all_reduce_all_gather_two_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.share();
@@ -22,8 +23,8 @@ MIXCOMM_HD void all_reduce_all_gather_two_shot(C& c, const Grid& g, const BasicB
 
 /// out = sum over d', then t, of block d of in@(t, d')  ==  reduce-scatter(world), then all-gather(tp).
 /// Phases: wait | sum my share of all blocks over all ranks and write it to the TP team of that block | wait.
-/// Waits: 2. Reads per rank: sum(rows) x hidden; writes: tp x sum(rows) x hidden / world; scratch: none for symmetric
-/// buffers.
+/// Waits: 2. Reads per rank: sum(rows) x hidden; writes: tp x sum(rows) x hidden / world; scratch: none for
+/// symmetric buffers.
 template <Context C, int most>
 MIXCOMM_HD void reduce_scatter_all_reduce_two_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.share();

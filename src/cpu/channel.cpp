@@ -159,7 +159,7 @@ void Channel::look_for_disagreement(const CallRecord& call) const {
     if (latest < call.number) continue;  // late
     const bool readable = log.read(call.number, record);
     if (readable && record.hash() == hash_) continue;  // in this call, not at this point yet
-    if (arrived(member)) continue;                            // it came meanwhile, and went on
+    if (arrived(member)) continue;                     // it came meanwhile, and went on
     if (!readable) record.number = 0;
     fail_disagreement(call, record, rank);
   }

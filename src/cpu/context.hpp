@@ -116,7 +116,9 @@ class CpuContext {
     const Blocks& blocks_;
     Range run_;
   };
-  [[nodiscard]] Tiles tiles(Range run) const { return {call_.blocks, run}; }
+  [[nodiscard]] Tiles tiles(Range run) const {
+    return {call_.blocks, run};
+  }
 
   [[nodiscard]] Sum load_sum(const SumOrder& order, const Input& in, const Tile& /*tile*/) const {
     return {order, in};
@@ -168,7 +170,8 @@ class CpuContext {
     const int inner = sum.order.inner.size;
     std::size_t count = 0;
     for (int o = 0; o < sum.order.outer_size; ++o)
-      for (int i = 0; i < inner; ++i) sources[count++] = at(sum.in, sum.order.rank(i, o), tile.block, tile.range.begin);
+      for (int i = 0; i < inner; ++i)
+        sources[count++] = at(sum.in, sum.order.rank(i, o), tile.block, tile.range.begin);
     ordered_sum({.dtype = dtype_of<T>,
                  .sources = sources.data(),
                  .inner = inner,

@@ -137,11 +137,13 @@ class CpuBackend final : public Backend {
     const int passes = passes_for(call.blocks, area_bytes_ / size_of(call.dtype));
     // A buffer that is this rank's block of the other one is another block for each DP rank.
     constexpr auto in_place = Placement::Kind::in_place;
-    const View all = call.gathers ? direct(call.out, call.out_placement, true) : direct(call.in, call.in_placement, true);
-    PassBuffers buffers{.in = call.in_placement.kind == in_place ? all : direct(call.in, call.in_placement, !call.gathers),
-                        .out = call.out_placement.kind == in_place ? all : direct(call.out, call.out_placement, call.gathers),
-                        .staged_in = {},
-                        .staged_out = {}};
+    const View all =
+        call.gathers ? direct(call.out, call.out_placement, true) : direct(call.in, call.in_placement, true);
+    PassBuffers buffers{
+        .in = call.in_placement.kind == in_place ? all : direct(call.in, call.in_placement, !call.gathers),
+        .out = call.out_placement.kind == in_place ? all : direct(call.out, call.out_placement, call.gathers),
+        .staged_in = {},
+        .staged_out = {}};
     for (int pass = 0; pass < passes; ++pass) {
       call.blocks.cover(pass);
       buffers.staged_in = area(kind, 0);

@@ -1,5 +1,5 @@
-// The debug option check_agreement: before each operation the ranks of its team send each other what they are about to
-// run, word by word in packets, and compare.
+// The debug option check_agreement: before each operation the ranks of its team send each other what they are
+// about to run, word by word in packets, and compare.
 #include "cuda/agreement.hpp"
 #include "cuda/lane.cuh"
 
@@ -54,8 +54,8 @@ class Agreement : public Lane {
 static_assert(record_words <= 32, "a warp sends a record");
 static_assert(most_ranks * 32 <= 1024, "a warp per rank");
 
-__global__ void __launch_bounds__(most_ranks * 32) agree(const __grid_constant__ Arguments a,
-                                                         const __grid_constant__ RecordWords mine) {
+__global__ void __launch_bounds__(most_ranks * 32)
+    agree(const __grid_constant__ Arguments a, const __grid_constant__ RecordWords mine) {
   RankMemory& memory = *a.memory;
   if (memory.lanes[a.team][0].failed != 0) return;
   LaneBlocks none;

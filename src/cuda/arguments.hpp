@@ -14,8 +14,9 @@ namespace mixcomm::cuda {
 /// The most ranks of one communicator on CUDA.
 inline constexpr int most_ranks = 16;
 
-/// A thread block and its peers of the same index on all ranks are a lane: it has its own piece of the data, its own
-/// workspace and its own counters, and waits for nothing but its peers. An operation of few bytes uses few lanes.
+/// A thread block and its peers of the same index on all ranks are a lane: it has its own piece of the data,
+/// its own workspace and its own counters, and waits for nothing but its peers. An operation of few bytes
+/// uses few lanes.
 inline constexpr int most_lanes = 32;
 
 /// What one lane counts. In the rank's own device memory, so that a replayed graph goes on counting.
@@ -59,10 +60,13 @@ struct View {
   std::byte* multicast = nullptr;  ///< a store here goes to all ranks
   Coordinates coordinates = Coordinates::packed;
 
-  [[nodiscard]] MIXCOMM_HD std::byte* of(int rank) const { return first + static_cast<std::size_t>(rank) * stride; }
+  [[nodiscard]] MIXCOMM_HD std::byte* of(int rank) const {
+    return first + static_cast<std::size_t>(rank) * stride;
+  }
 };
 
-/// Where things are in a rank's slice of the workspace, in bytes; the same for all ranks. Each team kind has its own.
+/// Where things are in a rank's slice of the workspace, in bytes; the same for all ranks. Each team kind has
+/// its own.
 struct Workspace {
   // Flags, hellos and records of calls come first, then the areas.
   std::byte* first = nullptr;  ///< rank 0's slice
@@ -77,9 +81,12 @@ struct Workspace {
   /// Areas: packets in and out, two of each by parity, then staged data in and out.
   static constexpr int areas = 6;
 
-  [[nodiscard]] MIXCOMM_HD std::byte* of(int rank) const { return first + static_cast<std::size_t>(rank) * stride; }
+  [[nodiscard]] MIXCOMM_HD std::byte* of(int rank) const {
+    return first + static_cast<std::size_t>(rank) * stride;
+  }
   [[nodiscard]] MIXCOMM_HD std::size_t area(int index, int lane) const {
-    return signal_bytes + static_cast<std::size_t>(index) * area_bytes + static_cast<std::size_t>(lane) * lane_bytes;
+    return signal_bytes + static_cast<std::size_t>(index) * area_bytes +
+           static_cast<std::size_t>(lane) * lane_bytes;
   }
 };
 
@@ -99,7 +106,7 @@ struct Arguments {
   std::int64_t most_rows_each = 0;            ///< ... the most that any count may be
   BasicBlocks<most_ranks> blocks;             ///< cut into lanes x passes pieces; unused with device_rows
   std::uint64_t number = 0;                   ///< of the call, for errors
-  std::uint32_t timeout = 0;  ///< in units of 2^20 ns
+  std::uint32_t timeout = 0;                  ///< in units of 2^20 ns
   std::uint32_t passes = 1;
   std::uint8_t op = 0;
   std::uint8_t team = 0;  ///< TeamKind

@@ -1,5 +1,6 @@
-// The context of long messages: plain data between barriers. Symmetric buffers are read and written where they are,
-// others are staged: inputs are copied to where peers read them, sums are kept where peers fetch them.
+// The context of long messages: plain data between barriers. Symmetric buffers are read and written where
+// they are, others are staged: inputs are copied to where peers read them, sums are kept where peers fetch
+// them.
 #pragma once
 
 #include "algorithms/context.hpp"
@@ -8,8 +9,8 @@
 
 namespace mixcomm::cuda {
 
-/// Staging areas need not alternate: between a rank's last read of one and its owner's next write to it there is always
-/// a barrier.
+/// Staging areas need not alternate: between a rank's last read of one and its owner's next write to it there
+/// is always a barrier.
 template <class T, bool gathers, bool one_shot>
 class BarrierContext : public Lane {
   static constexpr int words = 4;
@@ -59,8 +60,9 @@ class BarrierContext : public Lane {
         [&](const Tile& tile, const Sum& value) { store(tile, value); });
   }
 
-  /// Every rank's thread block of this index has come here, and what the others wrote before can be read. The first
-  /// barrier of a pass orders only what was staged in it: what symmetric buffers hold was written by earlier kernels.
+  /// Every rank's thread block of this index has come here, and what the others wrote before can be read. The
+  /// first barrier of a pass orders only what was staged in it: what symmetric buffers hold was written by
+  /// earlier kernels.
   __device__ void barrier() {
     ++barriers_;
     const bool last = barriers_ % 2 == 0;
@@ -85,7 +87,8 @@ class BarrierContext : public Lane {
     }
     ok_ = __syncthreads_and(ok());
 #if defined(MIXCOMM_MUTANTS)
-    // One rank is slow to sum: without the second barrier the others would be gone before it has written to them.
+    // One rank is slow to sum: without the second barrier the others would be gone before it has written to
+    // them.
     if (!last && me() == 1)
       for (const std::uint64_t until = ptx::nanoseconds() + 1'000'000; ptx::nanoseconds() < until;) {
       }
@@ -94,7 +97,9 @@ class BarrierContext : public Lane {
     if (barriers_ == 1) ptx::let_next_kernel_start();
   }
 
-  [[nodiscard]] __device__ Tiles<elements> tiles(Range run) const { return {b_, run}; }
+  [[nodiscard]] __device__ Tiles<elements> tiles(Range run) const {
+    return {b_, run};
+  }
 
   __device__ Sum load_sum(const SumOrder& order, const Input& in, const Tile& tile) const {
     const std::byte* source = at(in, order.inner.first, tile);
@@ -131,7 +136,8 @@ class BarrierContext : public Lane {
     if (!ok_) return;
     if (a_.out_view.first == nullptr) return write(at(out, a_.grid.rank(), tile), sum);
     if (out.multicast != nullptr && team.size == a_.grid.world.size)
-      return ptx::store_multicast(out.multicast + (b_.start(out.coordinates, tile.block) + tile.begin) * sizeof(T), sum.word);
+      return ptx::store_multicast(
+          out.multicast + (b_.start(out.coordinates, tile.block) + tile.begin) * sizeof(T), sum.word);
     std::byte* to = at(out, team.first, tile);
     const std::size_t stride = out.stride * team.stride;
 #pragma unroll 4
@@ -188,9 +194,9 @@ class BarrierContext : public Lane {
     return result;
   }
   __device__ static void write(std::byte* address, const Sum& value) {
-    *reinterpret_cast<uint4*>(address) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
+    *reinterpret_cast<uint4*>(address) =
+        make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
   }
-
 };
 
 }  // namespace mixcomm::cuda

@@ -25,30 +25,38 @@ int mutant();
 namespace {
 
 constexpr std::size_t pack_bytes = 16;
-static_assert((std::size_t{64} << 10U) / most_ranks >= granule * sizeof(float) * 2, "the smallest workspace has a lane");
+static_assert((std::size_t{64} << 10U) / most_ranks >= granule * sizeof(float) * 2,
+              "the smallest workspace has a lane");
 
 int resolve_device(int device) {
   int count = 0;
   check(cudaGetDeviceCount(&count), "looking for CUDA devices");
   if (device < 0) check(cudaGetDevice(&device), "asking for the current CUDA device");
   if (device >= count)
-    throw InvalidArgument(fmt::format("CUDA device {} was asked for, but there are {}; they count from 0", device, count));
+    throw InvalidArgument(
+        fmt::format("CUDA device {} was asked for, but there are {}; they count from 0", device, count));
   return device;
 }
 
-/// The lanes that every rank can have on its device at once, beside those of the other ranks there and of the next
-/// operation: kernels that wait for each other must all be running. Collective.
+/// The most lanes of an operation. Kernels that wait for each other must all be running, so where ranks share
+/// a device, their lanes, and those of the next operation that may have come early, must find room beside
+/// each other. More than that: whatever a rank runs before its operation must find SMs that are free
+/// altogether (one that is in use takes no kernel that divides its shared memory differently), while the
+/// others' kernels wait for that rank. So the lanes of all ranks together take half of the SMs at most,
+/// unless the caller asks for more. Collective.
 int agreed_lanes(Bootstrap& bootstrap, int device, int asked) {
   if (asked < 0 || asked > most_lanes)
-    throw InvalidArgument(fmt::format("max_lanes is {}; it may be 1 to {}, or 0 for the library's choice", asked, most_lanes));
+    throw InvalidArgument(
+        fmt::format("max_lanes is {}; it may be 1 to {}, or 0 for the library's choice", asked, most_lanes));
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, device), "asking for the device's properties");
   struct Mine {
     cudaUUID_t uuid;
     int processors;
     int asked;
-  } mine{properties.uuid, properties.multiProcessorCount, asked == 0 ? most_lanes : asked};
-  const auto all = bootstrap.exchange("comparing devices", {reinterpret_cast<const char*>(&mine), sizeof(mine)});
+  } mine{properties.uuid, properties.multiProcessorCount, asked};
+  const auto all =
+      bootstrap.exchange("comparing devices", {reinterpret_cast<const char*>(&mine), sizeof(mine)});
   int lanes = most_lanes;
   for (const std::string& each : all) {
     Mine theirs{};
@@ -56,7 +64,9 @@ int agreed_lanes(Bootstrap& bootstrap, int device, int asked) {
     const auto sharing = std::count_if(all.begin(), all.end(), [&](const std::string& other) {
       return other.compare(0, sizeof(cudaUUID_t), each, 0, sizeof(cudaUUID_t)) == 0;
     });
-    lanes = std::min({lanes, theirs.asked, theirs.processors / static_cast<int>(sharing)});
+    const int share = theirs.processors / static_cast<int>(sharing);
+    const int room = theirs.asked > 0 || sharing == 1 ? share : share / 2;
+    lanes = std::min({lanes, theirs.asked > 0 ? theirs.asked : most_lanes, room});
   }
   return std::max(lanes, 1);
 }
@@ -81,7 +91,8 @@ class CudaBackend final : public Backend {
         failure_(grid, options.timeout) {
     // A lane's part of an area holds at least a granule from every rank.
     const std::size_t least_bytes = granule_bytes * static_cast<std::size_t>(grid.world.size);
-    limits_.most_lanes = std::min(limits_.most_lanes, static_cast<int>(options.workspace_bytes / least_bytes));
+    limits_.most_lanes =
+        std::min(limits_.most_lanes, static_cast<int>(options.workspace_bytes / least_bytes));
     const auto lanes = static_cast<std::size_t>(limits_.most_lanes);
     limits_.lane_bytes = options.workspace_bytes / lanes / granule_bytes * granule_bytes;
     layout_.lane_bytes = limits_.lane_bytes;
@@ -92,7 +103,8 @@ class CudaBackend final : public Backend {
     layout_.stride = workspace_.stride;
     load_kernels();
     int capability = 0;
-    check(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device_), "asking for the capability");
+    check(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device_),
+          "asking for the capability");
     overlaps_launches_ = capability >= 9;
     if (options.cuda.nccl != nullptr) nccl_ = make_nccl_collectives(bootstrap, options.cuda.nccl, grid);
   }
@@ -136,7 +148,8 @@ class CudaBackend final : public Backend {
       RecordWords mine{};
       std::memcpy(mine.word, &call.record, sizeof(mine));
       std::array<void*, 2> parameters{&a, &mine};
-      check(cudaLaunchKernel(agreement_kernel(), dim3(1), dim3(agreement_threads), parameters.data(), 0, stream),
+      check(cudaLaunchKernel(agreement_kernel(), dim3(1), dim3(agreement_threads), parameters.data(), 0,
+                             stream),
             "launching the comparison of calls");
     }
     const bool direct = a.in_view.first != nullptr && a.out_view.first != nullptr;
@@ -144,7 +157,8 @@ class CudaBackend final : public Backend {
     a.passes = static_cast<std::uint32_t>(launch.passes);
     a.blocks = BasicBlocks<most_ranks>(call.blocks);
     a.blocks.cut(launch.lanes * launch.passes);
-    launch_kernel(tables_[static_cast<std::size_t>(call.dtype)].kernel[call.gathers ? 1 : 0][static_cast<int>(launch.way)],
+    launch_kernel(tables_[static_cast<std::size_t>(call.dtype)]
+                      .kernel[call.gathers ? 1 : 0][static_cast<int>(launch.way)],
                   launch, a, stream);
   }
 
@@ -158,7 +172,8 @@ class CudaBackend final : public Backend {
   static constexpr std::size_t granule_bytes = granule * sizeof(float) * 2;  ///< in packets
   static constexpr std::size_t memory_bytes = round_up(sizeof(RankMemory), 4096);
 
-  /// All kernels are brought onto the device now: in an operation that could wait for the kernels that wait for it.
+  /// All kernels are brought onto the device now: in an operation that could wait for the kernels that wait
+  /// for it.
   void load_kernels() {
     tables_ = {kernel_table<bf16>(), kernel_table<fp16>(), kernel_table<float>()};
     cudaFuncAttributes attributes{};
@@ -177,9 +192,10 @@ class CudaBackend final : public Backend {
     return nullptr;
   }
 
-  /// Where peers find a symmetric buffer of mine; empty for one that must be staged. A pack of 16 bytes must never hold
-  /// elements of two blocks, or of none.
-  [[nodiscard]] View view_of(const Call& call, const void* data, const Placement& placement, bool all_blocks) const {
+  /// Where peers find a symmetric buffer of mine; empty for one that must be staged. A pack of 16 bytes must
+  /// never hold elements of two blocks, or of none.
+  [[nodiscard]] View view_of(const Call& call, const void* data, const Placement& placement,
+                             bool all_blocks) const {
     const Allocation* found = placement.kind == Placement::Kind::plain ? nullptr : find(data, 0);
     if (found == nullptr || reinterpret_cast<std::uintptr_t>(data) % pack_bytes != 0) return {};
     const std::size_t element = size_of(call.dtype);
@@ -188,7 +204,8 @@ class CudaBackend final : public Backend {
       if (call.blocks.full_size(d) * element % pack_bytes != 0) return {};
     const std::ptrdiff_t offset = static_cast<const std::byte*>(data) - found->mine;
     const Slices& slices = found->slices;
-    return {slices.first + offset, slices.stride, slices.multicast == nullptr ? nullptr : slices.multicast + offset,
+    return {slices.first + offset, slices.stride,
+            slices.multicast == nullptr ? nullptr : slices.multicast + offset,
             all_blocks ? Coordinates::all_blocks : Coordinates::one_block};
   }
 
@@ -196,8 +213,7 @@ class CudaBackend final : public Backend {
     Arguments a;
     a.grid = grid;
     a.workspace = layout_;
-    a.workspace.first =
-        workspace_.first + memory_bytes + static_cast<std::size_t>(call.team) * kind_bytes_;
+    a.workspace.first = workspace_.first + memory_bytes + static_cast<std::size_t>(call.team) * kind_bytes_;
     a.in = call.in;
     a.out = call.out;
     if (call.in_placement.kind == Placement::Kind::in_place)  // my block of `out`, wherever that is
@@ -216,7 +232,8 @@ class CudaBackend final : public Backend {
     a.hidden = call.hidden;
     a.most_rows = call.most_rows;
     a.device_rows = call.device_rows;
-    a.most_rows_each = static_cast<std::int64_t>(call.blocks.full_size(0) / std::max<std::size_t>(call.hidden, 1));
+    a.most_rows_each =
+        static_cast<std::int64_t>(call.blocks.full_size(0) / std::max<std::size_t>(call.hidden, 1));
     a.number = call.record.number;
     a.op = static_cast<std::uint8_t>(call.record.op);
     a.team = static_cast<std::uint8_t>(call.team);
@@ -258,10 +275,11 @@ class CudaBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid, const CommunicatorOptions& options) {
+std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
+                                      const CommunicatorOptions& options) {
   if (grid.world.size > most_ranks)
-    throw Unsupported(fmt::format("backend cuda serves at most {} ranks in one communicator, not {}", most_ranks,
-                                  grid.world.size));
+    throw Unsupported(fmt::format("backend cuda serves at most {} ranks in one communicator, not {}",
+                                  most_ranks, grid.world.size));
   const int device = resolve_device(options.cuda.device);
   const UseDevice use(device);
   return std::make_unique<CudaBackend>(bootstrap, grid, options, device);

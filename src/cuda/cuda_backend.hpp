@@ -1,4 +1,5 @@
-// The CUDA backend: ranks whose GPUs reach each other's memory, as threads of one process or processes of one node.
+// The CUDA backend: ranks whose GPUs reach each other's memory, as threads of one process or processes of one
+// node.
 #pragma once
 
 #include <memory>
@@ -8,8 +9,8 @@
 
 namespace mixcomm::cuda {
 
-/// Collective over the bootstrap's ranks. Throws Unsupported in a build without CUDA, or where the devices cannot reach
-/// each other's memory.
+/// Collective over the bootstrap's ranks. Throws Unsupported in a build without CUDA, or where the devices
+/// cannot reach each other's memory.
 [[nodiscard]] std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
                                                     const CommunicatorOptions& options);
 

@@ -43,23 +43,27 @@ void FailureBox::rethrow() const {
   switch (static_cast<FailureRecord::Kind>(record.kind)) {
     case FailureRecord::timeout:
       throw Timeout(
-          fmt::format("rank {} waited {} ms for rank{} {} in {}, its call {} (lane {}, step {}). It may have ended, hang, or be "
-                      "in other work: look at its output; if it is only slow, raise the communicator's timeout. The "
-                      "communicator is failed.",
-                      grid_.rank(), timeout_.count(), ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "), name(op),
-                      record.number, record.lane, record.step),
+          fmt::format(
+              "rank {} waited {} ms for rank{} {} in {}, its call {} (lane {}, step {}). It may have ended, "
+              "hang, or be "
+              "in other work: look at its output; if it is only slow, raise the communicator's timeout. The "
+              "communicator is failed.",
+              grid_.rank(), timeout_.count(), ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "), name(op),
+              record.number, record.lane, record.step),
           ranks);
     case FailureRecord::disagreement:
-      throw Disagreement(fmt::format("rank {} calls {}, but rank {} calls {}. Every rank of a communicator makes the "
-                                     "same calls, with the same rows, hidden, dtype, algorithm and kind of buffers, in "
-                                     "the same order. The communicator is failed.",
-                                     ranks.empty() ? -1 : ranks.front(), record_of(record.theirs).describe(),
-                                     grid_.rank(), record_of(record.mine).describe()));
+      throw Disagreement(
+          fmt::format("rank {} calls {}, but rank {} calls {}. Every rank of a communicator makes the "
+                      "same calls, with the same rows, hidden, dtype, algorithm and kind of buffers, in "
+                      "the same order. The communicator is failed.",
+                      ranks.empty() ? -1 : ranks.front(), record_of(record.theirs).describe(), grid_.rank(),
+                      record_of(record.mine).describe()));
     case FailureRecord::row_counts:
-      throw InvalidArgument(fmt::format("{}: the row counts in device memory are negative, larger than the 'most' given "
-                                        "with them, or more in total than the tensor with all rows has; nothing was "
-                                        "sent. The communicator is failed.",
-                                        name(op)));
+      throw InvalidArgument(
+          fmt::format("{}: the row counts in device memory are negative, larger than the 'most' given "
+                      "with them, or more in total than the tensor with all rows has; nothing was "
+                      "sent. The communicator is failed.",
+                      name(op)));
     case FailureRecord::none:
       break;
   }

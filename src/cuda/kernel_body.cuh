@@ -9,8 +9,17 @@
 
 namespace mixcomm::cuda {
 
+/// Where kernels overlap and were tuned (Hopper), two lanes fit an SM; elsewhere registers are worth more.
+#if __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1000 && !defined(MIXCOMM_MUTANTS)
+inline constexpr int lanes_per_sm = 2;
+#else
+inline constexpr int lanes_per_sm = 1;
+#endif
+
 /// The pieces of all passes of all lanes: lane l takes piece l, l + lanes, ...
-__device__ inline int piece_of_pass(int pass) { return static_cast<int>(pass * gridDim.x + blockIdx.x); }
+__device__ inline int piece_of_pass(int pass) {
+  return static_cast<int>(pass * gridDim.x + blockIdx.x);
+}
 
 /// Brings the arguments into the constant cache.
 __device__ inline void touch(const Arguments& a) {
@@ -21,12 +30,13 @@ __device__ inline void touch(const Arguments& a) {
   asm volatile("" ::"r"(seen));
 }
 
-/// The blocks that the host has cut, for all threads of the lane. Reads all arguments that are looked at later on, too,
-/// while the previous kernel may still run: the first look at each takes long.
+/// The blocks that the host has cut, for all threads of the lane. Reads all arguments that are looked at
+/// later on, too, while the previous kernel may still run: the first look at each takes long.
 __device__ inline void take_blocks(LaneBlocks& blocks, const Arguments& a) {
   const auto* from = reinterpret_cast<const std::uint32_t*>(&a.blocks);
   auto* to = reinterpret_cast<std::uint32_t*>(&blocks);
-  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(sizeof(LaneBlocks) / 4); i += static_cast<int>(blockDim.x))
+  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(sizeof(LaneBlocks) / 4);
+       i += static_cast<int>(blockDim.x))
     to[i] = from[i];
   touch(a);
   __syncthreads();
@@ -61,7 +71,8 @@ __device__ inline LaneState load_state(const LaneState& kept) {
 }
 
 template <template <class, bool, bool> class LaneContext, class T, bool gathers, bool one_shot>
-__global__ void __launch_bounds__(LaneContext<T, gathers, one_shot>::threads, 2) operation(const __grid_constant__ Arguments a) {
+__global__ void __launch_bounds__(LaneContext<T, gathers, one_shot>::threads, lanes_per_sm)
+    operation(const __grid_constant__ Arguments a) {
   __shared__ LaneBlocks blocks;
   const bool known = a.device_rows == nullptr;
   if (known) take_blocks(blocks, a);

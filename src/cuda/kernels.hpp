@@ -10,7 +10,8 @@ namespace mixcomm::cuda {
 enum class Way : std::uint8_t { one_shot_packets, two_shot_packets, two_shot_barriers };
 inline constexpr int ways = 3;
 
-/// The most threads of a lane: two such lanes fit an SM, this operation's and the next one's. One-shot sums over all ranks look for eight packets at once, which takes registers.
+/// The most threads of a lane. One-shot sums over all ranks look for eight packets at once, which takes
+/// registers.
 [[nodiscard]] constexpr int most_threads_of(Way way, bool gathers) {
   return way == Way::one_shot_packets && !gathers ? 256 : 512;
 }

@@ -1,4 +1,5 @@
-// What both contexts are made of: one lane of one rank, its bounded waits, and access to the caller's buffers.
+// What both contexts are made of: one lane of one rank, its bounded waits, and access to the caller's
+// buffers.
 #pragma once
 
 #include "cuda/arguments.hpp"
@@ -29,11 +30,13 @@ class Tiles {
  public:
   class Iterator {
    public:
-    __device__ Iterator(const LaneBlocks& blocks, Place at, Place end) : blocks_(blocks), end_(end), tile_{0, 0, at} {
+    __device__ Iterator(const LaneBlocks& blocks, Place at, Place end)
+        : blocks_(blocks), end_(end), tile_{0, 0, at} {
       settle();
     }
     /// At a tile that such an iterator has been at.
-    __device__ Iterator(const LaneBlocks& blocks, const Tile& tile, Place end) : blocks_(blocks), end_(end), tile_(tile) {}
+    __device__ Iterator(const LaneBlocks& blocks, const Tile& tile, Place end)
+        : blocks_(blocks), end_(end), tile_(tile) {}
     __device__ Tile operator*() const { return tile_; }
     __device__ Iterator& operator++() {
       tile_.packed += blockDim.x * elements;
@@ -58,7 +61,9 @@ class Tiles {
     Tile tile_;
   };
   __device__ Tiles(const LaneBlocks& blocks, const Range& run)
-      : blocks_(blocks), begin_(static_cast<Place>(run.begin)), end_(static_cast<Place>(run.begin + run.size)) {}
+      : blocks_(blocks),
+        begin_(static_cast<Place>(run.begin)),
+        end_(static_cast<Place>(run.begin + run.size)) {}
   __device__ Iterator begin() const { return {blocks_, begin_ + threadIdx.x * elements, end_}; }
   __device__ Place end() const { return end_; }
 
@@ -68,14 +73,27 @@ class Tiles {
   Place end_;
 };
 
-__device__ inline std::uint32_t bits_of(float x) { return __float_as_uint(x); }
-__device__ inline std::uint32_t bits_of(bf16 x) { return x.bits; }
-__device__ inline std::uint32_t bits_of(fp16 x) { return x.bits; }
-__device__ inline void set_bits(float& x, std::uint32_t bits) { x = __uint_as_float(bits); }
-__device__ inline void set_bits(bf16& x, std::uint32_t bits) { x.bits = static_cast<std::uint16_t>(bits); }
-__device__ inline void set_bits(fp16& x, std::uint32_t bits) { x.bits = static_cast<std::uint16_t>(bits); }
+__device__ inline std::uint32_t bits_of(float x) {
+  return __float_as_uint(x);
+}
+__device__ inline std::uint32_t bits_of(bf16 x) {
+  return x.bits;
+}
+__device__ inline std::uint32_t bits_of(fp16 x) {
+  return x.bits;
+}
+__device__ inline void set_bits(float& x, std::uint32_t bits) {
+  x = __uint_as_float(bits);
+}
+__device__ inline void set_bits(bf16& x, std::uint32_t bits) {
+  x.bits = static_cast<std::uint16_t>(bits);
+}
+__device__ inline void set_bits(fp16& x, std::uint32_t bits) {
+  x.bits = static_cast<std::uint16_t>(bits);
+}
 
-/// The caller's buffer, of any alignment: tiles of `words` words from the start of the covered part of a block.
+/// The caller's buffer, of any alignment: tiles of `words` words from the start of the covered part of a
+/// block.
 template <class T, int words>
 struct UserBlock {
   static constexpr int per_word = 4 / static_cast<int>(sizeof(T));
@@ -83,7 +101,8 @@ struct UserBlock {
   T* begin;
   Place size;
 
-  __device__ UserBlock(T* covered, std::size_t covered_size) : begin(covered), size(static_cast<Place>(covered_size)) {}
+  __device__ UserBlock(T* covered, std::size_t covered_size)
+      : begin(covered), size(static_cast<Place>(covered_size)) {}
 
   __device__ bool whole(Place i) const {
     return i + elements <= size && reinterpret_cast<std::uintptr_t>(begin) % (words * 4) == 0;
@@ -125,7 +144,8 @@ struct UserBlock {
       return;
     }
     if constexpr (words == 4)
-      *reinterpret_cast<uint4*>(begin + i) = make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
+      *reinterpret_cast<uint4*>(begin + i) =
+          make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
     else
       *reinterpret_cast<uint2*>(begin + i) = make_uint2(value.word[0], value.word[1]);
   }
@@ -133,7 +153,7 @@ struct UserBlock {
 
 /// The first failure of a rank is described to its host; all of its lanes leave.
 __device__ inline void record_failure(const Arguments& a, FailureRecord::Kind kind, std::uint64_t missing,
-                                            std::uint64_t step) {
+                                      std::uint64_t step) {
   RankMemory& memory = *a.memory;
   if (atomicExch(&memory.failure_claimed, 1U) == 0) {
     volatile FailureRecord& record = *a.failure;
@@ -148,7 +168,8 @@ __device__ inline void record_failure(const Arguments& a, FailureRecord::Kind ki
   }
   LaneState* const lanes = memory.lanes[0];
 #pragma unroll 1
-  for (int i = 0; i < team_kinds * most_lanes; ++i) *static_cast<volatile std::uint32_t*>(&lanes[i].failed) = 1;
+  for (int i = 0; i < team_kinds * most_lanes; ++i)
+    *static_cast<volatile std::uint32_t*>(&lanes[i].failed) = 1;
   __threadfence_system();
 }
 
@@ -167,15 +188,18 @@ class Lane {
   [[nodiscard]] __device__ std::size_t start(int d) const {
     return b_.start(all_blocks ? Coordinates::all_blocks : Coordinates::one_block, d);
   }
-  /// Whether this rank may write to others. Looked at for the first time as late as can be: it was just loaded.
+  /// Whether this rank may write to others. Looked at for the first time as late as can be: it was just
+  /// loaded.
   [[nodiscard]] __device__ bool ok() const { return ok_ && state_.failed == 0; }
   [[nodiscard]] __device__ int me() const { return a_.grid.world.member; }
   [[nodiscard]] __device__ int members() const { return a_.grid.world.size; }
   /// The workspace of member m of the operation's team.
-  [[nodiscard]] __device__ std::byte* workspace(int m) const { return a_.workspace.of(a_.grid.world.rank(m)); }
+  [[nodiscard]] __device__ std::byte* workspace(int m) const {
+    return a_.workspace.of(a_.grid.world.rank(m));
+  }
 
-  /// Whether a wait that has not ended yet may go on. Costs a decrement as long as peers are fast: the clock is read for
-  /// the first time after some thousand looks, and the deadline counts from there.
+  /// Whether a wait that has not ended yet may go on. Costs a decrement as long as peers are fast: the clock
+  /// is read for the first time after some thousand looks, and the deadline counts from there.
   __device__ bool may_wait() {
 #if defined(MIXCOMM_UNBOUNDED_WAITS)
     return true;
@@ -184,11 +208,13 @@ class Lane {
     patience_ = looks_between_clocks;
     const auto now = static_cast<std::uint32_t>(ptx::nanoseconds() >> 20U);  // 1.05 ms
     if (deadline_ == 0) deadline_ = now + a_.timeout;
-    return static_cast<std::int32_t>(now - deadline_) < 0 && ptx::load_relaxed(&a_.memory->lanes[a_.team][blockIdx.x].failed) == 0;
+    return static_cast<std::int32_t>(now - deadline_) < 0 &&
+           ptx::load_relaxed(&a_.memory->lanes[a_.team][blockIdx.x].failed) == 0;
 #endif
   }
 
-  /// This thread has waited in vain for the ranks of `missing`, bit m for member m; 0: another one has found out first.
+  /// This thread has waited in vain for the ranks of `missing`, bit m for member m; 0: another one has found
+  /// out first.
   __device__ void give_up(std::uint64_t missing) {
     ok_ = false;
     fail(FailureRecord::timeout, missing);
@@ -208,7 +234,8 @@ class Lane {
   std::uint32_t deadline_ = 0;
   int patience_ = looks_between_clocks;
   static constexpr int looks_between_clocks = 4096;
-  bool ok_ = true;  ///< of this thread: no wait of it has failed. One that has failed writes to no other rank any more.
+  bool ok_ = true;  ///< of this thread: no wait of it has failed. One that has failed writes to no other rank
+                    ///< any more.
 };
 
 }  // namespace mixcomm::cuda

@@ -20,7 +20,8 @@ std::size_t elements_needed(Way way, bool gathers, const Blocks& blocks, const G
   }
   if (gathers) return tp * blocks.packed_size();
   std::size_t longest = 0;
-  for (int d = 0; d < grid.dp.size; ++d) longest = std::max(longest, blocks.packed_end(d) - blocks.block(d).begin);
+  for (int d = 0; d < grid.dp.size; ++d)
+    longest = std::max(longest, blocks.packed_end(d) - blocks.block(d).begin);
   return world * longest;
 }
 
@@ -28,7 +29,7 @@ std::size_t elements_needed(Way way, bool gathers, const Blocks& blocks, const G
 
 bool in_packets(const Call& call, const Grid& /*grid*/, bool direct) {
   const std::size_t bytes = call.blocks.elements() * size_of(call.dtype);
-  return bytes <= std::size_t{direct ? 64U : 128U} << 10U;
+  return bytes <= std::size_t{direct ? 64U : 512U} << 10U;
 }
 
 Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits) {
@@ -41,16 +42,14 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   const bool packets = launch.way != Way::two_shot_barriers;
   const std::size_t tile = (packets ? 8 : 16) / size_of(call.dtype);
 
-  // A thread for every tile that this rank touches in the longest phase, up to the most: where nothing is staged that is
-  // its share of the sum, elsewhere the tensor with all rows.
+  // A thread for every tile that this rank touches in the longest phase, up to the most: where nothing is
+  // staged that is its share of the sum, elsewhere the tensor with all rows.
   const std::size_t elements = call.blocks.elements();
-  const std::size_t touched = packets || !direct ? elements : divide_up(elements, static_cast<std::size_t>(grid.world.size));
+  const std::size_t touched =
+      packets || !direct ? elements : divide_up(elements, static_cast<std::size_t>(grid.world.size));
   const std::size_t tiles = std::max(divide_up(touched, tile), std::size_t{1});
   std::size_t threads = 256;
-  // Kernels that travel in packets let the next one come at once, when those of other ranks may not be running yet: where
-  // ranks share a device there must be room for all of them besides. Those with barriers wait until all are running.
-  const int most = packets ? std::max(limits.most_lanes / 2, 1) : limits.most_lanes;
-  const std::size_t lanes = std::min(divide_up(tiles, threads), static_cast<std::size_t>(most));
+  const std::size_t lanes = std::min(divide_up(tiles, threads), static_cast<std::size_t>(limits.most_lanes));
   const auto largest = static_cast<std::size_t>(most_threads_of(launch.way, call.gathers));
   if (tiles > lanes * threads && threads < largest) threads = largest;
   launch.lanes = static_cast<int>(lanes);

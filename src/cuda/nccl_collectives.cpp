@@ -113,9 +113,7 @@ class Operation {
 
  private:
   /// In bytes, in the tensor with all blocks.
-  [[nodiscard]] std::size_t offset(int d) const {
-    return call_.blocks.offset(d) * size_of(call_.dtype);
-  }
+  [[nodiscard]] std::size_t offset(int d) const { return call_.blocks.offset(d) * size_of(call_.dtype); }
 
   /// In one group, so that the blocks travel at the same time. All ranks know all sizes, and leave out the
   /// same ones.

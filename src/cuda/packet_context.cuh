@@ -1,5 +1,5 @@
-// The context of short messages: data travels in packets that say themselves whether they have come. Nothing else is
-// waited for, and no buffer of the caller's is touched by another rank.
+// The context of short messages: data travels in packets that say themselves whether they have come. Nothing
+// else is waited for, and no buffer of the caller's is touched by another rank.
 #pragma once
 
 #include "algorithms/context.hpp"
@@ -8,8 +8,8 @@
 
 namespace mixcomm::cuda {
 
-/// Workspaces alternate from pass to pass. When a rank writes to one again, it has heard in between from every rank:
-/// in packets of data, or in a hello where a pair of ranks may have no data to exchange.
+/// Workspaces alternate from pass to pass. When a rank writes to one again, it has heard in between from
+/// every rank: in packets of data, or in a hello where a pair of ranks may have no data to exchange.
 template <class T, bool gathers, bool one_shot>
 class PacketContext : public Lane {
   static constexpr int words = 2;
@@ -18,12 +18,14 @@ class PacketContext : public Lane {
   using Sum = Words<words>;
 
  public:
-  static constexpr int threads = most_threads_of(one_shot ? Way::one_shot_packets : Way::two_shot_packets, gathers);
+  static constexpr int threads =
+      most_threads_of(one_shot ? Way::one_shot_packets : Way::two_shot_packets, gathers);
   using Tile = cuda::Tile;
 
-  /// Where the packets of a sum lie in my workspace: source s's are `stride` bytes behind those of source s - 1.
+  /// Where the packets of a sum lie in my workspace: source s's are `stride` bytes behind those of source s
+  /// - 1.
   struct Input {
-    std::byte* first;    ///< of the packed place 0
+    std::byte* first;  ///< of the packed place 0
     std::size_t stride;
   };
   struct Output {};
@@ -46,8 +48,10 @@ class PacketContext : public Lane {
     if (first_.packed < tiles(my_input()).end()) first_data_ = input(first_).load(first_.begin);
   }
 
-  /// The next kernel may come at once: see launch_for() for why that finds room.
-  __device__ void begin() { ptx::let_next_kernel_start(); }
+  /// The next kernel may come at once: see agreed_lanes() for why that leaves room to the other ranks'.
+  __device__ void begin() {
+    ptx::let_next_kernel_start();
+  }
 
   __device__ void begin_pass() {
     if (greets_ && threadIdx.x < members() && ok()) ptx::store_packet(hello(threadIdx.x, me()), 0, number());
@@ -94,7 +98,9 @@ class PacketContext : public Lane {
     return {in_area(me()) - bytes_of(static_cast<std::size_t>(extent) * me()), bytes_of(extent)};
   }
 
-  __device__ Output open() { return {}; }
+  __device__ Output open() {
+    return {};
+  }
   __device__ void barrier() {}
 
   __device__ void close(const Output&) {
@@ -109,7 +115,9 @@ class PacketContext : public Lane {
     }
   }
 
-  [[nodiscard]] __device__ Tiles<elements> tiles(Range run) const { return {b_, run}; }
+  [[nodiscard]] __device__ Tiles<elements> tiles(Range run) const {
+    return {b_, run};
+  }
 
   __device__ Sum load_sum(const SumOrder& order, const Input& in, const Tile& tile) {
     const std::byte* packets = in.first + bytes_of(tile.packed);
@@ -122,7 +130,8 @@ class PacketContext : public Lane {
       for (int k = 0; k < batch; ++k)
         if (k < count) packet[k] = ptx::load_packet(packets + k * in.stride);
       for (;;) {
-        bool all = true;  // only what has not come is looked for again: looking takes bandwidth from what is to come
+        bool all =
+            true;  // only what has not come is looked for again: looking takes bandwidth from what is to come
 #pragma unroll
         for (int k = 0; k < batch; ++k) all = all && (k >= count || arrived(packet[k]));
         if (all) break;
@@ -186,7 +195,9 @@ class PacketContext : public Lane {
     }
   }
 
-  [[nodiscard]] __device__ Range my_input() const { return gathers ? b_.block(a_.grid.dp.member) : b_.everything(); }
+  [[nodiscard]] __device__ Range my_input() const {
+    return gathers ? b_.block(a_.grid.dp.member) : b_.everything();
+  }
   [[nodiscard]] __device__ UserBlock<const T, words> input(const Tile& tile) const {
     return {static_cast<const T*>(a_.in) + start<!gathers>(tile.block), b_.size(tile.block)};
   }
@@ -203,7 +214,9 @@ class PacketContext : public Lane {
   }
 
   /// Of this pass.
-  [[nodiscard]] __device__ std::uint64_t number() const { return packets() + 1; }
+  [[nodiscard]] __device__ std::uint64_t number() const {
+    return packets() + 1;
+  }
   [[nodiscard]] __device__ int parity() const {
 #if defined(MIXCOMM_MUTANTS)
     if (a_.mutant == 4) return 0;
@@ -217,7 +230,9 @@ class PacketContext : public Lane {
     return packet.number == number();
   }
 
-  [[nodiscard]] __device__ std::size_t out_offset() const { return a_.workspace.area(2 + parity(), blockIdx.x); }
+  [[nodiscard]] __device__ std::size_t out_offset() const {
+    return a_.workspace.area(2 + parity(), blockIdx.x);
+  }
   [[nodiscard]] __device__ std::byte* in_area(int m) const {
     return workspace(m) + a_.workspace.area(parity(), blockIdx.x);
   }
@@ -227,7 +242,9 @@ class PacketContext : public Lane {
            ((parity() * most_lanes + blockIdx.x) * most_ranks + from) * sizeof(ptx::Packet);
   }
   /// My place in the order of a sum over all ranks.
-  [[nodiscard]] __device__ int my_source() const { return a_.grid.dp.member * a_.grid.tp.size + a_.grid.tp.member; }
+  [[nodiscard]] __device__ int my_source() const {
+    return a_.grid.dp.member * a_.grid.tp.size + a_.grid.tp.member;
+  }
   [[nodiscard]] __device__ std::size_t longest_block() const {
     std::size_t longest = 0;
     MIXCOMM_ROLLED
@@ -238,7 +255,9 @@ class PacketContext : public Lane {
     return longest;
   }
   /// Elements per member's share; member m sums what has packed places from m * share_size() on.
-  [[nodiscard]] __device__ Place share_size() const { return static_cast<Place>(b_.share(0, members()).size); }
+  [[nodiscard]] __device__ Place share_size() const {
+    return static_cast<Place>(b_.share(0, members()).size);
+  }
   /// The members that have not come to this pass; if all have, the one that did not sum its share.
   [[nodiscard]] __device__ std::uint64_t missing_for(Place owner) const {
     std::uint64_t missing = 0;
@@ -262,7 +281,7 @@ class PacketContext : public Lane {
   }
 
   bool greets_ = false;
-  Tile first_{};     ///< of my input's tiles
+  Tile first_{};    ///< of my input's tiles
   Sum first_data_;  ///< ... on its way since prefetch()
 };
 

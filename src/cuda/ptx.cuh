@@ -6,22 +6,24 @@
 
 namespace mixcomm::cuda::ptx {
 
-/// Programmatic dependent launch: waits until the kernels before this one on the stream are complete and their writes
-/// visible. Returns at once in a kernel that was launched without it.
+/// Programmatic dependent launch: waits until the kernels before this one on the stream are complete and
+/// their writes visible. Returns at once in a kernel that was launched without it.
 __device__ inline void wait_for_previous_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-/// Lets the next kernel on the stream be brought onto the device; it waits for this one where it says so itself.
+/// Lets the next kernel on the stream be brought onto the device; it waits for this one where it says so
+/// itself.
 __device__ inline void let_next_kernel_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
 
-/// 8 bytes of data and the call's number, written and read as one: 16 bytes are a single access in PTX's memory model.
+/// 8 bytes of data and the call's number, written and read as one: 16 bytes are a single access in PTX's
+/// memory model.
 struct Packet {
   std::uint64_t data;
   std::uint64_t number;
@@ -29,7 +31,8 @@ struct Packet {
 
 __device__ inline void store_packet(void* address, std::uint64_t data, std::uint64_t number) {
   asm volatile(
-      "{ .reg .b128 packet; mov.b128 packet, {%1, %2}; st.relaxed.sys.global.b128 [%0], packet; }" ::"l"(address),
+      "{ .reg .b128 packet; mov.b128 packet, {%1, %2}; st.relaxed.sys.global.b128 [%0], packet; }" ::"l"(
+          address),
       "l"(data), "l"(number));
 }
 
@@ -72,8 +75,9 @@ __device__ inline void load_once(const void* address, std::uint32_t (&words)[4])
 /// 16 bytes to this place of every rank, through a multicast address.
 __device__ inline void store_multicast(void* address, const std::uint32_t (&words)[4]) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("multimem.st.weak.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(__uint_as_float(words[0])),
-               "f"(__uint_as_float(words[1])), "f"(__uint_as_float(words[2])), "f"(__uint_as_float(words[3]))
+  asm volatile("multimem.st.weak.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address),
+               "f"(__uint_as_float(words[0])), "f"(__uint_as_float(words[1])), "f"(__uint_as_float(words[2])),
+               "f"(__uint_as_float(words[3]))
                : "memory");
 #endif
 }

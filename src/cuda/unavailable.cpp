@@ -6,7 +6,8 @@ namespace mixcomm::cuda {
 
 std::unique_ptr<Backend> make_backend(Bootstrap& /*bootstrap*/, const Grid& /*grid*/,
                                       const CommunicatorOptions& /*options*/) {
-  throw Unsupported("backend cuda: this library was built without CUDA; build it where nvcc is, with -DMIXCOMM_CUDA=ON");
+  throw Unsupported(
+      "backend cuda: this library was built without CUDA; build it where nvcc is, with -DMIXCOMM_CUDA=ON");
 }
 
 }  // namespace mixcomm::cuda

@@ -10,7 +10,8 @@ namespace {
 /// one_shot waits once, but each rank copies its input, and the ranks of a TP team all sum the same rows: it
 /// reads tp times what two_shot reads. Up to so many bytes that costs less than a second wait.
 std::size_t worth_a_wait_bytes(const Circumstances& c) {
-  if (c.backend == BackendKind::cuda) return std::size_t{192} << 10U;  // a hop between GPUs takes about a microsecond
+  if (c.backend == BackendKind::cuda)
+    return std::size_t{192} << 10U;  // a hop between GPUs takes about a microsecond
   if (c.crowded) return std::size_t{c.symmetric ? 48U : 128U} << 10U;
   return c.symmetric
              ? 0
@@ -32,7 +33,7 @@ Algorithm choose(const Circumstances& c) {
 std::string why_chosen(const Circumstances& c) {
   const std::string_view wait = c.backend == BackendKind::cuda ? "on CUDA, where a wait is a hop between GPUs"
                                 : c.crowded ? "with more ranks than processors, where a wait is dear"
-                                          : "with a processor per rank, where a wait is cheap";
+                                            : "with a processor per rank, where a wait is cheap";
   return fmt::format("one_shot would read {} bytes per rank to save a wait: worth it up to {} bytes {}{}",
                      bytes_read(c), worth_a_wait_bytes(c), wait,
                      c.symmetric && c.backend == BackendKind::cpu ? ", in symmetric memory" : "");
