@@ -59,8 +59,10 @@ struct CudaOptions {
           ///< share a device half of each one's share of the SMs, so that other kernels of a late rank
           ///< always find room; a caller who runs no others may ask for the whole share
   bool multicast = false;     ///< store through NVLink multicast where the devices support it
-  void* nccl = nullptr;       ///< ncclComm_t over the same ranks, of the caller's: see `nccl_windows`
-  bool nccl_windows = false;  ///< take symmetric memory from windows of `nccl` (NCCL >= 2.28)
+  void* nccl = nullptr;       ///< ncclComm_t over the same ranks, of the caller's, for Algorithm::nccl and
+                              ///< `nccl_windows`; it must outlive the communicator
+  bool nccl_windows = false;  ///< take symmetric memory from windows of `nccl` (NCCL >= 2.28), which then must
+                              ///< outlive every SymmetricBuffer; ranks release these in the same order
 };
 
 struct CommunicatorOptions {
@@ -83,7 +85,8 @@ struct CallOptions {
 
 /// Symmetric memory: the same number of bytes on every rank, readable and writable by all of them, so that
 /// operations on it copy nothing. Lives until destroyed, also beyond its communicator; destroying it is
-/// local.
+/// local. On CUDA nothing waits for the device: destroy a buffer, or a communicator, when no kernel of this rank uses it
+/// any more (of any rank, where ranks are threads of one process).
 class SymmetricBuffer {
  public:
   SymmetricBuffer() = default;

@@ -25,8 +25,6 @@ int mutant();
 namespace {
 
 constexpr std::size_t pack_bytes = 16;
-static_assert((std::size_t{64} << 10U) / most_ranks >= granule * sizeof(float) * 2,
-              "the smallest workspace has a lane");
 
 int resolve_device(int device) {
   int count = 0;
@@ -87,14 +85,10 @@ class CudaBackend final : public Backend {
         device_(device),
         options_(options),
         provider_(make_memory_provider(bootstrap, device_, options.cuda, options.timeout)),
-        limits_{options.cuda.protocol, agreed_lanes(bootstrap, device_, options.cuda.max_lanes), 0},
+        limits_(limits_for(options.cuda.protocol, agreed_lanes(bootstrap, device_, options.cuda.max_lanes),
+                           options.workspace_bytes, grid.world.size)),
         failure_(grid, options.timeout) {
-    // A lane's part of an area holds at least a granule from every rank.
-    const std::size_t least_bytes = granule_bytes * static_cast<std::size_t>(grid.world.size);
-    limits_.most_lanes =
-        std::min(limits_.most_lanes, static_cast<int>(options.workspace_bytes / least_bytes));
     const auto lanes = static_cast<std::size_t>(limits_.most_lanes);
-    limits_.lane_bytes = options.workspace_bytes / lanes / granule_bytes * granule_bytes;
     layout_.lane_bytes = limits_.lane_bytes;
     layout_.area_bytes = limits_.lane_bytes * lanes;
     kind_bytes_ = layout_.area(Workspace::areas, 0);
@@ -169,7 +163,6 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  static constexpr std::size_t granule_bytes = granule * sizeof(float) * 2;  ///< in packets
   static constexpr std::size_t memory_bytes = round_up(sizeof(RankMemory), 4096);
 
   /// All kernels are brought onto the device now: in an operation that could wait for the kernels that wait

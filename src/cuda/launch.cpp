@@ -27,6 +27,14 @@ std::size_t elements_needed(Way way, bool gathers, const Blocks& blocks, const G
 
 }  // namespace
 
+LaunchLimits limits_for(Protocol protocol, int lanes, std::size_t workspace_bytes, int world) {
+  constexpr std::size_t granule_bytes = granule * sizeof(float) * 2;
+  static_assert((std::size_t{64} << 10U) / most_ranks >= granule_bytes, "the smallest workspace has a lane");
+  const std::size_t most = workspace_bytes / (granule_bytes * static_cast<std::size_t>(world));
+  const std::size_t count = std::min(static_cast<std::size_t>(lanes), most);
+  return {protocol, static_cast<int>(count), workspace_bytes / count / granule_bytes * granule_bytes};
+}
+
 bool in_packets(const Call& call, const Grid& /*grid*/, bool direct) {
   const std::size_t bytes = call.blocks.elements() * size_of(call.dtype);
   return bytes <= std::size_t{direct ? 64U : 512U} << 10U;

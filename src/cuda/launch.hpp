@@ -23,6 +23,10 @@ struct LaunchLimits {
   std::size_t lane_bytes = 0;  ///< of one lane in one area of the workspace
 };
 
+/// What `workspace_bytes` leave of `lanes`, the most that the devices have room for: a lane's part of an area
+/// holds a granule of packets from every rank at least.
+[[nodiscard]] LaunchLimits limits_for(Protocol protocol, int lanes, std::size_t workspace_bytes, int world);
+
 /// Whether two_shot moves this call's data in packets.
 [[nodiscard]] bool in_packets(const Call& call, const Grid& grid, bool direct);
 

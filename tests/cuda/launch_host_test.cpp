@@ -1,0 +1,64 @@
+// How many lanes, threads and passes a CUDA operation takes. No GPU is needed.
+#include <gtest/gtest.h>
+
+#include "cuda/launch.hpp"
+
+namespace mixcomm::cuda {
+namespace {
+
+Call call_of(Op op, Algorithm algorithm, DType dtype, const Grid& grid, std::size_t block) {
+  Call call;
+  call.gathers = shape_of(op).gathers;
+  call.algorithm = algorithm;
+  call.dtype = dtype;
+  call.blocks = Blocks(grid.dp.size, [&](int d) { return d == 0 ? block : block / 2; });
+  return call;
+}
+
+/// Every grid, message and workspace: a piece of every block fits a lane's part of the workspace, and no lane
+/// is idle.
+TEST(Launch, EveryMessagePassesThroughEveryWorkspace) {
+  for (int world = 1; world <= most_ranks; ++world)
+    for (int tp = 1; tp <= world; ++tp) {
+      if (world % tp != 0) continue;
+      const Grid grid = Grid::of(tp, world / tp, 0);
+      for (const int lanes : {1, 3, 8, 22, 32})
+        for (const std::size_t workspace : {std::size_t{64} << 10U, std::size_t{4} << 20U})
+          for (const Protocol protocol : {Protocol::packets, Protocol::barriers}) {
+            const LaunchLimits limits = limits_for(protocol, lanes, workspace, world);
+            ASSERT_GE(limits.most_lanes, 1);
+            ASSERT_LE(limits.lane_bytes * static_cast<std::size_t>(limits.most_lanes), workspace);
+            for (const std::size_t block : {1UL, 63UL, 4096UL, 1'000'000UL})
+              for (const Op op : {Op::all_reduce_all_gather, Op::reduce_scatter_all_reduce})
+                for (const Algorithm algorithm : {Algorithm::one_shot, Algorithm::two_shot})
+                  for (const bool direct : {false, true}) {
+                    const Call call = call_of(op, algorithm, DType::fp32, grid, block);
+                    const Launch launch = launch_for(call, grid, direct, limits);  // ends
+                    EXPECT_LE(launch.lanes, limits.most_lanes);
+                    EXPECT_LE(launch.threads, most_threads_of(launch.way, call.gathers));
+                    EXPECT_EQ(launch.way == Way::one_shot_packets, algorithm == Algorithm::one_shot);
+                    Blocks blocks = call.blocks;
+                    blocks.cut(launch.lanes * launch.passes);
+                    if (launch.way != Way::two_shot_barriers || !direct) {
+                      const std::size_t bytes = blocks.packed_size() * sizeof(float);
+                      EXPECT_LE(bytes * (launch.way == Way::two_shot_barriers ? 1 : 2), limits.lane_bytes);
+                    }
+                  }
+          }
+    }
+}
+
+TEST(Launch, ShortMessagesTakeFewLanes) {
+  const Grid grid = Grid::of(4, 2, 0);
+  const LaunchLimits limits = limits_for(Protocol::automatic, 32, std::size_t{4} << 20U, 8);
+  const auto lanes = [&](std::size_t rows) {
+    return launch_for(call_of(Op::all_reduce_all_gather, Algorithm::two_shot, DType::bf16, grid, rows * 4096),
+                      grid, true, limits)
+        .lanes;
+  };
+  EXPECT_LE(lanes(1), 8);
+  EXPECT_EQ(lanes(256), 32);
+}
+
+}  // namespace
+}  // namespace mixcomm::cuda
