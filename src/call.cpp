@@ -42,6 +42,7 @@ std::string CallRecord::describe() const {
     list += fmt::format("{}{}", d == 0 ? "" : ", ", rows[d]);
   if (row_blocks > listed_rows)
     list += fmt::format(", ... {} counts with checksum {:08x}", row_blocks, rows_hash >> 32U);
+  if (rows_on_device != 0) list += " at most, counts on the device";
   const bool gathers = shape_of(op).gathers;
   return fmt::format("{}(rows [{}], hidden {}, {}, {}, in {}, out {}), its call {}", mixcomm::name(op), list,
                      hidden, mixcomm::name(dtype), mixcomm::name(algorithm),

@@ -60,7 +60,8 @@ struct CallRecord {
   Op op = Op::all_reduce;
   Algorithm algorithm = Algorithm::automatic;
   DType dtype = DType::fp32;
-  std::uint8_t unused[5] = {};
+  std::uint8_t rows_on_device = 0;  ///< then `rows` are the most there may be
+  std::uint8_t unused[4] = {};
   std::uint64_t hidden = 0;
   std::uint64_t row_blocks = 0;          ///< how many blocks there are
   std::uint64_t rows[listed_rows] = {};  ///< of the first blocks

@@ -137,6 +137,10 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
     if (static_cast<std::size_t>(d) < CallRecord::listed_rows) record.rows[d] = checked.rows[d];
     record.rows_hash = fold(record.rows_hash, checked.rows[d]);
   }
+  if (call.device_rows != nullptr) {
+    record.rows_on_device = 1;
+    record.rows_hash = fold(record.rows_hash, call.most_rows);
+  }
   if (algorithm != Algorithm::one_shot) {
     record.all_blocks = all_placement;
     record.one_block = one_placement;

@@ -61,8 +61,8 @@ struct CudaOptions {
   bool multicast = false;     ///< store through NVLink multicast where the devices support it
   void* nccl = nullptr;       ///< ncclComm_t over the same ranks, of the caller's, for Algorithm::nccl and
                               ///< `nccl_windows`; it must outlive the communicator
-  bool nccl_windows = false;  ///< take symmetric memory from windows of `nccl` (NCCL >= 2.28), which then must
-                              ///< outlive every SymmetricBuffer; ranks release these in the same order
+  bool nccl_windows = false;  ///< take symmetric memory from windows of `nccl` (NCCL >= 2.28), which then
+                              ///< must outlive every SymmetricBuffer; ranks release these in the same order
 };
 
 struct CommunicatorOptions {
@@ -80,13 +80,16 @@ struct CommunicatorOptions {
 
 struct CallOptions {
   Algorithm algorithm = Algorithm::automatic;  ///< automatic: the communicator's
-  void* stream = nullptr;  ///< CUDA: the cudaStream_t to run on; null is the default stream
+  /// CUDA: the cudaStream_t to run on; null is the default stream. Ranks that are threads of one process and
+  /// share a device need a non-blocking stream each: on one stream, they would wait behind kernels that wait
+  /// for them.
+  void* stream = nullptr;
 };
 
 /// Symmetric memory: the same number of bytes on every rank, readable and writable by all of them, so that
 /// operations on it copy nothing. Lives until destroyed, also beyond its communicator; destroying it is
-/// local. On CUDA nothing waits for the device: destroy a buffer, or a communicator, when no kernel of this rank uses it
-/// any more (of any rank, where ranks are threads of one process).
+/// local. On CUDA nothing waits for the device: destroy a buffer, or a communicator, when no kernel of this
+/// rank uses it any more (of any rank, where ranks are threads of one process).
 class SymmetricBuffer {
  public:
   SymmetricBuffer() = default;
@@ -119,11 +122,11 @@ class SymmetricBuffer {
 /// Shapes: rows[d] counts the rows of DP rank d. `in` and `out` are row-major, with the same hidden and
 /// dtype.
 ///
-/// Buffers: any memory of any alignment; null for 0 rows. Memory from allocate() is used in place by
-/// two_shot. Then all ranks of the call must pass the same place of the same buffer, or all plain memory;
-/// else they disagree. (Where a DP rank has 0 rows, it cannot know the others' place: then the tensor of
-/// rows[d] is staged.) `in` may be `out`, or where the shapes differ the smaller may be block d of the
-/// larger; any other overlap is refused.
+/// Buffers: any memory of any alignment (on CUDA device memory, aligned to its elements); null for 0 rows.
+/// Memory from allocate() is used in place by two_shot. Then all ranks of the call must pass the same place
+/// of the same buffer, or all plain memory; else they disagree. (Where a DP rank has 0 rows, it cannot know
+/// the others' place: then the tensor of rows[d] is staged.) `in` may be `out`, or where the shapes differ
+/// the smaller may be block d of the larger; any other overlap is refused.
 ///
 /// Errors, on every rank that can know: InvalidArgument (before anything is sent; the communicator stays
 /// usable), Disagreement, Timeout. After the last two the communicator is failed: every later call throws the

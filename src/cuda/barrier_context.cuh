@@ -34,6 +34,7 @@ class BarrierContext : public Lane {
   __device__ Input share() {
     if (a_.in_view.first != nullptr) return a_.in_view;
     const View staged = staging(4);
+    if (!ok()) return staged;  // peers may still read what the call that failed has put there
     copy(
         gathers ? b_.block(a_.grid.dp.member) : b_.everything(),
         [&](const Tile& tile) {
@@ -61,16 +62,17 @@ class BarrierContext : public Lane {
   }
 
   /// Every rank's thread block of this index has come here, and what the others wrote before can be read. The
-  /// first barrier of a pass orders only what was staged in it: what symmetric buffers hold was written by
-  /// earlier kernels.
+  /// first barrier of a pass releases only what was staged in it: what symmetric buffers hold was written by
+  /// earlier kernels, which are complete. Behind the last one only staged sums are read.
   __device__ void barrier() {
+    if (!ok_) return;  // all threads know
     ++barriers_;
     const bool last = barriers_ % 2 == 0;
 #if defined(MIXCOMM_MUTANTS)
     if (a_.mutant == (last ? 2 : 1)) return;
 #endif
     const bool releases = last || a_.in_view.first == nullptr;
-    const bool acquires = last ? a_.out_view.first == nullptr : a_.in_view.first == nullptr;
+    const bool acquires = !last || a_.out_view.first == nullptr;
     __syncthreads();
     if (threadIdx.x < members() && ok()) {
       std::uint32_t* const mine = flag(threadIdx.x, me());
@@ -86,6 +88,10 @@ class BarrierContext : public Lane {
         }
     }
     ok_ = __syncthreads_and(ok());
+    waited();
+    // A rank that is late must not take this one's flag for its data, which others may overwrite from now on.
+    if (!ok_ && state_.failed == 0 && threadIdx.x < members())
+      ptx::store_release(flag(threadIdx.x, me()), barriers() - 1);
 #if defined(MIXCOMM_MUTANTS)
     // One rank is slow to sum: without the second barrier the others would be gone before it has written to
     // them.

@@ -99,7 +99,7 @@ class CudaBackend final : public Backend {
     int capability = 0;
     check(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device_),
           "asking for the capability");
-    overlaps_launches_ = capability >= 9;
+    overlaps_launches_ = overlaps_launches_ && capability >= 9;
     if (options.cuda.nccl != nullptr) nccl_ = make_nccl_collectives(bootstrap, options.cuda.nccl, grid);
   }
 
@@ -126,6 +126,7 @@ class CudaBackend final : public Backend {
 
   void run(Call& call) override {
     failure_.rethrow();
+    check_alignment(call);
     const UseDevice use(device_);
     const auto stream = static_cast<cudaStream_t>(call.stream);
     const Grid grid = grid_of(grid_, call.team);
@@ -170,10 +171,15 @@ class CudaBackend final : public Backend {
   void load_kernels() {
     tables_ = {kernel_table<bf16>(), kernel_table<fp16>(), kernel_table<float>()};
     cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, agreement_kernel()), "loading a kernel");
+    // Kernels built for older devices do not wait for the one before, so they must not come early.
+    overlaps_launches_ = true;
     for (const KernelTable& table : tables_)
       for (const auto& row : table.kernel)
-        for (void* kernel : row) check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel");
-    check(cudaFuncGetAttributes(&attributes, agreement_kernel()), "loading a kernel");
+        for (void* kernel : row) {
+          check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel");
+          overlaps_launches_ = overlaps_launches_ && attributes.ptxVersion >= 90;
+        }
   }
 
   [[nodiscard]] const Allocation* find(const void* data, std::size_t bytes) const {
@@ -202,6 +208,16 @@ class CudaBackend final : public Backend {
             all_blocks ? Coordinates::all_blocks : Coordinates::one_block};
   }
 
+  /// Host-side rule of the kernels' element by element copies.
+  static void check_alignment(const Call& call) {
+    for (const void* data : {call.in, static_cast<const void*>(call.out)})
+      if (reinterpret_cast<std::uintptr_t>(data) % size_of(call.dtype) != 0)
+        throw InvalidArgument(
+            fmt::format("{}: the tensor at {} is not aligned to its {}-byte elements, as tensors on "
+                        "CUDA must be; pass memory that is",
+                        name(call.record.op), data, size_of(call.dtype)));
+  }
+
   [[nodiscard]] Arguments arguments(const Call& call, const Grid& grid) const {
     Arguments a;
     a.grid = grid;
@@ -217,6 +233,8 @@ class CudaBackend final : public Backend {
       a.out_view = view_of(call, call.in, call.in_placement, true);
     else
       a.out_view = view_of(call, call.out, call.out_placement, call.gathers);
+    // Multicast reaches all ranks of the communicator, and only operations over all of them may use it.
+    if (grid.world.size != grid_.world.size) a.out_view.multicast = nullptr;
     a.memory = reinterpret_cast<RankMemory*>(workspace_.of(grid_.rank()));
     a.failure = failure_.device_address();
     constexpr std::uint64_t longest = INT32_MAX / 2;  // 12 days

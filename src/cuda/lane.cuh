@@ -213,6 +213,12 @@ class Lane {
 #endif
   }
 
+  /// What is waited for next has a deadline of its own.
+  __device__ void waited() {
+    patience_ = looks_between_clocks;
+    deadline_ = 0;
+  }
+
   /// This thread has waited in vain for the ranks of `missing`, bit m for member m; 0: another one has found
   /// out first.
   __device__ void give_up(std::uint64_t missing) {

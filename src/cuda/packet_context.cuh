@@ -66,6 +66,7 @@ class PacketContext : public Lane {
           break;
         }
     }
+    waited();
     ++passes_;
   }
 
@@ -104,6 +105,7 @@ class PacketContext : public Lane {
   __device__ void barrier() {}
 
   __device__ void close(const Output&) {
+    if (!ok()) return;
     const std::byte* area = workspace(me()) + out_offset();
     for (const Tile tile : tiles(gathers ? b_.everything() : b_.block(a_.grid.dp.member))) {
       ptx::Packet packet = ptx::load_packet(area + bytes_of(tile.packed));
@@ -159,7 +161,7 @@ class PacketContext : public Lane {
   }
 
   __device__ void store_all(const Team& team, const Output&, const Tile& tile, const Sum& sum) const {
-    if (ok_) send_to({team, out_offset() + bytes_of(tile.packed)}, data(sum));
+    if (ok()) send_to({team, out_offset() + bytes_of(tile.packed)}, data(sum));
   }
 
  private:
