@@ -27,6 +27,23 @@ struct Call {
   std::size_t most_rows = 0;  ///< of the tensor with all rows; looked at with counts in device memory only
   void* stream = nullptr;
   CallRecord record;
+
+  /// A buffer as peers find it.
+  struct Seen {
+    const void* data;
+    Placement placement;
+    bool all_blocks;  ///< it holds all blocks
+  };
+  /// Where peers find my input and my output. One that is this rank's block of the other buffer is another
+  /// block for each DP rank: they find it there.
+  [[nodiscard]] Seen seen_input() const {
+    if (in_placement.kind == Placement::Kind::in_place) return {out, out_placement, true};
+    return {in, in_placement, !gathers};
+  }
+  [[nodiscard]] Seen seen_output() const {
+    if (out_placement.kind == Placement::Kind::in_place) return {in, in_placement, true};
+    return {out, out_placement, gathers};
+  }
 };
 
 /// Where a rank's slice of symmetric memory begins, and what keeps it mapped.

@@ -4,10 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <chrono>
 #include <cstring>
 #include <numeric>
+
+#include "verify/numbers.hpp"
 
 namespace mixcomm::tools {
 namespace {
@@ -24,7 +25,7 @@ constexpr std::size_t shifts = 8;        ///< different inputs, a cache line apa
 void fill(std::vector<std::byte>& memory, DType dtype, std::uint64_t seed) {
   std::array<std::uint32_t, 9> integers{};
   for (std::size_t i = 0; i < integers.size(); ++i)
-    integers[i] = bits_of_integer(dtype, static_cast<int>(i) - 4);
+    integers[i] = verify::encode(dtype, static_cast<float>(i) - 4);
   std::uint64_t state = seed * 0x9E3779B97F4A7C15ULL + 1;
   for (std::size_t i = 0; i + size_of(dtype) <= memory.size(); i += size_of(dtype)) {
     state = state * 6364136223846793005ULL + 1442695040888963407ULL;
@@ -57,15 +58,6 @@ std::string to_string(const Variant& variant) {
   return variant.protocol == Protocol::automatic
              ? std::string(name(variant.algorithm))
              : fmt::format("{}/{}", name(variant.algorithm), name(variant.protocol));
-}
-
-std::uint32_t bits_of_integer(DType dtype, int value) {
-  const auto bits = std::bit_cast<std::uint32_t>(static_cast<float>(value));
-  if (dtype == DType::fp32) return bits;
-  if (dtype == DType::bf16) return bits >> 16U;
-  if (value == 0) return 0;
-  // fp16 has a narrower exponent, 15 in the middle in place of 127, and 13 bits less behind it.
-  return (bits >> 31U << 15U) | (((bits & 0x7FFFFFFFU) >> 13U) - ((127U - 15U) << 10U));
 }
 
 std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype) {

@@ -41,9 +41,6 @@ struct Effort {
 /// Microseconds per call of one variant, each the longest of all ranks.
 using Latencies = std::vector<double>;
 
-/// The element -4 <= `value` <= 4 of a dtype, and the sums of 64 such: exact, and never NaN or denormal.
-[[nodiscard]] std::uint32_t bits_of_integer(DType dtype, int value);
-
 /// The tensor with all rows; for all_reduce, the largest.
 [[nodiscard]] std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype);
 

@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
+
+#include "verify/numbers.hpp"
 
 namespace mixcomm::tools {
 namespace {
@@ -64,12 +65,6 @@ std::vector<Stretch> stretches(const Cell& cell, const Grid& grid, std::size_t h
   return all;
 }
 
-std::uint32_t load(DType dtype, const std::byte* data, std::size_t i) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, data + i * size_of(dtype), size_of(dtype));
-  return bits;
-}
-
 }  // namespace
 
 ExactInputs::ExactInputs(DType dtype, std::size_t most_bytes)
@@ -80,9 +75,8 @@ ExactInputs::ExactInputs(DType dtype, std::size_t most_bytes)
   for (std::size_t i = 0; i < values_.size(); ++i) {
     state = state * 6364136223846793005ULL + 1442695040888963407ULL;
     const int value = static_cast<int>((state >> 33U) % 9) - 4;
-    const std::uint32_t bits = bits_of_integer(dtype, value);
     values_[i] = static_cast<std::int8_t>(value);
-    std::memcpy(elements_.data() + i * size_of(dtype), &bits, size_of(dtype));
+    verify::store(dtype, elements_.data(), i, verify::encode(dtype, static_cast<float>(value)));
   }
 }
 
@@ -103,11 +97,11 @@ std::string ExactInputs::wrong(const Cell& cell, const Grid& grid, std::size_t h
       }
       for (std::size_t i = 0; i < count; ++i) {
         const std::size_t at = stretch.out + first + i;
-        const std::uint32_t got = load(dtype_, out, at);
-        if (got == bits_of_integer(dtype_, sums[i])) continue;
+        const std::uint32_t got = verify::load(dtype_, out, at);
+        const std::uint32_t wanted = verify::encode(dtype_, static_cast<float>(sums[i]));
+        if (got == wanted) continue;
         return fmt::format("rank {}: row {}, element {} has the bits {:x}, but the sum is {} (bits {:x})",
-                           grid.rank(), at / hidden, at % hidden, got, sums[i],
-                           bits_of_integer(dtype_, sums[i]));
+                           grid.rank(), at / hidden, at % hidden, got, sums[i], wanted);
       }
     }
   return "";

@@ -1,7 +1,5 @@
 #include "cpu/channel.hpp"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <linux/futex.h>
 #include <sched.h>
 #include <sys/syscall.h>
@@ -12,6 +10,7 @@
 #include <ctime>
 #include <thread>
 
+#include "failure_text.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cpu {
@@ -179,14 +178,8 @@ void Channel::fail_timeout(const CallRecord& call) const {
     bits |= std::uint64_t{1} << static_cast<unsigned>(team_.rank(m));
   }
   if (missing.empty()) return;  // the last one came just now
-  shared_->failure->record(
-      Failure::Kind::timeout,
-      fmt::format("rank {} waited {} ms for rank{} {} in {}. It may have ended, hang, or be in other work: "
-                  "look at its "
-                  "output; if it is only slow, raise the communicator's timeout. The communicator is failed.",
-                  shared_->rank, shared_->timeout.count(), missing.size() == 1 ? "" : "s",
-                  fmt::join(missing, ", "), call.describe()),
-      bits);
+  shared_->failure->record(Failure::Kind::timeout,
+                           timeout_text(shared_->rank, shared_->timeout, missing, call.describe()), bits);
   ring_all();
   shared_->failure->rethrow();
 }
@@ -194,12 +187,7 @@ void Channel::fail_timeout(const CallRecord& call) const {
 void Channel::fail_disagreement(const CallRecord& mine, const CallRecord& theirs, int rank) const {
   const std::string other = theirs.number == 0 ? std::string("a different call") : theirs.describe();
   shared_->failure->record(Failure::Kind::disagreement,
-                           fmt::format("rank {} calls {}, but rank {} calls {}. Every rank of a communicator "
-                                       "makes the same calls, with the "
-                                       "same rows, hidden, dtype, algorithm and kind of buffers, in the same "
-                                       "order. The communicator is failed.",
-                                       rank, other, shared_->rank, mine.describe()),
-                           0);
+                           disagreement_text(rank, other, shared_->rank, mine.describe()), 0);
   ring_all();
   shared_->failure->rethrow();
   std::abort();  // not reached: rethrow() finds what was recorded

@@ -11,6 +11,7 @@
 
 #include "algorithms/one_shot.hpp"
 #include "algorithms/two_shot.hpp"
+#include "allocations.hpp"
 #include "cpu/context.hpp"
 #include "mixcomm/error.hpp"
 
@@ -57,14 +58,6 @@ Slices share_slices(Bootstrap& bootstrap, std::size_t bytes) {
   return {bootstrap.share_memory(stride * static_cast<std::size_t>(bootstrap.world())), stride};
 }
 
-struct Allocation {
-  std::weak_ptr<std::byte> memory;
-  const std::byte* mine = nullptr;
-  std::size_t bytes = 0;
-  std::size_t stride = 0;
-  std::uint64_t id = 0;
-};
-
 template <class T>
 void run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
   CpuContext<T> context(call, grid, channel, buffers);
@@ -104,17 +97,11 @@ class CpuBackend final : public Backend {
 
   SymmetricMemory allocate(std::size_t bytes) override {
     const Slices slices = share_slices(bootstrap_, bytes);
-    std::erase_if(allocations_, [](const Allocation& a) { return a.memory.expired(); });
-    std::byte* mine = slices.of(grid_.rank());
-    allocations_.push_back({slices.memory, mine, bytes, slices.stride, ++allocated_});
-    return {slices.memory, mine};
+    return allocations_.add(slices.memory, slices.of(grid_.rank()), bytes, slices.stride);
   }
 
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
-    const Allocation* found = find(data, bytes);
-    if (found == nullptr) return {};
-    return {Placement::Kind::symmetric, found->id,
-            static_cast<std::uint64_t>(static_cast<const std::byte*>(data) - found->mine)};
+    return allocations_.place(data, bytes);
   }
 
   [[nodiscard]] bool crowded() const override { return crowded_; }
@@ -135,15 +122,10 @@ class CpuBackend final : public Backend {
     }
 
     const int passes = passes_for(call.blocks, area_bytes_ / size_of(call.dtype));
-    // A buffer that is this rank's block of the other one is another block for each DP rank.
-    constexpr auto in_place = Placement::Kind::in_place;
-    const View all =
-        call.gathers ? direct(call.out, call.out_placement, true) : direct(call.in, call.in_placement, true);
-    PassBuffers buffers{
-        .in = call.in_placement.kind == in_place ? all : direct(call.in, call.in_placement, !call.gathers),
-        .out = call.out_placement.kind == in_place ? all : direct(call.out, call.out_placement, call.gathers),
-        .staged_in = {},
-        .staged_out = {}};
+    PassBuffers buffers{.in = direct(call.seen_input()),
+                        .out = direct(call.seen_output()),
+                        .staged_in = {},
+                        .staged_out = {}};
     for (int pass = 0; pass < passes; ++pass) {
       call.blocks.cover(pass);
       buffers.staged_in = area(kind, 0);
@@ -167,22 +149,14 @@ class CpuBackend final : public Backend {
   static constexpr std::size_t areas = std::size_t{team_kinds} * 2 * 2;
   static constexpr std::size_t state_bytes = round_up(sizeof(Failure) + sizeof(RankState), page);
 
-  [[nodiscard]] const Allocation* find(const void* data, std::size_t bytes) const {
-    const auto* begin = static_cast<const std::byte*>(data);
-    for (const Allocation& a : allocations_)
-      if (begin >= a.mine && bytes <= a.bytes &&
-          begin - a.mine <= static_cast<std::ptrdiff_t>(a.bytes - bytes) && !a.memory.expired())
-        return &a;
-    return nullptr;
-  }
-
   /// The view of a buffer in symmetric memory, as seen from rank 0's slice; empty for a plain one.
-  [[nodiscard]] View direct(const void* data, const Placement& placement, bool all_blocks) const {
-    const Allocation* found = placement.kind == Placement::Kind::plain ? nullptr : find(data, 0);
+  [[nodiscard]] View direct(const Call::Seen& buffer) const {
+    const auto* found =
+        buffer.placement.kind == Placement::Kind::plain ? nullptr : allocations_.find(buffer.data, 0);
     if (found == nullptr) return {};
-    auto* mine = static_cast<std::byte*>(const_cast<void*>(data));  // a View serves inputs and outputs
-    return {mine - static_cast<std::size_t>(grid_.rank()) * found->stride, found->stride,
-            all_blocks ? Coordinates::all_blocks : Coordinates::one_block, false};
+    auto* mine = static_cast<std::byte*>(const_cast<void*>(buffer.data));  // a View serves inputs and outputs
+    return {mine - static_cast<std::size_t>(grid_.rank()) * found->where, found->where,
+            buffer.all_blocks ? Coordinates::all_blocks : Coordinates::one_block, false};
   }
 
   /// Areas alternate from pass to pass: when a rank writes one again, all have come to the pass in between,
@@ -208,8 +182,7 @@ class CpuBackend final : public Backend {
   std::vector<Grid> grids_;
   std::vector<Channel> channels_;
   std::array<std::size_t, team_kinds> passes_{};
-  std::vector<Allocation> allocations_;
-  std::uint64_t allocated_ = 0;
+  Allocations<std::size_t> allocations_;  ///< with their strides
 };
 
 }  // namespace

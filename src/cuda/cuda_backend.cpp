@@ -7,7 +7,9 @@
 #include <cstring>
 #include <vector>
 
+#include "allocations.hpp"
 #include "cuda/agreement.hpp"
+#include "cuda/all_or_none.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/failure.hpp"
 #include "cuda/launch.hpp"
@@ -43,18 +45,20 @@ int resolve_device(int device) {
 /// others' kernels wait for that rank. So the lanes of all ranks together take half of the SMs at most,
 /// unless the caller asks for more. Collective.
 int agreed_lanes(Bootstrap& bootstrap, int device, int asked) {
-  if (asked < 0 || asked > most_lanes)
-    throw InvalidArgument(
-        fmt::format("max_lanes is {}; it may be 1 to {}, or 0 for the library's choice", asked, most_lanes));
-  cudaDeviceProp properties{};
-  check(cudaGetDeviceProperties(&properties, device), "asking for the device's properties");
   struct Mine {
     cudaUUID_t uuid;
     int processors;
     int asked;
-  } mine{properties.uuid, properties.multiProcessorCount, asked};
-  const auto all =
-      bootstrap.exchange("comparing devices", {reinterpret_cast<const char*>(&mine), sizeof(mine)});
+  };
+  const auto all = all_or_none(bootstrap, "comparing devices", [&] {
+    if (asked < 0 || asked > most_lanes)
+      throw InvalidArgument(fmt::format("max_lanes is {}; it may be 1 to {}, or 0 for the library's choice",
+                                        asked, most_lanes));
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, device), "asking for the device's properties");
+    const Mine mine{properties.uuid, properties.multiProcessorCount, asked};
+    return std::string(reinterpret_cast<const char*>(&mine), sizeof(mine));
+  });
   int lanes = most_lanes;
   for (const std::string& each : all) {
     Mine theirs{};
@@ -68,14 +72,6 @@ int agreed_lanes(Bootstrap& bootstrap, int device, int asked) {
   }
   return std::max(lanes, 1);
 }
-
-struct Allocation {
-  std::weak_ptr<void> owner;
-  Slices slices;
-  const std::byte* mine = nullptr;
-  std::size_t bytes = 0;
-  std::uint64_t id = 0;
-};
 
 class CudaBackend final : public Backend {
  public:
@@ -106,18 +102,12 @@ class CudaBackend final : public Backend {
   SymmetricMemory allocate(std::size_t bytes) override {
     const UseDevice use(device_);
     const Slices slices = provider_->allocate(bytes);
-    std::erase_if(allocations_, [](const Allocation& a) { return a.owner.expired(); });
-    std::byte* mine = slices.of(grid_.rank());
-    allocations_.push_back({slices.owner, slices, mine, bytes, ++allocated_});
-    allocations_.back().slices.owner.reset();
-    return {slices.owner, mine};
+    return allocations_.add(slices.owner, slices.of(grid_.rank()), bytes,
+                            {slices.first, slices.stride, slices.multicast, Coordinates::all_blocks});
   }
 
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
-    const Allocation* found = find(data, bytes);
-    if (found == nullptr) return {};
-    return {Placement::Kind::symmetric, found->id,
-            static_cast<std::uint64_t>(static_cast<const std::byte*>(data) - found->mine)};
+    return allocations_.place(data, bytes);
   }
 
   [[nodiscard]] bool crowded() const override { return false; }
@@ -150,8 +140,7 @@ class CudaBackend final : public Backend {
     const bool direct = a.in_view.first != nullptr && a.out_view.first != nullptr;
     const Launch launch = launch_for(call, grid, direct, limits_);
     a.passes = static_cast<std::uint32_t>(launch.passes);
-    a.blocks = BasicBlocks<most_ranks>(call.blocks);
-    a.blocks.cut(launch.lanes * launch.passes);
+    a.blocks = launch.blocks;
     launch_kernel(tables_[static_cast<std::size_t>(call.dtype)]
                       .kernel[call.gathers ? 1 : 0][static_cast<int>(launch.way)],
                   launch, a, stream);
@@ -182,30 +171,22 @@ class CudaBackend final : public Backend {
         }
   }
 
-  [[nodiscard]] const Allocation* find(const void* data, std::size_t bytes) const {
-    const auto* begin = static_cast<const std::byte*>(data);
-    for (const Allocation& a : allocations_)
-      if (begin >= a.mine && bytes <= a.bytes &&
-          begin - a.mine <= static_cast<std::ptrdiff_t>(a.bytes - bytes) && !a.owner.expired())
-        return &a;
-    return nullptr;
-  }
-
   /// Where peers find a symmetric buffer of mine; empty for one that must be staged. A pack of 16 bytes must
   /// never hold elements of two blocks, or of none.
-  [[nodiscard]] View view_of(const Call& call, const void* data, const Placement& placement,
-                             bool all_blocks) const {
-    const Allocation* found = placement.kind == Placement::Kind::plain ? nullptr : find(data, 0);
-    if (found == nullptr || reinterpret_cast<std::uintptr_t>(data) % pack_bytes != 0) return {};
+  [[nodiscard]] View view_of(const Call& call, const Call::Seen& buffer) const {
+    const auto* found =
+        buffer.placement.kind == Placement::Kind::plain ? nullptr : allocations_.find(buffer.data, 0);
+    if (found == nullptr || reinterpret_cast<std::uintptr_t>(buffer.data) % pack_bytes != 0) return {};
     const std::size_t element = size_of(call.dtype);
     if (call.device_rows != nullptr && call.hidden * element % pack_bytes != 0) return {};
     for (int d = 0; d < call.blocks.dp(); ++d)
       if (call.blocks.full_size(d) * element % pack_bytes != 0) return {};
-    const std::ptrdiff_t offset = static_cast<const std::byte*>(data) - found->mine;
-    const Slices& slices = found->slices;
-    return {slices.first + offset, slices.stride,
-            slices.multicast == nullptr ? nullptr : slices.multicast + offset,
-            all_blocks ? Coordinates::all_blocks : Coordinates::one_block};
+    const std::ptrdiff_t offset = static_cast<const std::byte*>(buffer.data) - found->mine;
+    View view = found->where;
+    view.first += offset;
+    if (view.multicast != nullptr) view.multicast += offset;
+    view.coordinates = buffer.all_blocks ? Coordinates::all_blocks : Coordinates::one_block;
+    return view;
   }
 
   /// Host-side rule of the kernels' element by element copies.
@@ -225,14 +206,8 @@ class CudaBackend final : public Backend {
     a.workspace.first = workspace_.first + memory_bytes + static_cast<std::size_t>(call.team) * kind_bytes_;
     a.in = call.in;
     a.out = call.out;
-    if (call.in_placement.kind == Placement::Kind::in_place)  // my block of `out`, wherever that is
-      a.in_view = view_of(call, call.out, call.out_placement, true);
-    else
-      a.in_view = view_of(call, call.in, call.in_placement, !call.gathers);
-    if (call.out_placement.kind == Placement::Kind::in_place)
-      a.out_view = view_of(call, call.in, call.in_placement, true);
-    else
-      a.out_view = view_of(call, call.out, call.out_placement, call.gathers);
+    a.in_view = view_of(call, call.seen_input());
+    a.out_view = view_of(call, call.seen_output());
     // Multicast reaches all ranks of the communicator, and only operations over all of them may use it.
     if (grid.world.size != grid_.world.size) a.out_view.multicast = nullptr;
     a.memory = reinterpret_cast<RankMemory*>(workspace_.of(grid_.rank()));
@@ -279,8 +254,7 @@ class CudaBackend final : public Backend {
   std::size_t kind_bytes_ = 0;
   std::array<KernelTable, 3> tables_{};  ///< by dtype
   bool overlaps_launches_ = false;
-  std::vector<Allocation> allocations_;
-  std::uint64_t allocated_ = 0;
+  Allocations<View> allocations_;  ///< each as a view from its first byte on
   std::unique_ptr<NcclCollectives> nccl_;
 };
 

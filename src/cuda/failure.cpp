@@ -1,13 +1,13 @@
 #include "cuda/failure.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <atomic>
 #include <cstring>
 #include <vector>
 
 #include "cuda/driver.hpp"
+#include "failure_text.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cuda {
@@ -42,22 +42,14 @@ void FailureBox::rethrow() const {
     if ((record.missing >> static_cast<unsigned>(m) & 1U) != 0) ranks.push_back(team.rank(m));
   switch (static_cast<FailureRecord::Kind>(record.kind)) {
     case FailureRecord::timeout:
-      throw Timeout(
-          fmt::format(
-              "rank {} waited {} ms for rank{} {} in {}, its call {} (lane {}, step {}). It may have ended, "
-              "hang, or be "
-              "in other work: look at its output; if it is only slow, raise the communicator's timeout. The "
-              "communicator is failed.",
-              grid_.rank(), timeout_.count(), ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "), name(op),
-              record.number, record.lane, record.step),
-          ranks);
+      throw Timeout(timeout_text(grid_.rank(), timeout_, ranks,
+                                 fmt::format("{}, its call {} (lane {}, step {})", name(op), record.number,
+                                             record.lane, record.step)),
+                    ranks);
     case FailureRecord::disagreement:
-      throw Disagreement(
-          fmt::format("rank {} calls {}, but rank {} calls {}. Every rank of a communicator makes the "
-                      "same calls, with the same rows, hidden, dtype, algorithm and kind of buffers, in "
-                      "the same order. The communicator is failed.",
-                      ranks.empty() ? -1 : ranks.front(), record_of(record.theirs).describe(), grid_.rank(),
-                      record_of(record.mine).describe()));
+      throw Disagreement(disagreement_text(ranks.empty() ? -1 : ranks.front(),
+                                           record_of(record.theirs).describe(), grid_.rank(),
+                                           record_of(record.mine).describe()));
     case FailureRecord::row_counts:
       throw InvalidArgument(
           fmt::format("{}: the row counts in device memory are negative, larger than the 'most' given "

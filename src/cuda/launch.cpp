@@ -10,7 +10,7 @@ std::size_t divide_up(std::size_t a, std::size_t b) {
 }
 
 /// Elements that the larger of both areas must hold for what one lane covers in one pass.
-std::size_t elements_needed(Way way, bool gathers, const Blocks& blocks, const Grid& grid) {
+std::size_t elements_needed(Way way, bool gathers, const BasicBlocks<most_ranks>& blocks, const Grid& grid) {
   const auto world = static_cast<std::size_t>(grid.world.size);
   const auto tp = static_cast<std::size_t>(grid.tp.size);
   if (way == Way::two_shot_barriers) return blocks.packed_size();
@@ -25,6 +25,12 @@ std::size_t elements_needed(Way way, bool gathers, const Blocks& blocks, const G
   return world * longest;
 }
 
+/// Whether two_shot moves this call's data in packets.
+bool in_packets(const Call& call, bool direct) {
+  const std::size_t bytes = call.blocks.elements() * size_of(call.dtype);
+  return bytes <= std::size_t{direct ? 64U : 512U} << 10U;
+}
+
 }  // namespace
 
 LaunchLimits limits_for(Protocol protocol, int lanes, std::size_t workspace_bytes, int world) {
@@ -35,15 +41,10 @@ LaunchLimits limits_for(Protocol protocol, int lanes, std::size_t workspace_byte
   return {protocol, static_cast<int>(count), workspace_bytes / count / granule_bytes * granule_bytes};
 }
 
-bool in_packets(const Call& call, const Grid& /*grid*/, bool direct) {
-  const std::size_t bytes = call.blocks.elements() * size_of(call.dtype);
-  return bytes <= std::size_t{direct ? 64U : 512U} << 10U;
-}
-
 Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits) {
   Launch launch;
   if (call.algorithm == Algorithm::two_shot) {
-    const bool packets = limits.protocol == Protocol::automatic ? in_packets(call, grid, direct)
+    const bool packets = limits.protocol == Protocol::automatic ? in_packets(call, direct)
                                                                 : limits.protocol == Protocol::packets;
     launch.way = packets ? Way::two_shot_packets : Way::two_shot_barriers;
   }
@@ -66,7 +67,8 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   // Lanes and passes together are pieces of the data: the first is the largest.
   const std::size_t capacity = limits.lane_bytes / (packets ? 2 : 1) / size_of(call.dtype);
   constexpr std::size_t most_places = std::size_t{1} << 30U;
-  Blocks blocks = call.blocks;
+  BasicBlocks<most_ranks>& blocks = launch.blocks;
+  blocks = BasicBlocks<most_ranks>(call.blocks);
   // A piece has fewer than 2^32 elements to begin with.
   launch.passes = static_cast<int>(elements / (most_places * lanes)) + 1;
   blocks.cut(launch.lanes * launch.passes);

@@ -14,6 +14,7 @@ struct Launch {
   int lanes = 1;
   int threads = 1;
   int passes = 1;
+  BasicBlocks<most_ranks> blocks;  ///< cut into lanes x passes pieces
 };
 
 /// What a launch depends on beside the call: all of it shared by the ranks.
@@ -26,9 +27,6 @@ struct LaunchLimits {
 /// What `workspace_bytes` leave of `lanes`, the most that the devices have room for: a lane's part of an area
 /// holds a granule of packets from every rank at least.
 [[nodiscard]] LaunchLimits limits_for(Protocol protocol, int lanes, std::size_t workspace_bytes, int world);
-
-/// Whether two_shot moves this call's data in packets.
-[[nodiscard]] bool in_packets(const Call& call, const Grid& grid, bool direct);
 
 /// `grid`: the operation's part of the communicator's. `direct`: both buffers are used in place.
 [[nodiscard]] Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits);

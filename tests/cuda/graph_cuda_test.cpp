@@ -127,6 +127,25 @@ void meet(Bootstrap& bootstrap) {
   (void)bootstrap.exchange("testing graphs", "");
 }
 
+/// Captures the calls in one graph, and replays it with fresh inputs, each time behind `change(i)`; all are
+/// checked.
+template <class Change>
+std::string replay(Bootstrap& bootstrap, verify::Device& device, std::vector<PreparedCall>& calls,
+                   const Change& change) {
+  prepare(calls);
+  const Graph graph(device.stream(), [&] { launch(calls, device.stream()); });
+  const Departure departure(bootstrap);
+  meet(bootstrap);
+  for (int i = 0; i < replays; ++i) {
+    change(i);
+    prepare(calls);
+    graph.launch();
+    device.synchronize();
+    if (auto wrong = check(calls); !wrong.empty()) return "replay " + std::to_string(i) + ": " + wrong;
+  }
+  return "";
+}
+
 class Graphs : public CudaTest, public testing::WithParamInterface<Protocol> {};
 INSTANTIATE_TEST_SUITE_P(Protocols, Graphs, testing::Values(Protocol::packets, Protocol::barriers),
                          [](const auto& instance) { return std::string(name(instance.param)); });
@@ -136,17 +155,7 @@ TEST_P(Graphs, SeveralOperationsReplayWithChangedInputs) {
     const std::shared_ptr<verify::Device> device = verify::make_device(BackendKind::cuda);
     Rig rig(bootstrap, cuda_options(4, 2, GetParam()), device);
     auto calls = calls_of(rig, 0, 6, 1);
-    prepare(calls);
-    const Graph graph(device->stream(), [&] { launch(calls, device->stream()); });
-    const Departure departure(bootstrap);
-    meet(bootstrap);
-    for (int i = 0; i < replays; ++i) {
-      prepare(calls);
-      graph.launch();
-      device->synchronize();
-      if (auto wrong = check(calls); !wrong.empty()) return "replay " + std::to_string(i) + ": " + wrong;
-    }
-    return "";
+    return replay(bootstrap, *device, calls, [](int) {});
   });
   EXPECT_EQ(failures(results), "");
 }
@@ -171,21 +180,12 @@ TEST_P(Graphs, RowCountsInDeviceMemoryChangeBetweenReplays) {
                           .seed = static_cast<std::uint64_t>(slot) * 100'001,
                           .most = 5}));
     }
-    prepare(calls);
-    const Graph graph(device->stream(), [&] { launch(calls, device->stream()); });
-    const Departure departure(bootstrap);
-    meet(bootstrap);
-    for (int i = 0; i < replays; ++i) {
+    return replay(bootstrap, *device, calls, [&](int i) {
       for (PreparedCall& call : calls) {
         call.c.rows = some_rows(4, static_cast<std::uint64_t>(i));
         if (i % 10 == 0) call.c.rows.assign(4, i % 20 == 0 ? 0 : 5);
       }
-      prepare(calls);
-      graph.launch();
-      device->synchronize();
-      if (auto wrong = check(calls); !wrong.empty()) return "replay " + std::to_string(i) + ": " + wrong;
-    }
-    return "";
+    });
   });
   EXPECT_EQ(failures(results), "");
 }
@@ -235,17 +235,7 @@ TEST_P(Graphs, TwoCommunicatorsInterleaveInOneGraph) {
       calls.push_back(of_wide[i]);
       calls.push_back(of_tall[i]);
     }
-    prepare(calls);
-    const Graph graph(device->stream(), [&] { launch(calls, device->stream()); });
-    const Departure departure(bootstrap);
-    meet(bootstrap);
-    for (int i = 0; i < replays; ++i) {
-      prepare(calls);
-      graph.launch();
-      device->synchronize();
-      if (auto wrong = check(calls); !wrong.empty()) return "replay " + std::to_string(i) + ": " + wrong;
-    }
-    return "";
+    return replay(bootstrap, *device, calls, [](int) {});
   });
   EXPECT_EQ(failures(results), "");
 }

@@ -38,7 +38,6 @@ CommunicatorOptions cuda_options(int tp, int dp, Protocol protocol) {
   options.workspace_bytes = verify::workspace_bytes;
   options.backend = BackendKind::cuda;
   options.cuda.protocol = protocol;
-  if (const char* lanes = std::getenv("MIXCOMM_MAX_LANES")) options.cuda.max_lanes = std::atoi(lanes);
   return options;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -111,6 +112,26 @@ class Running {
 inline Outcome run(const Words& arguments, const Environment& environment = {},
                    const std::string& input = "") {
   return Running(arguments, environment, input).finish();
+}
+
+/// What is wrong with a command, and a part of what it must say.
+struct Mistake {
+  Words arguments;
+  std::string says;
+};
+
+/// Each exits with 2, says nothing on stdout, and explains itself on stderr.
+inline void expect_explained(const std::vector<Mistake>& mistakes) {
+  for (const Mistake& mistake : mistakes) {
+    std::string words;
+    for (const std::string& word : mistake.arguments) words += " " + word;
+    SCOPED_TRACE("mixcomm" + words);
+    const Outcome outcome = run(mistake.arguments);
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(outcome.err.rfind("mixcomm: error: ", 0), 0U) << outcome.err;
+    EXPECT_CONTAINS(outcome.err, mistake.says);
+  }
 }
 
 /// A directory that is gone at the end.

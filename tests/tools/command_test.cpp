@@ -13,11 +13,6 @@ using nlohmann::json;
 
 // --- bad input ---------------------------------------------------------------------------------------------
 
-struct Mistake {
-  Words arguments;
-  std::string says;
-};
-
 TEST(Command, MistakesAreExplainedAndExitWith2) {
   const TemporaryDirectory files;
   const std::string three_lines =
@@ -81,16 +76,7 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"run", "-n", "2"}, "command"},
       {{"run", "-n", "2", "ls", "--all"}, "behind --"},
   };
-  for (const Mistake& mistake : mistakes) {
-    std::string words;
-    for (const std::string& word : mistake.arguments) words += " " + word;
-    SCOPED_TRACE("mixcomm" + words);
-    const Outcome outcome = run(mistake.arguments);
-    EXPECT_EQ(outcome.code, 2);
-    EXPECT_EQ(outcome.out, "");
-    EXPECT_EQ(outcome.err.rfind("mixcomm: error: ", 0), 0U) << outcome.err;
-    EXPECT_CONTAINS(outcome.err, mistake.says);
-  }
+  expect_explained(mistakes);
   EXPECT_FALSE(std::filesystem::exists(new_file));
 }
 

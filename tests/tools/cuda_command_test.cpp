@@ -21,11 +21,6 @@ json cuda_info() {
     GTEST_SKIP() << "no GPU to run on: " << seen["why"].get<std::string>(); \
   }
 
-struct Mistake {
-  Words arguments;
-  std::string says;
-};
-
 TEST(CudaCommand, FlagsThatDoNotFitTogetherExitWith2) {
   const std::vector<Mistake> mistakes = {
       {{"bench", "--one-gpu"}, "--one-gpu is for --backend cuda"},
@@ -47,16 +42,7 @@ TEST(CudaCommand, FlagsThatDoNotFitTogetherExitWith2) {
       {{"bench", "--grids", "2x2,2x3", "--uneven", "1,2"}, "2 counts for 3 DP ranks"},
       {{"plan", "--model", tiny_model, "--backend", "tpu"}, "there are: cpu, cuda"},
   };
-  for (const Mistake& mistake : mistakes) {
-    std::string words;
-    for (const std::string& word : mistake.arguments) words += " " + word;
-    SCOPED_TRACE("mixcomm" + words);
-    const Outcome outcome = run(mistake.arguments);
-    EXPECT_EQ(outcome.code, 2);
-    EXPECT_EQ(outcome.out, "");
-    EXPECT_EQ(outcome.err.rfind("mixcomm: error: ", 0), 0U) << outcome.err;
-    EXPECT_CONTAINS(outcome.err, mistake.says);
-  }
+  expect_explained(mistakes);
 }
 
 TEST(CudaCommand, WithoutAGpuItSaysWhy) {

@@ -1,0 +1,25 @@
+#include "failure_text.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+namespace mixcomm {
+
+std::string timeout_text(int rank, Milliseconds timeout, const std::vector<int>& missing,
+                         std::string_view where) {
+  return fmt::format(
+      "rank {} waited {} ms for rank{} {} in {}. It may have ended, hang, or be in other work: look at its "
+      "output; if it is only slow, raise the communicator's timeout. The communicator is failed.",
+      rank, timeout.count(), missing.size() == 1 ? "" : "s", fmt::join(missing, ", "), where);
+}
+
+std::string disagreement_text(int other_rank, std::string_view their_call, int rank,
+                              std::string_view my_call) {
+  return fmt::format(
+      "rank {} calls {}, but rank {} calls {}. Every rank of a communicator makes the same calls, with the "
+      "same rows, hidden, dtype, algorithm and kind of buffers, in the same order. The communicator is "
+      "failed.",
+      other_rank, their_call, rank, my_call);
+}
+
+}  // namespace mixcomm
