@@ -86,16 +86,26 @@ class BasicBlocks {
       packed_[d + 1] = packed_[d] + size_[d];
     }
   }
+  /// Takes over block d of `from`, which has been cut, and covers piece `piece` of it: for threads that share
+  /// the blocks out among them. d == dp() is one of them, the end.
+  MIXCOMM_HD void take(const BasicBlocks& from, int d, int piece) {
+    if (d == 0) dp_ = from.dp_;
+    offset_[d] = from.offset_[d];
+    packed_[d] = from.packed_[d];
+    if (d == from.dp_) return;
+    size_[d] = from.size_[d];
+    const Range covered = piece_of(from.full_size(d), from.size_[d], piece);
+    begin_[d] = covered.begin;
+    covered_[d] = static_cast<std::uint32_t>(covered.size);
+  }
   /// Covers piece `piece` of each block from here on.
   MIXCOMM_HD void cover(int piece) {
     MIXCOMM_ROLLED
-    for (int d = 0; d < dp_; ++d) cover_block(d, piece);
-  }
-  /// ... of block d, for threads that share the blocks out among them.
-  MIXCOMM_HD void cover_block(int d, int piece) {
-    const Range covered = piece_of(full_size(d), size_[d], piece);
-    begin_[d] = covered.begin;
-    covered_[d] = static_cast<std::uint32_t>(covered.size);
+    for (int d = 0; d < dp_; ++d) {
+      const Range covered = piece_of(full_size(d), size_[d], piece);
+      begin_[d] = covered.begin;
+      covered_[d] = static_cast<std::uint32_t>(covered.size);
+    }
   }
 
   [[nodiscard]] MIXCOMM_HD int dp() const { return dp_; }

@@ -6,13 +6,20 @@
 
 namespace mixcomm {
 
+/// What a rank sums: all that it needs.
+template <bool gathers, int most>
+[[nodiscard]] MIXCOMM_HD Range one_shot_sums(const Grid& g, const BasicBlocks<most>& b) {
+  return gathers ? b.everything() : b.block(g.dp.member);
+}
+
 /// out block d = sum over t of in@(t, d), for every d.
 /// Phases: publish | wait | sum. Waits: 1. Reads per rank: tp x sum(rows) x hidden; scratch: its input,
 /// twice.
 template <Context C, int most>
 MIXCOMM_HD void all_reduce_all_gather_one_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.publish();
-  for (const auto tile : c.tiles(b.everything())) c.store(tile, c.load_sum(g.over_tp(tile.block), in, tile));
+  for (const auto tile : c.tiles(one_shot_sums<true>(g, b)))
+    c.store(tile, c.load_sum(g.over_tp(tile.block), in, tile));
 }
 
 /// out = sum over d', then t, of block d of in@(t, d').
@@ -21,7 +28,8 @@ MIXCOMM_HD void all_reduce_all_gather_one_shot(C& c, const Grid& g, const BasicB
 template <Context C, int most>
 MIXCOMM_HD void reduce_scatter_all_reduce_one_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.publish();
-  for (const auto tile : c.tiles(b.block(g.dp.member))) c.store(tile, c.load_sum(g.over_world(), in, tile));
+  for (const auto tile : c.tiles(one_shot_sums<false>(g, b)))
+    c.store(tile, c.load_sum(g.over_world(), in, tile));
 }
 
 }  // namespace mixcomm

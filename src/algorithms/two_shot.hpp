@@ -6,6 +6,12 @@
 
 namespace mixcomm {
 
+/// What a rank sums: its share.
+template <int most>
+[[nodiscard]] MIXCOMM_HD Range two_shot_sums(const Grid& g, const BasicBlocks<most>& b) {
+  return b.share(g.world.member, g.world.size);
+}
+
 /// out block d = sum over t of in@(t, d), for every d  ==  reduce-scatter(tp), then all-gather(world).
 /// Phases: wait | sum my share of all blocks and write it to every rank | wait. Waits: 2.
 /// Reads per rank: tp x sum(rows) x hidden / world; writes: sum(rows) x hidden; scratch: none for symmetric
@@ -15,7 +21,7 @@ MIXCOMM_HD void all_reduce_all_gather_two_shot(C& c, const Grid& g, const BasicB
   const auto in = c.share();
   const auto out = c.open();
   c.barrier();
-  for (const auto tile : c.tiles(b.share(g.world.member, g.world.size)))
+  for (const auto tile : c.tiles(two_shot_sums(g, b)))
     c.store_all(g.world, out, tile, c.load_sum(g.over_tp(tile.block), in, tile));
   c.barrier();
   c.close(out);
@@ -30,7 +36,7 @@ MIXCOMM_HD void reduce_scatter_all_reduce_two_shot(C& c, const Grid& g, const Ba
   const auto in = c.share();
   const auto out = c.open();
   c.barrier();
-  for (const auto tile : c.tiles(b.share(g.world.member, g.world.size)))
+  for (const auto tile : c.tiles(two_shot_sums(g, b)))
     c.store_all(g.over_tp(tile.block).inner, out, tile, c.load_sum(g.over_world(), in, tile));
   c.barrier();
   c.close(out);

@@ -24,15 +24,15 @@ class Agreement : public Lane {
       ptx::Packet packet;
       for (;;) {
         packet = ptx::load_packet(slot(me(), m, w, number));
-        if (packet.number == number) break;
+        if (packet.number() == number) break;
         if (!may_wait()) {
           give_up(std::uint64_t{1} << m);
           break;
         }
       }
-      theirs[m][w] = packet.data;
+      theirs[m][w] = packet.data();
       // Word 0 is the call's number, which differs between ranks that have made other calls on other teams.
-      if (ok_ && w != 0 && packet.data != mine.word[w]) atomicOr(&different, 1U << m);
+      if (ok_ && w != 0 && packet.data() != mine.word[w]) atomicOr(&different, 1U << m);
     }
     __syncthreads();
     if (threadIdx.x != 0 || different == 0) return;

@@ -3,7 +3,7 @@
 // them.
 #pragma once
 
-#include "algorithms/context.hpp"
+#include "algorithms/two_shot.hpp"
 #include "cuda/kernels.hpp"
 #include "cuda/lane.cuh"
 
@@ -11,8 +11,9 @@ namespace mixcomm::cuda {
 
 /// Staging areas need not alternate: between a rank's last read of one and its owner's next write to it there
 /// is always a barrier.
-template <class T, bool gathers, bool one_shot>
+template <class T, bool gathers, Way way>
 class BarrierContext : public Lane {
+  static constexpr bool few = way == Way::two_shot_barriers_few;
   static constexpr int words = 4;
   static constexpr int elements = tile_elements<T, words * 4>;
   using Sum = Words<words>;
@@ -20,12 +21,14 @@ class BarrierContext : public Lane {
  public:
   using Input = View;
   using Output = View;
-  static constexpr int threads = most_threads_of(Way::two_shot_barriers, gathers);
   using Tile = cuda::Tile;
 
   using Lane::Lane;
 
-  __device__ void prepare() {}
+  /// Of few data, what can be known before the previous kernel is complete; else registers are worth more.
+  __device__ void prepare() {
+    if constexpr (few) sums_ = {b_, two_shot_sums(a_.grid, b_)};
+  }
   __device__ void prefetch() {}
   __device__ void begin() {}
   __device__ void begin_pass() {}
@@ -37,11 +40,7 @@ class BarrierContext : public Lane {
     if (!ok()) return staged;  // peers may still read what the call that failed has put there
     copy(
         gathers ? b_.block(a_.grid.dp.member) : b_.everything(),
-        [&](const Tile& tile) {
-          return UserBlock<const T, words>(static_cast<const T*>(a_.in) + start<!gathers>(tile.block),
-                                           b_.size(tile.block))
-              .load(tile.begin);
-        },
+        [&](const Tile& tile) { return input_tile<T, words, gathers>(tile).load(); },
         [&](const Tile& tile, const Sum& value) { write(at(staged, a_.grid.rank(), tile), value); });
     return staged;
   }
@@ -91,7 +90,7 @@ class BarrierContext : public Lane {
     waited();
     // A rank that is late must not take this one's flag for its data, which others may overwrite from now on.
     if (!ok_ && state_.failed == 0 && threadIdx.x < members())
-      ptx::store_release(flag(threadIdx.x, me()), barriers() - 1);
+      ptx::store_release(flag(threadIdx.x, me()), barriers() - gave_up);
 #if defined(MIXCOMM_MUTANTS)
     // One rank is slow to sum: without the second barrier the others would be gone before it has written to
     // them.
@@ -103,7 +102,9 @@ class BarrierContext : public Lane {
     if (barriers_ == 1) ptx::let_next_kernel_start();
   }
 
+  /// `run` is what this context's body sums.
   [[nodiscard]] __device__ Tiles<elements> tiles(Range run) const {
+    if constexpr (few) return sums_;
     return {b_, run};
   }
 
@@ -115,7 +116,7 @@ class BarrierContext : public Lane {
     const std::size_t to_next_outer = in.stride * order.outer_stride - to_next * (order.inner.size - 1);
     OrderedSum<T, words, !gathers> sum(order.inner.size);
     int position = 0;
-    constexpr int batch = 4;
+    constexpr int batch = few ? 8 : 4;
     for (int first = 0; first < sources; first += batch) {
       Words<words> value[batch];
 #pragma unroll
@@ -134,8 +135,7 @@ class BarrierContext : public Lane {
   }
 
   __device__ void store(const Tile& tile, const Sum& sum) const {
-    UserBlock<T, words>(static_cast<T*>(a_.out) + start<gathers>(tile.block), b_.size(tile.block))
-        .store(tile.begin, sum);
+    output_tile<T, words, gathers>(tile).store(sum);
   }
 
   __device__ void store_all(const Team& team, const Output& out, const Tile& tile, const Sum& sum) const {
@@ -155,7 +155,7 @@ class BarrierContext : public Lane {
   template <class Load, class Store>
   __device__ void copy(const Range& run, const Load& load, const Store& put) const {
     constexpr int depth = 4;
-    const Tiles<elements> all = tiles(run);
+    const Tiles<elements> all(b_, run);
     auto next = all.begin();
     while (next != all.end()) {
       Tile tile[depth];
@@ -180,15 +180,23 @@ class BarrierContext : public Lane {
     return {a_.workspace.first + a_.workspace.area(area, blockIdx.x), a_.workspace.stride, nullptr,
             Coordinates::packed};
   }
+  /// What a rank that gives up takes back of its flag: no flag falls behind by so much otherwise.
+  static constexpr std::uint32_t gave_up = std::uint32_t{1} << 30U;
   [[nodiscard]] __device__ bool passed(std::uint32_t flag) const {
     return static_cast<std::int32_t>(flag - barriers()) >= 0;
   }
+  /// The members that have not come; if all the others have come and given up, those.
   [[nodiscard]] __device__ std::uint64_t missing() const {
-    std::uint64_t members_missing = 0;
+    std::uint64_t never_came = 0;
+    std::uint64_t gone = 0;
 #pragma unroll 1
-    for (int m = 0; m < members(); ++m)
-      if (!passed(ptx::load_relaxed(flag(me(), m)))) members_missing |= std::uint64_t{1} << m;
-    return members_missing;
+    for (int m = 0; m < members(); ++m) {
+      const std::uint32_t theirs = ptx::load_relaxed(flag(me(), m));
+      if (passed(theirs)) continue;
+      const bool was_here = barriers() - theirs >= gave_up / 2;
+      (was_here ? gone : never_came) |= std::uint64_t{1} << m;
+    }
+    return never_came != 0 ? never_came : gone;
   }
   /// What `from` raises for `to`.
   [[nodiscard]] __device__ std::uint32_t* flag(int to, int from) const {
@@ -203,6 +211,8 @@ class BarrierContext : public Lane {
     *reinterpret_cast<uint4*>(address) =
         make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
   }
+
+  Tiles<elements> sums_;
 };
 
 }  // namespace mixcomm::cuda

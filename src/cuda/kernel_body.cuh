@@ -33,14 +33,8 @@ __device__ inline void touch(const Arguments& a) {
 /// The blocks that the host has cut, for all threads of the lane. Reads all arguments that are looked at
 /// later on, too, while the previous kernel may still run: the first look at each takes long.
 __device__ inline void take_blocks(LaneBlocks& blocks, const Arguments& a) {
-  const auto* from = reinterpret_cast<const std::uint32_t*>(&a.blocks);
-  auto* to = reinterpret_cast<std::uint32_t*>(&blocks);
-  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(sizeof(LaneBlocks) / 4);
-       i += static_cast<int>(blockDim.x))
-    to[i] = from[i];
+  if (threadIdx.x <= a.grid.dp.size) blocks.take(a.blocks, static_cast<int>(threadIdx.x), piece_of_pass(0));
   touch(a);
-  __syncthreads();
-  if (threadIdx.x < a.grid.dp.size) blocks.cover_block(static_cast<int>(threadIdx.x), piece_of_pass(0));
   __syncthreads();
 }
 
@@ -70,14 +64,16 @@ __device__ inline LaneState load_state(const LaneState& kept) {
   return {words[0] | static_cast<std::uint64_t>(words[1]) << 32U, words[2], words[3]};
 }
 
-template <template <class, bool, bool> class LaneContext, class T, bool gathers, bool one_shot>
-__global__ void __launch_bounds__(LaneContext<T, gathers, one_shot>::threads, lanes_per_sm)
+template <class T, bool gathers, Way way>
+__global__ void __launch_bounds__(most_threads_of(way), lanes_per_sm)
     operation(const __grid_constant__ Arguments a) {
+  constexpr bool one_shot = way == Way::one_shot_packets;
   __shared__ LaneBlocks blocks;
   const bool known = a.device_rows == nullptr;
   if (known) take_blocks(blocks, a);
   LaneState& kept = a.memory->lanes[a.team][blockIdx.x];
-  LaneContext<T, gathers, one_shot> context(a, blocks);
+  std::conditional_t<in_packets(way), PacketContext<T, gathers, way>, BarrierContext<T, gathers, way>>
+      context(a, blocks);
   if (known) context.prepare();
   ptx::wait_for_previous_kernel();
   context.begin();
@@ -97,7 +93,7 @@ __global__ void __launch_bounds__(LaneContext<T, gathers, one_shot>::threads, la
     if constexpr (!gathers && one_shot) reduce_scatter_all_reduce_one_shot(context, a.grid, blocks);
     if constexpr (!gathers && !one_shot) reduce_scatter_all_reduce_two_shot(context, a.grid, blocks);
     context.end_pass();
-    __syncthreads();
+    __syncthreads();  // all threads have loaded the state, and look at no blocks any more
     if (++pass == a.passes) break;
     if (threadIdx.x == 0) blocks.cover(piece_of_pass(pass));
     __syncthreads();
@@ -110,17 +106,18 @@ __global__ void __launch_bounds__(LaneContext<T, gathers, one_shot>::threads, la
   }
 }
 
-/// All kernels of T, by [gathers][one_shot, two_shot over packets, two_shot over barriers].
+/// All kernels of T.
 template <class T>
 KernelTable kernels_of() {
   KernelTable table;
-  const auto set = [](void*& entry, auto* kernel) { entry = reinterpret_cast<void*>(kernel); };
-  set(table.kernel[0][0], operation<PacketContext, T, false, true>);
-  set(table.kernel[0][1], operation<PacketContext, T, false, false>);
-  set(table.kernel[0][2], operation<BarrierContext, T, false, false>);
-  set(table.kernel[1][0], operation<PacketContext, T, true, true>);
-  set(table.kernel[1][1], operation<PacketContext, T, true, false>);
-  set(table.kernel[1][2], operation<BarrierContext, T, true, false>);
+  const auto set = [&]<Way way>() {
+    table.kernel[0][static_cast<int>(way)] = reinterpret_cast<void*>(operation<T, false, way>);
+    table.kernel[1][static_cast<int>(way)] = reinterpret_cast<void*>(operation<T, true, way>);
+  };
+  set.template operator()<Way::one_shot_packets>();
+  set.template operator()<Way::two_shot_packets>();
+  set.template operator()<Way::two_shot_barriers_few>();
+  set.template operator()<Way::two_shot_barriers>();
   return table;
 }
 

@@ -30,13 +30,14 @@ class Tiles {
  public:
   class Iterator {
    public:
+    Iterator() = default;
     __device__ Iterator(const LaneBlocks& blocks, Place at, Place end)
-        : blocks_(blocks), end_(end), tile_{0, 0, at} {
+        : blocks_(&blocks), end_(end), tile_{0, 0, at} {
       settle();
     }
     /// At a tile that such an iterator has been at.
     __device__ Iterator(const LaneBlocks& blocks, const Tile& tile, Place end)
-        : blocks_(blocks), end_(end), tile_(tile) {}
+        : blocks_(&blocks), end_(end), tile_(tile) {}
     __device__ Tile operator*() const { return tile_; }
     __device__ Iterator& operator++() {
       tile_.packed += blockDim.x * elements;
@@ -50,26 +51,30 @@ class Tiles {
     __device__ void settle() {
       for (; tile_.packed < end_; tile_.packed += blockDim.x * elements) {
         MIXCOMM_ROLLED
-        while (tile_.packed >= static_cast<Place>(blocks_.packed_end(tile_.block))) ++tile_.block;
-        const Range block = blocks_.block(tile_.block);
+        while (tile_.packed >= static_cast<Place>(blocks_->packed_end(tile_.block))) ++tile_.block;
+        const Range block = blocks_->block(tile_.block);
         tile_.begin = tile_.packed - static_cast<Place>(block.begin);
         if (tile_.begin < static_cast<Place>(block.size)) return;
       }
     }
-    const LaneBlocks& blocks_;
+    const LaneBlocks* blocks_;
     Place end_;
     Tile tile_;
   };
+  Tiles() = default;
   __device__ Tiles(const LaneBlocks& blocks, const Range& run)
-      : blocks_(blocks),
-        begin_(static_cast<Place>(run.begin)),
-        end_(static_cast<Place>(run.begin + run.size)) {}
-  __device__ Iterator begin() const { return {blocks_, begin_ + threadIdx.x * elements, end_}; }
-  __device__ Place end() const { return end_; }
+      : blocks_(&blocks), end_(static_cast<Place>(run.begin + run.size)) {
+    first_ = *Iterator(blocks, static_cast<Place>(run.begin) + threadIdx.x * elements, end_);
+  }
+  /// This thread's first tile; one behind the end if it has none.
+  [[nodiscard]] __device__ const Tile& first() const { return first_; }
+  [[nodiscard]] __device__ bool any() const { return first_.packed < end_; }
+  [[nodiscard]] __device__ Iterator begin() const { return {*blocks_, first_, end_}; }
+  [[nodiscard]] __device__ Place end() const { return end_; }
 
  private:
-  const LaneBlocks& blocks_;
-  Place begin_;
+  const LaneBlocks* blocks_;
+  Tile first_;
   Place end_;
 };
 
@@ -92,63 +97,66 @@ __device__ inline void set_bits(fp16& x, std::uint32_t bits) {
   x.bits = static_cast<std::uint16_t>(bits);
 }
 
-/// The caller's buffer, of any alignment: tiles of `words` words from the start of the covered part of a
-/// block.
+/// `words` words of the caller's buffer, of any alignment, which may end before.
 template <class T, int words>
-struct UserBlock {
+class UserTile {
   static constexpr int per_word = 4 / static_cast<int>(sizeof(T));
-  static constexpr int elements = words * per_word;
-  T* begin;
-  Place size;
 
-  __device__ UserBlock(T* covered, std::size_t covered_size)
-      : begin(covered), size(static_cast<Place>(covered_size)) {}
-
-  __device__ bool whole(Place i) const {
-    return i + elements <= size && reinterpret_cast<std::uintptr_t>(begin) % (words * 4) == 0;
+ public:
+  UserTile() = default;
+  /// From element i of a block on.
+  __device__ UserTile(T* block, std::size_t block_size, Place i)
+      : begin_(block + i), size_(static_cast<Place>(block_size) - i) {
+    if (size_ >= words * per_word && reinterpret_cast<std::uintptr_t>(begin_) % (words * 4) == 0)
+      size_ = whole;
   }
 
-  __device__ Words<words> load(Place i) const {
+  __device__ Words<words> load() const {
     Words<words> result;
-    if (!whole(i)) {
+    if (size_ != whole) [[unlikely]] {
 #pragma unroll
       for (int w = 0; w < words; ++w) {
         result.word[w] = 0;
 #pragma unroll
         for (int e = 0; e < per_word; ++e) {
-          const Place k = i + w * per_word + e;
-          if (k < size) result.word[w] |= bits_of(begin[k]) << (e * sizeof(T) * 8);
+          const Place k = w * per_word + e;
+          if (k < size_) result.word[w] |= bits_of(begin_[k]) << (e * sizeof(T) * 8);
         }
       }
       return result;
     }
     if constexpr (words == 4) {
-      const uint4 all = *reinterpret_cast<const uint4*>(begin + i);
+      const uint4 all = *reinterpret_cast<const uint4*>(begin_);
       result.word[0] = all.x, result.word[1] = all.y, result.word[2] = all.z, result.word[3] = all.w;
     } else {
-      const uint2 all = *reinterpret_cast<const uint2*>(begin + i);
+      const uint2 all = *reinterpret_cast<const uint2*>(begin_);
       result.word[0] = all.x, result.word[1] = all.y;
     }
     return result;
   }
 
-  __device__ void store(Place i, const Words<words>& value) const {
-    if (!whole(i)) {
+  __device__ void store(const Words<words>& value) const {
+    if (size_ != whole) [[unlikely]] {
 #pragma unroll
       for (int w = 0; w < words; ++w)
 #pragma unroll
         for (int e = 0; e < per_word; ++e) {
-          const Place k = i + w * per_word + e;
-          if (k < size) set_bits(begin[k], value.word[w] >> (e * sizeof(T) * 8));
+          const Place k = w * per_word + e;
+          if (k < size_) set_bits(begin_[k], value.word[w] >> (e * sizeof(T) * 8));
         }
       return;
     }
     if constexpr (words == 4)
-      *reinterpret_cast<uint4*>(begin + i) =
+      *reinterpret_cast<uint4*>(begin_) =
           make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
     else
-      *reinterpret_cast<uint2*>(begin + i) = make_uint2(value.word[0], value.word[1]);
+      *reinterpret_cast<uint2*>(begin_) = make_uint2(value.word[0], value.word[1]);
   }
+
+ private:
+  static constexpr Place whole = ~Place{0};  ///< all of it is there, and aligned
+  T* begin_;
+  Place size_;  ///< of what is there, or more
 };
 
 /// The first failure of a rank is described to its host; all of its lanes leave.
@@ -187,6 +195,15 @@ class Lane {
   template <bool all_blocks>
   [[nodiscard]] __device__ std::size_t start(int d) const {
     return b_.start(all_blocks ? Coordinates::all_blocks : Coordinates::one_block, d);
+  }
+  /// A tile of the caller's input, or output.
+  template <class T, int words, bool gathers>
+  [[nodiscard]] __device__ UserTile<const T, words> input_tile(const Tile& tile) const {
+    return {static_cast<const T*>(a_.in) + start<!gathers>(tile.block), b_.size(tile.block), tile.begin};
+  }
+  template <class T, int words, bool gathers>
+  [[nodiscard]] __device__ UserTile<T, words> output_tile(const Tile& tile) const {
+    return {static_cast<T*>(a_.out) + start<gathers>(tile.block), b_.size(tile.block), tile.begin};
   }
   /// Whether this rank may write to others. Looked at for the first time as late as can be: it was just
   /// loaded.

@@ -13,7 +13,7 @@ std::size_t divide_up(std::size_t a, std::size_t b) {
 std::size_t elements_needed(Way way, bool gathers, const BasicBlocks<most_ranks>& blocks, const Grid& grid) {
   const auto world = static_cast<std::size_t>(grid.world.size);
   const auto tp = static_cast<std::size_t>(grid.tp.size);
-  if (way == Way::two_shot_barriers) return blocks.packed_size();
+  if (!in_packets(way)) return blocks.packed_size();
   if (way == Way::two_shot_packets) {
     const std::size_t share = part(blocks.packed_size(), 0, grid.world.size).size;
     return std::max(blocks.packed_size(), (gathers ? tp : world) * share);
@@ -26,7 +26,7 @@ std::size_t elements_needed(Way way, bool gathers, const BasicBlocks<most_ranks>
 }
 
 /// Whether two_shot moves this call's data in packets.
-bool in_packets(const Call& call, bool direct) {
+bool short_for_packets(const Call& call, bool direct) {
   const std::size_t bytes = call.blocks.elements() * size_of(call.dtype);
   return bytes <= std::size_t{direct ? 64U : 512U} << 10U;
 }
@@ -44,11 +44,11 @@ LaunchLimits limits_for(Protocol protocol, int lanes, std::size_t workspace_byte
 Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits) {
   Launch launch;
   if (call.algorithm == Algorithm::two_shot) {
-    const bool packets = limits.protocol == Protocol::automatic ? in_packets(call, direct)
+    const bool packets = limits.protocol == Protocol::automatic ? short_for_packets(call, direct)
                                                                 : limits.protocol == Protocol::packets;
     launch.way = packets ? Way::two_shot_packets : Way::two_shot_barriers;
   }
-  const bool packets = launch.way != Way::two_shot_barriers;
+  const bool packets = in_packets(launch.way);
   const std::size_t tile = (packets ? 8 : 16) / size_of(call.dtype);
 
   // A thread for every tile that this rank touches in the longest phase, up to the most: where nothing is
@@ -59,8 +59,10 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   const std::size_t tiles = std::max(divide_up(touched, tile), std::size_t{1});
   std::size_t threads = 256;
   const std::size_t lanes = std::min(divide_up(tiles, threads), static_cast<std::size_t>(limits.most_lanes));
-  const auto largest = static_cast<std::size_t>(most_threads_of(launch.way, call.gathers));
-  if (tiles > lanes * threads && threads < largest) threads = largest;
+  if (tiles > lanes * threads)
+    threads = static_cast<std::size_t>(most_threads_of(launch.way));
+  else if (launch.way == Way::two_shot_barriers)
+    launch.way = Way::two_shot_barriers_few;
   launch.lanes = static_cast<int>(lanes);
   launch.threads = static_cast<int>(threads);
 

@@ -62,32 +62,34 @@ struct Numbers<fp16> {
 };
 
 /// Adds sources in the order of a SumOrder: over `inner` of them, then (`nested`) over those partial sums.
+/// Sums begin with -0.0, which added to anything changes nothing.
 template <class T, int words, bool nested>
 class OrderedSum {
   static constexpr int per_word = Numbers<T>::per_word;
+  static constexpr int elements = words * per_word;
 
  public:
-  __device__ explicit OrderedSum(int inner) : inner_(inner) {}
+  __device__ explicit OrderedSum(int inner) : inner_(inner) {
+#pragma unroll
+    for (int i = 0; i < elements; ++i) partial_[i] = total_[i] = -0.0F;
+  }
 
   __device__ void add(const Words<words>& source) {
-    const bool starts = position_ == 0;
-    ++position_;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
       float value[per_word];
       Numbers<T>::unpack(source.word[w], value);
 #pragma unroll
-      for (int i = 0; i < per_word; ++i) {
-        float& partial = partial_[w * per_word + i];
-        partial = starts ? value[i] : partial + value[i];
-      }
+      for (int i = 0; i < per_word; ++i) partial_[w * per_word + i] += value[i];
     }
     if constexpr (nested) {
-      if (position_ != inner_) return;
-#pragma unroll
-      for (int i = 0; i < words * per_word; ++i) total_[i] = first_ ? partial_[i] : total_[i] + partial_[i];
-      first_ = false;
+      if (++position_ != inner_) return;
       position_ = 0;
+#pragma unroll
+      for (int i = 0; i < elements; ++i) {
+        total_[i] += partial_[i];
+        partial_[i] = -0.0F;
+      }
     }
   }
 
@@ -106,9 +108,8 @@ class OrderedSum {
  private:
   int inner_;
   int position_ = 0;
-  bool first_ = true;
-  float partial_[words * per_word];
-  float total_[words * per_word];
+  float partial_[elements];
+  float total_[elements];
 };
 
 }  // namespace mixcomm::cuda

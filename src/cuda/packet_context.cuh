@@ -2,7 +2,10 @@
 // else is waited for, and no buffer of the caller's is touched by another rank.
 #pragma once
 
-#include "algorithms/context.hpp"
+#include <type_traits>
+
+#include "algorithms/one_shot.hpp"
+#include "algorithms/two_shot.hpp"
 #include "cuda/kernels.hpp"
 #include "cuda/lane.cuh"
 
@@ -10,29 +13,30 @@ namespace mixcomm::cuda {
 
 /// Workspaces alternate from pass to pass. When a rank writes to one again, it has heard in between from
 /// every rank: in packets of data, or in a hello where a pair of ranks may have no data to exchange.
-template <class T, bool gathers, bool one_shot>
+template <class T, bool gathers, Way way>
 class PacketContext : public Lane {
+  static constexpr bool one_shot = way == Way::one_shot_packets;
   static constexpr int words = 2;
-  static constexpr int batch = one_shot && !gathers ? 8 : 4;  ///< packets looked for at a time
+  static constexpr int batch = 8;                 ///< packets of a sum under way at a time
+  static constexpr int depth = one_shot ? 2 : 4;  ///< tiles on their way in or out at a time
   static constexpr int elements = tile_elements<T, words * 4>;
   using Sum = Words<words>;
 
  public:
-  static constexpr int threads =
-      most_threads_of(one_shot ? Way::one_shot_packets : Way::two_shot_packets, gathers);
   using Tile = cuda::Tile;
 
   /// Where the packets of a sum lie in my workspace: source s's are `stride` bytes behind those of source s
   /// - 1.
   struct Input {
-    std::byte* first;  ///< of the packed place 0
-    std::size_t stride;
+    const std::byte* first;
+    Place stride;
   };
   struct Output {};
 
   using Lane::Lane;
 
-  /// What can be known of a pass before the previous kernel is complete.
+  /// What can be known of a pass before the previous kernel is complete. A call of few bytes is one chain of
+  /// latencies, and whatever is looked up on the way of the data makes it longer.
   __device__ void prepare() {
     greets_ = !one_shot;
     MIXCOMM_ROLLED
@@ -40,12 +44,24 @@ class PacketContext : public Lane {
 #if defined(MIXCOMM_MUTANTS)
     if (a_.mutant == 5) greets_ = false;
 #endif
-    first_ = *tiles(my_input()).begin();
+    extent_ = extent();
+    sends_ = {b_, gathers ? b_.block(a_.grid.dp.member) : b_.everything()};
+    if constexpr (one_shot)
+      sums_ = {b_, one_shot_sums<gathers>(a_.grid, b_)};
+    else
+      sums_ = {b_, two_shot_sums(a_.grid, b_)};
+    if (!sends_.any()) return;
+    first_input_ = input_tile<T, words, gathers>(sends_.first());
+    first_route_ = route_of(sends_.first());
   }
 
-  /// Starts to load the first tile of my input.
+  /// Starts to load the first tiles of my input.
   __device__ void prefetch() {
-    if (first_.packed < tiles(my_input()).end()) first_data_ = input(first_).load(first_.begin);
+    if (!sends_.any()) return;
+    next_ = sends_.begin();
+    mine_[0] = {*next_, first_input_.load()};
+    ++next_;
+    load_batch<1>();
   }
 
   /// The next kernel may come at once: see agreed_lanes() for why that leaves room to the other ranks'.
@@ -54,49 +70,25 @@ class PacketContext : public Lane {
   }
 
   __device__ void begin_pass() {
-    if (greets_ && threadIdx.x < members() && ok()) ptx::store_packet(hello(threadIdx.x, me()), 0, number());
+    if (state_.failed != 0) ptx::leave();
+    if (greets_ && threadIdx.x < members()) ptx::store_packet(hello(threadIdx.x, me()), 0, number());
   }
 
   __device__ void end_pass() {
-    if (greets_ && threadIdx.x < members() && ok_) {
-      const std::byte* theirs = hello(me(), threadIdx.x);
-      while (ptx::load_packet(theirs).number != number())
-        if (!may_wait()) {
-          give_up(std::uint64_t{1} << threadIdx.x);
-          break;
-        }
-    }
+    if (one_shot && greets_) await_greeting(look_for_greeting());
     waited();
     ++passes_;
   }
 
   /// one_shot: my input to every rank that sums it.
   __device__ Input publish() {
-    if constexpr (gathers) {
-      const std::size_t extent = bytes_of(b_.packed_size());
-      send([&](const Tile& tile) {
-        return Sending{a_.grid.world, extent * a_.grid.tp.member + bytes_of(tile.packed)};
-      });
-      return {in_area(me()), extent};
-    }
-    // Each rank gets the block of its DP rank, from packed place 0 on.
-    const std::size_t extent = bytes_of(longest_block());
-    send([&](const Tile& tile) {
-      return Sending{a_.grid.over_tp(tile.block).inner, extent * my_source() + bytes_of(tile.begin)};
-    });
-    return {in_area(me()) - bytes_of(b_.start(packed, a_.grid.dp.member)), extent};
+    send();
+    return {in_area(me()), static_cast<Place>(bytes_of(extent_))};
   }
-
   /// two_shot: of my input, to every rank its share.
   __device__ Input share() {
-    const Place extent = share_size();
-    const std::size_t mine = bytes_of(extent) * (gathers ? a_.grid.tp.member : my_source());
-    send([&](const Tile& tile) {
-      const Place owner = tile.packed / extent;
-      return Sending{Team{a_.grid.world.rank(static_cast<int>(owner)), 1, 1, 0},
-                     mine + bytes_of(tile.packed - owner * extent)};
-    });
-    return {in_area(me()) - bytes_of(static_cast<std::size_t>(extent) * me()), bytes_of(extent)};
+    send();
+    return {in_area(me()) - bytes_of(extent_) * me(), static_cast<Place>(bytes_of(extent_))};
   }
 
   __device__ Output open() {
@@ -105,103 +97,189 @@ class PacketContext : public Lane {
   __device__ void barrier() {}
 
   __device__ void close(const Output&) {
-    if (!ok()) return;
+    const ptx::Packet greeting = look_for_greeting();  // under way while the sums are waited for
     const std::byte* area = workspace(me()) + out_offset();
-    for (const Tile tile : tiles(gathers ? b_.everything() : b_.block(a_.grid.dp.member))) {
-      ptx::Packet packet = ptx::load_packet(area + bytes_of(tile.packed));
-      while (!arrived(packet)) {
-        if (!may_wait()) return give_up(missing_for(tile.packed / share_size()));
-        packet = ptx::load_packet(area + bytes_of(tile.packed));
+    const Tiles<elements> all(b_, gathers ? b_.everything() : b_.block(a_.grid.dp.member));
+    for (auto next = all.begin(); next != all.end();) {
+      Tile tile[depth];
+      int count = 0;
+#pragma unroll
+      for (int k = 0; k < depth; ++k) {
+        tile[k] = *next;
+        if (!(next != all.end())) {
+          tile[k] = tile[0];
+          continue;
+        }
+        ++next;
+        ++count;
       }
-      store(tile, from_packet(packet));
+      const auto receive_all = [&](auto n) {
+        ptx::Packet packet[n()];
+        if (!receive(packet, [&](int k) { return area + bytes_of(tile[k].packed); })) return false;
+#pragma unroll
+        for (int k = 0; k < n(); ++k)
+          if (k < count) output_tile<T, words, gathers>(tile[k]).store(from_packet(packet[k]));
+        return true;
+      };
+      const bool come = count > 2   ? receive_all(Number<depth>{})
+                        : count > 1 ? receive_all(Number<2>{})
+                                    : receive_all(Number<1>{});
+      if (!come) leave(missing_for(tile[0].packed / extent_));
     }
+    if (greets_) await_greeting(greeting);
   }
 
-  [[nodiscard]] __device__ Tiles<elements> tiles(Range run) const {
-    return {b_, run};
+  /// `run` is what this context's body sums, for which prepare() has made ready.
+  [[nodiscard]] __device__ const Tiles<elements>& tiles(Range /*run*/) const {
+    return sums_;
   }
 
   __device__ Sum load_sum(const SumOrder& order, const Input& in, const Tile& tile) {
-    const std::byte* packets = in.first + bytes_of(tile.packed);
+    // Where it will go is looked up while its packets are on their way.
+    if constexpr (one_shot) output_ = output_tile<T, words, gathers>(tile);
+    const std::byte* packets = in.first + bytes_of(one_shot && !gathers ? tile.begin : tile.packed);
     const int sources = order.size();
     OrderedSum<T, words, !gathers> sum(order.inner.size);
-    ptx::Packet packet[batch];
-    for (int first = 0; first < sources && ok_; first += batch) {
-      const int count = sources - first;
+    for (int first = 0; first < sources; first += batch, packets += batch * in.stride) {
+      const int count = sources - first < batch ? sources - first : batch;
+      const auto add_all = [&](auto n) {
+        ptx::Packet packet[n()];
+        if (!receive(packet,
+                     [&](int k) { return packets + static_cast<Place>(k < count ? k : 0) * in.stride; }))
+          return false;
 #pragma unroll
-      for (int k = 0; k < batch; ++k)
-        if (k < count) packet[k] = ptx::load_packet(packets + k * in.stride);
-      for (;;) {
-        bool all =
-            true;  // only what has not come is looked for again: looking takes bandwidth from what is to come
-#pragma unroll
-        for (int k = 0; k < batch; ++k) all = all && (k >= count || arrived(packet[k]));
-        if (all) break;
-        if (!may_wait()) {
-          give_up(missing_of(order, first, count, packets, in.stride));
-          break;
-        }
-#pragma unroll
-        for (int k = 0; k < batch; ++k)
-          if (k < count && !arrived(packet[k])) packet[k] = ptx::load_packet(packets + k * in.stride);
-      }
-      if (sources == 1) return from_packet(packet[0]);
-#pragma unroll
-      for (int k = 0; k < batch; ++k)
-        if (k < count) sum.add(from_packet(packet[k]));
-      packets += batch * in.stride;
+        for (int k = 0; k < n(); ++k)
+          if (k < count) sum.add(from_packet(packet[k]));
+        return true;
+      };
+      const bool come = count > 4   ? add_all(Number<8>{})
+                        : count > 2 ? add_all(Number<4>{})
+                                    : add_all(Number<2>{});
+      if (!come) leave(missing_of(order, first, count, packets, in.stride));
     }
     return sum.rounded();
   }
 
-  __device__ void store(const Tile& tile, const Sum& sum) const {
-    if (!ok_) return;
-    UserBlock<T, words>(static_cast<T*>(a_.out) + start<gathers>(tile.block), b_.size(tile.block))
-        .store(tile.begin, sum);
+  __device__ void store(const Tile& /*tile*/, const Sum& sum) const {
+    output_.store(sum);
   }
 
   __device__ void store_all(const Team& team, const Output&, const Tile& tile, const Sum& sum) const {
-    if (ok()) send_to({team, out_offset() + bytes_of(tile.packed)}, data(sum));
+    std::byte* to = a_.workspace.of(team.first) + out_offset() + bytes_of(tile.packed);
+    send_to(to, team.size, a_.workspace.stride * team.stride, data(sum));
   }
 
  private:
   static constexpr Coordinates packed = Coordinates::packed;
 
-  /// A packet's way: to so many bytes into the workspace of every rank of a team.
-  struct Sending {
-    Team team;
-    std::size_t offset;
-  };
-
-  __device__ void send_to(const Sending& way, std::uint64_t bits) const {
-    std::byte* to = a_.workspace.of(way.team.first) + way.offset;
-    const std::size_t step = a_.workspace.stride * way.team.stride;
-#pragma unroll 4
-    for (int m = 0; m < way.team.size; ++m, to += step) ptx::store_packet(to, bits, number());
+  /// This thread has waited in vain for the members of `missing`, and writes to no rank any more.
+  [[noreturn]] __device__ void leave(std::uint64_t missing) {
+    fail(FailureRecord::timeout, missing);
+    ptx::leave();
   }
 
-  /// Each tile of my input by its way.
-  template <class Way>
-  __device__ void send(const Way& way_of) {
-    const Place end = tiles(my_input()).end();
-    typename Tiles<elements>::Iterator next(b_, first_, end);
-    if (!(next != end)) return;
-    MIXCOMM_ROLLED
-    for (Sum mine = first_data_;;) {
-      Sending way = way_of(*next);
-      way.offset += a_.workspace.area(parity(), blockIdx.x);
-      if (ok()) send_to(way, data(mine));
-      ++next;
-      if (!(next != end)) return;
-      mine = input(*next).load((*next).begin);
+  /// A packet's route to the ranks that sum it: to this place of the first one's workspace, when the pass's
+  /// number is even, and to the same place of `count - 1` more.
+  struct Route {
+    std::byte* to;
+    int count;
+  };
+
+  [[nodiscard]] __device__ Route route_of(const Tile& tile) const {
+    const std::size_t area = a_.workspace.area(0, blockIdx.x);
+    const std::size_t stretch = bytes_of(extent_) * (gathers ? a_.grid.tp.member : my_source());
+    if constexpr (one_shot) {
+      const Team team = gathers ? a_.grid.world : a_.grid.over_tp(tile.block).inner;
+      return {a_.workspace.of(team.first) + area + stretch + bytes_of(gathers ? tile.packed : tile.begin),
+              team.size};
+    }
+    const Place owner = tile.packed / extent_;
+    return {workspace(static_cast<int>(owner)) + area + stretch + bytes_of(tile.packed - owner * extent_), 1};
+  }
+
+  __device__ void send_to(std::byte* to, int count, std::size_t step, std::uint64_t bits) const {
+#pragma unroll 4
+    for (int m = 0; m < count; ++m, to += step) ptx::store_packet(to, bits, number());
+  }
+  __device__ void send_by(const Route& route, const Sum& sum) const {
+    const int stride = one_shot && !gathers ? a_.grid.tp.stride : a_.grid.world.stride;
+    send_to(route.to + (parity() == 0 ? 0 : a_.workspace.area_bytes), route.count,
+            a_.workspace.stride * stride, data(sum));
+  }
+
+  /// Each tile of my input by its route, with several loads under way before the first store.
+  __device__ void send() {
+    if (!sends_.any()) return;
+    send_by(first_route_, mine_[0].data);
+    send_batch<1>();
+    while (next_ != sends_.end()) {
+      load_batch<0>();
+      send_batch<0>();
+    }
+  }
+  template <int from>
+  __device__ void load_batch() {
+#pragma unroll
+    for (int k = from; k < depth; ++k) {
+      mine_[k].tile = *next_;
+      if (!(next_ != sends_.end())) continue;
+      mine_[k].data = input_tile<T, words, gathers>(mine_[k].tile).load();
+      ++next_;
+    }
+  }
+  template <int from>
+  __device__ void send_batch() const {
+#pragma unroll
+    for (int k = from; k < depth; ++k)
+      if (mine_[k].tile.packed < sends_.end()) send_by(route_of(mine_[k].tile), mine_[k].data);
+  }
+
+  [[nodiscard]] __device__ ptx::Packet look_for_greeting() const {
+    return ptx::load_packet(hello(me(), threadIdx.x < members() ? threadIdx.x : 0));
+  }
+  /// `greeting`: what a look at it has found.
+  __device__ void await_greeting(ptx::Packet greeting) {
+    if (threadIdx.x >= members()) return;
+    while (greeting.number() != number()) {
+      if (!may_wait()) leave(std::uint64_t{1} << threadIdx.x);
+      greeting = look_for_greeting();
     }
   }
 
-  [[nodiscard]] __device__ Range my_input() const {
-    return gathers ? b_.block(a_.grid.dp.member) : b_.everything();
+  template <int n>
+  using Number = std::integral_constant<int, n>;
+
+  /// Looks for the packets at address(0), ... until all have come. False if they do not. No load is behind a
+  /// branch, so all are under way together; only what has not come is looked for again, since looking takes
+  /// bandwidth from what is to come.
+  template <int n, class Address>
+  __device__ bool receive(ptx::Packet (&packet)[n], const Address& address) {
+#pragma unroll
+    for (int k = 0; k < n; ++k) packet[k] = {};  // of no pass
+    MIXCOMM_ROLLED
+    for (;;) {
+#pragma unroll
+      for (int k = 0; k < n; ++k) ptx::load_packet_if(!arrived(packet[k]), address(k), packet[k]);
+      const bool patient = may_wait();  // reckoned while the loads are under way
+      bool all = true;
+#pragma unroll
+      for (int k = 0; k < n; ++k) all = all && arrived(packet[k]);
+      if (all) return true;
+      if (!patient) return false;
+    }
   }
-  [[nodiscard]] __device__ UserBlock<const T, words> input(const Tile& tile) const {
-    return {static_cast<const T*>(a_.in) + start<!gathers>(tile.block), b_.size(tile.block)};
+
+  /// Elements from one source's packets to the next one's, in the workspace of who sums them.
+  [[nodiscard]] __device__ Place extent() const {
+    if constexpr (!one_shot) return static_cast<Place>(b_.share(0, members()).size);
+    if constexpr (gathers) return static_cast<Place>(b_.packed_size());
+    Place longest = 0;
+    MIXCOMM_ROLLED
+    for (int d = 0; d < a_.grid.dp.size; ++d) {
+      const auto room = static_cast<Place>(b_.packed_end(d) - b_.start(packed, d));
+      longest = room > longest ? room : longest;
+    }
+    return longest;
   }
 
   /// `elements` elements of data take a packet.
@@ -212,7 +290,7 @@ class PacketContext : public Lane {
     return sum.word[0] | static_cast<std::uint64_t>(sum.word[1]) << 32U;
   }
   [[nodiscard]] __device__ static Sum from_packet(const ptx::Packet& packet) {
-    return {{static_cast<std::uint32_t>(packet.data), static_cast<std::uint32_t>(packet.data >> 32U)}};
+    return {{static_cast<std::uint32_t>(packet.data()), static_cast<std::uint32_t>(packet.data() >> 32U)}};
   }
 
   /// Of this pass.
@@ -229,7 +307,7 @@ class PacketContext : public Lane {
 #if defined(MIXCOMM_MUTANTS)
     if (a_.mutant == 3) return true;
 #endif
-    return packet.number == number();
+    return packet.number() == number();
   }
 
   [[nodiscard]] __device__ std::size_t out_offset() const {
@@ -247,30 +325,17 @@ class PacketContext : public Lane {
   [[nodiscard]] __device__ int my_source() const {
     return a_.grid.dp.member * a_.grid.tp.size + a_.grid.tp.member;
   }
-  [[nodiscard]] __device__ std::size_t longest_block() const {
-    std::size_t longest = 0;
-    MIXCOMM_ROLLED
-    for (int d = 0; d < a_.grid.dp.size; ++d) {
-      const std::size_t room = b_.packed_end(d) - b_.start(packed, d);
-      longest = room > longest ? room : longest;
-    }
-    return longest;
-  }
-  /// Elements per member's share; member m sums what has packed places from m * share_size() on.
-  [[nodiscard]] __device__ Place share_size() const {
-    return static_cast<Place>(b_.share(0, members()).size);
-  }
   /// The members that have not come to this pass; if all have, the one that did not sum its share.
   [[nodiscard]] __device__ std::uint64_t missing_for(Place owner) const {
     std::uint64_t missing = 0;
 #pragma unroll 1
     for (int m = 0; m < members(); ++m)
-      if (ptx::load_packet(hello(me(), m)).number != number()) missing |= std::uint64_t{1} << m;
+      if (ptx::load_packet(hello(me(), m)).number() != number()) missing |= std::uint64_t{1} << m;
     return missing != 0 ? missing : std::uint64_t{1} << owner;
   }
   /// The members among the `count` sources from `first` on whose packets have not come.
   [[nodiscard]] __device__ std::uint64_t missing_of(const SumOrder& order, int first, int count,
-                                                    const std::byte* packets, std::size_t stride) const {
+                                                    const std::byte* packets, Place stride) const {
     std::uint64_t missing = 0;
 #pragma unroll 1
     for (int k = 0; k < batch && k < count; ++k) {
@@ -283,8 +348,17 @@ class PacketContext : public Lane {
   }
 
   bool greets_ = false;
-  Tile first_{};    ///< of my input's tiles
-  Sum first_data_;  ///< ... on its way since prefetch()
+  Place extent_ = 0;
+  Tiles<elements> sends_;  ///< of my input
+  Tiles<elements> sums_;
+  UserTile<const T, words> first_input_;  ///< the first tile of `sends_`
+  Route first_route_;
+  struct {
+    Tile tile;
+    Sum data;
+  } mine_[depth];  ///< tiles of `sends_`, the first ones on their way since prefetch()
+  typename Tiles<elements>::Iterator next_;  ///< behind them
+  UserTile<T, words> output_;
 };
 
 }  // namespace mixcomm::cuda

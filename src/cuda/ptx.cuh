@@ -25,23 +25,27 @@ __device__ inline void let_next_kernel_start() {
 /// 8 bytes of data and the call's number, written and read as one: 16 bytes are a single access in PTX's
 /// memory model.
 struct Packet {
-  std::uint64_t data;
-  std::uint64_t number;
+  unsigned __int128 both;
+  [[nodiscard]] __device__ std::uint64_t data() const { return static_cast<std::uint64_t>(both); }
+  [[nodiscard]] __device__ std::uint64_t number() const { return static_cast<std::uint64_t>(both >> 64U); }
 };
 
 __device__ inline void store_packet(void* address, std::uint64_t data, std::uint64_t number) {
-  asm volatile(
-      "{ .reg .b128 packet; mov.b128 packet, {%1, %2}; st.relaxed.sys.global.b128 [%0], packet; }" ::"l"(
-          address),
-      "l"(data), "l"(number));
+  const unsigned __int128 packet = data | static_cast<unsigned __int128>(number) << 64U;
+  asm volatile("st.relaxed.sys.global.b128 [%0], %1;" ::"l"(address), "q"(packet));
 }
 
 __device__ inline Packet load_packet(const void* address) {
   Packet packet;
-  asm volatile("{ .reg .b128 packet; ld.relaxed.sys.global.b128 packet, [%2]; mov.b128 {%0, %1}, packet; }"
-               : "=l"(packet.data), "=l"(packet.number)
-               : "l"(address));
+  asm volatile("ld.relaxed.sys.global.b128 %0, [%1];" : "=q"(packet.both) : "l"(address));
   return packet;
+}
+
+/// load_packet() where `condition` holds, else nothing: without a branch.
+__device__ inline void load_packet_if(bool condition, const void* address, Packet& packet) {
+  asm volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.relaxed.sys.global.b128 %0, [%1]; }"
+               : "+q"(packet.both)
+               : "l"(address), "r"(static_cast<std::uint32_t>(condition)));
 }
 
 __device__ inline void store_release(std::uint32_t* address, std::uint32_t value) {
@@ -80,6 +84,12 @@ __device__ inline void store_multicast(void* address, const std::uint32_t (&word
                "f"(__uint_as_float(words[3]))
                : "memory");
 #endif
+}
+
+/// Ends the calling thread. Barriers of its block no longer wait for it.
+[[noreturn]] __device__ inline void leave() {
+  asm volatile("exit;");
+  __builtin_unreachable();
 }
 
 __device__ inline std::uint64_t nanoseconds() {

@@ -35,13 +35,13 @@ TEST(Launch, EveryMessagePassesThroughEveryWorkspace) {
                     const Call call = call_of(op, algorithm, DType::fp32, grid, block);
                     const Launch launch = launch_for(call, grid, direct, limits);  // ends
                     EXPECT_LE(launch.lanes, limits.most_lanes);
-                    EXPECT_LE(launch.threads, most_threads_of(launch.way, call.gathers));
+                    EXPECT_LE(launch.threads, most_threads_of(launch.way));
                     EXPECT_EQ(launch.way == Way::one_shot_packets, algorithm == Algorithm::one_shot);
                     Blocks blocks = call.blocks;
                     blocks.cut(launch.lanes * launch.passes);
-                    if (launch.way != Way::two_shot_barriers || !direct) {
+                    if (in_packets(launch.way) || !direct) {
                       const std::size_t bytes = blocks.packed_size() * sizeof(float);
-                      EXPECT_LE(bytes * (launch.way == Way::two_shot_barriers ? 1 : 2), limits.lane_bytes);
+                      EXPECT_LE(bytes * (in_packets(launch.way) ? 2 : 1), limits.lane_bytes);
                     }
                   }
           }
