@@ -82,7 +82,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST_P(FailuresCuda, ARankThatNeverComesIsNamedByEveryOther) {
   const Way way = GetParam();
   constexpr int absent = 2;
-  auto survivors = bootstrap_threads(3, 4 * patience());
+  auto survivors = bootstrap_threads(3, patience());
   const auto results = spawn_cuda(Ranks::threads, 4, [&](Bootstrap& bootstrap) -> std::string {
     auto options = cuda_options(2, 2, way.protocol);
     options.timeout = milliseconds(500);
