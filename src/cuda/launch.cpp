@@ -25,10 +25,12 @@ std::size_t elements_needed(Way way, bool gathers, const BasicBlocks<most_ranks>
   return world * longest;
 }
 
-/// Whether two_shot moves this call's data in packets.
+/// Whether two_shot moves this call's data in packets. In place, barriers move half the bytes and copy
+/// nothing; elsewhere packets save a copy.
 bool short_for_packets(const Call& call, bool direct) {
   const std::size_t bytes = call.blocks.elements() * size_of(call.dtype);
-  return bytes <= std::size_t{direct ? 64U : 512U} << 10U;
+  const unsigned direct_kib = call.gathers ? 128 : 64;
+  return bytes <= std::size_t{direct ? direct_kib : 256U} << 10U;
 }
 
 }  // namespace

@@ -65,37 +65,6 @@ INSTANTIATE_TEST_SUITE_P(Grids, CollectivesCuda,
                          testing::PrintToStringParamName());
 
 /// Few cases, for tools that slow kernels down a hundredfold.
-class ReducedCuda : public CudaTest {};
-
-TEST_F(ReducedCuda, ACaseOfEachKindIsExact) {
-  const GridSize grid{2, 2};
-  auto cases = verify::cases_of(
-      {.tp = grid.tp, .dp = grid.dp, .dtypes = {DType::bf16}, .large = false, .backend = BackendKind::cuda});
-  std::erase_if(cases, [](const verify::Case& c) {
-    return c.values == verify::Values::integers || c.algorithm == Algorithm::automatic ||
-           c.buffers == verify::Buffers::mixed || (c.hidden != 130 && c.hidden != 33);
-  });
-  cases.push_back({Op::all_reduce_all_gather,
-                   Algorithm::two_shot,
-                   DType::fp16,
-                   verify::Buffers::symmetric,
-                   verify::Values::floats,
-                   {3, 4},
-                   2880,
-                   1});
-  cases.push_back({Op::reduce_scatter_all_reduce,
-                   Algorithm::two_shot,
-                   DType::fp32,
-                   verify::Buffers::plain,
-                   verify::Values::floats,
-                   {3, 4},
-                   2880,
-                   2});
-  const auto results = spawn_cuda(Ranks::threads, grid.world(),
-                                  [&](Bootstrap& bootstrap) { return check_cases(bootstrap, grid, cases); });
-  EXPECT_EQ(failures(results), "");
-}
-
 class MulticastCuda : public CudaTest {};
 
 TEST_F(MulticastCuda, GivesTheSameWhereDevicesHaveIt) {
