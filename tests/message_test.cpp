@@ -14,7 +14,7 @@ namespace {
 using nlohmann::json;
 
 Hello hello() {
-  Hello message{.rank = 3, .world = 8, .generation = 1};
+  Hello message{.rank = 3, .world = 8};
   message.nonce.fill(7);
   message.proof.fill(200);
   return message;
@@ -54,7 +54,6 @@ TEST(Messages, AreReadAsTheyWereWritten) {
   ASSERT_TRUE(read.has_value());
   EXPECT_EQ(read->rank, 3);
   EXPECT_EQ(read->world, 8);
-  EXPECT_EQ(read->generation, 1);
   EXPECT_EQ(read->nonce, hello().nonce);
   EXPECT_EQ(read->proof, hello().proof);
   EXPECT_FALSE(only<Welcome>(to_bytes(hello())).has_value()) << "another kind";

@@ -49,9 +49,11 @@ json to_json(const Challenge& m) {
   return {{"kind", "challenge"}, {"nonce", binary(m.nonce)}};
 }
 json to_json(const Hello& m) {
-  return {{"kind", "hello"},          {"rank", m.rank},
-          {"world", m.world},         {"generation", m.generation},
-          {"nonce", binary(m.nonce)}, {"proof", binary(m.proof)}};
+  return {{"kind", "hello"},
+          {"rank", m.rank},
+          {"world", m.world},
+          {"nonce", binary(m.nonce)},
+          {"proof", binary(m.proof)}};
 }
 json to_json(const Welcome& m) {
   return {{"kind", "welcome"}, {"members", m.members}, {"proof", binary(m.proof)}};
@@ -107,7 +109,6 @@ Message read(const json& m) {
   if (kind == "hello")
     return Hello{.rank = number(m.at("rank"), 0, max_ranks - 1),
                  .world = number(m.at("world"), 1, max_ranks),
-                 .generation = number(m.at("generation"), 0, max_ranks),
                  .nonce = array<sizeof(Nonce)>(m.at("nonce")),
                  .proof = array<sizeof(Proof)>(m.at("proof"))};
   if (kind == "welcome") return Welcome{ranks(m.at("members")), array<sizeof(Proof)>(m.at("proof"))};

@@ -22,7 +22,6 @@ struct Challenge {
 struct Hello {
   int rank = 0;
   int world = 1;
-  int generation = 0;  ///< how often the job has lost ranks and gone on
   Nonce nonce{};
   Proof proof{};
 };
