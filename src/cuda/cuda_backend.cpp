@@ -9,7 +9,7 @@
 
 #include "allocations.hpp"
 #include "cuda/agreement.hpp"
-#include "cuda/all_or_none.hpp"
+#include "all_or_none.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/failure.hpp"
 #include "cuda/launch.hpp"
