@@ -1,5 +1,5 @@
 // Ranks that are killed, stopped or end while others wait for them, as real processes; and going on without
-// them. MIXCOMM_KILLS: how often each rank is killed (3).
+// them. MIXCOMM_KILLS: how often each rank is killed (2).
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <gtest/gtest.h>
@@ -39,7 +39,7 @@ bool has_pidfd() {
 
 int kills_of_each_rank() {
   const char* text = std::getenv("MIXCOMM_KILLS");
-  return text != nullptr ? std::max(1, std::atoi(text)) : 3;
+  return text != nullptr ? std::max(1, std::atoi(text)) : 2;
 }
 
 /// What the processes of a test write for each other and for the test. One clock counts for all.

@@ -77,7 +77,7 @@ class ProcessBootstrap final : public Bootstrap {
 
   std::vector<Fd> exchange_descriptors(std::string_view step, int mine) override {
     check_one_host();
-    return pass_descriptors(*this, step, mine, timeout_);
+    return pass_descriptors(*this, step, mine, {timeout_, [this] { return gone(star_); }});
   }
 
   std::span<const Fd> processes() override {

@@ -123,6 +123,17 @@ std::vector<std::string> exchange_over(const Star& star, int world, std::string_
   return std::move(everyone->parts);
 }
 
+RankSet gone(const Star& star) {
+  std::vector<pollfd> entries;
+  for (const Fd& peer : star.peers) entries.push_back({peer.get(), POLLRDHUP, 0});
+  if (star.rank != 0) entries.push_back({star.root.get(), POLLRDHUP, 0});
+  if (poll(entries.data(), entries.size(), 0) <= 0) return 0;
+  RankSet closed = 0;
+  for (std::size_t r = 0; r < entries.size(); ++r)
+    if (entries[r].revents != 0) closed |= just(static_cast<int>(r));
+  return closed;
+}
+
 void raise(const Verdict& verdict) {
   switch (verdict.kind) {
     case Verdict::Kind::timeout:

@@ -8,6 +8,7 @@
 #include "bootstrap/deadline.hpp"
 #include "bootstrap/message.hpp"
 #include "mixcomm/bootstrap.hpp"
+#include "rank_set.hpp"
 
 namespace mixcomm {
 
@@ -25,6 +26,9 @@ struct Star {
 /// All-gather of one message: see Bootstrap::exchange(). After an exception the star must not be used again.
 [[nodiscard]] std::vector<std::string> exchange_over(const Star& star, int world, std::string_view step,
                                                      std::string_view mine, Milliseconds timeout);
+
+/// Which ranks have closed their connection: for rank 0 any, for the others rank 0 alone. Does not wait.
+[[nodiscard]] RankSet gone(const Star& star);
 
 /// Throws it.
 [[noreturn]] void raise(const Verdict& verdict);
