@@ -29,6 +29,14 @@ using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
+#if defined(__SANITIZE_THREAD__)
+constexpr bool sees_threads_only = true;
+#else
+constexpr bool sees_threads_only = false;
+#endif
+#define SKIP_UNDER_THREAD_SANITIZER() \
+  if (sees_threads_only) GTEST_SKIP() << "ThreadSanitizer sees nothing of what processes share, and is slow"
+
 constexpr int ranks = 4;
 constexpr Milliseconds deadline{10'000};
 constexpr int operations = 500;
@@ -155,6 +163,7 @@ std::string operate_until(int victim, int at, microseconds delay, unsigned seed,
 }
 
 TEST(KilledRanks, AreNamedByAllSurvivorsAtOnce) {
+  SKIP_UNDER_THREAD_SANITIZER();
   std::mt19937 random(2026);
   std::vector<double> delays_ms;
   for (int kill = 0; kill < kills_of_each_rank(); ++kill)
@@ -185,6 +194,7 @@ TEST(KilledRanks, AreNamedByAllSurvivorsAtOnce) {
 }
 
 TEST(KilledRanks, AreNamedByTheDeadlineWhereNothingTellsOfTheirDeath) {
+  SKIP_UNDER_THREAD_SANITIZER();
   for (const int victim : {0, 3}) {
     const auto results = spawn(Ranks::processes, ranks, [&](Bootstrap& real) -> std::string {
       Untold bootstrap(real);
@@ -207,6 +217,7 @@ TEST(KilledRanks, AreNamedByTheDeadlineWhereNothingTellsOfTheirDeath) {
 
 /// While communicators are made and destroyed.
 TEST(KilledRanks, AreNamedInSetUp) {
+  SKIP_UNDER_THREAD_SANITIZER();
   std::mt19937 random(7);
   for (int victim = 0; victim < ranks; ++victim) {
     const microseconds delay(random() % 10'000);
@@ -258,6 +269,7 @@ TEST(EndedRanks, AreNoFailureUntilSomebodyWaitsForThem) {
 }
 
 TEST(StoppedRanks, ThatGoOnBeforeTheDeadlineAreNoError) {
+  SKIP_UNDER_THREAD_SANITIZER();
   std::mt19937 random(99);
   for (int victim = 0; victim < ranks; ++victim) {
     const int at = 1 + static_cast<int>(random() % 100);
@@ -279,6 +291,7 @@ TEST(StoppedRanks, ThatGoOnBeforeTheDeadlineAreNoError) {
 
 /// It is alive, so nobody is told at once; and it must not go on with a communicator that the others gave up.
 TEST(StoppedRanks, ThatGoOnAfterTheDeadlineFailAsTheOthers) {
+  SKIP_UNDER_THREAD_SANITIZER();
   const auto results = spawn(Ranks::processes, ranks, [](Bootstrap& bootstrap) -> std::string {
     Communicator communicator(bootstrap, grid_of_ranks(ranks, milliseconds(500)));
     Operations operate(communicator, 5);
@@ -356,11 +369,13 @@ void expect_survivors_to_go_on(const std::vector<int>& victims, bool told) {
 }
 
 TEST(Survivors, GoOnRight) {
+  SKIP_UNDER_THREAD_SANITIZER();
   for (const std::vector<int>& victims : {std::vector{1}, {0, 1, 2}, {3, 2, 1}, {2, 0}})
     expect_survivors_to_go_on(victims, true);
 }
 
 TEST(Survivors, GoOnRightWhereNothingTellsOfDeaths) {
+  SKIP_UNDER_THREAD_SANITIZER();
   expect_survivors_to_go_on({0, 2}, false);
 }
 

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
-#include <ranges>
 #include <string>
 
 #include "bootstrap/mailbox.hpp"
@@ -20,8 +19,8 @@ namespace {
 constexpr char gives = '+';
 constexpr char gives_none = '-';
 constexpr char failed = '!';   // and the text of a SystemError
-constexpr char missing = '?';  // and the ranks from which nothing came
-constexpr char ended = 'x';    // and the ranks from which nothing will come
+constexpr char missing = '?';  // and the set of ranks from which nothing came, in hexadecimal
+constexpr char ended = 'x';    // and the set of ranks from which nothing will come
 
 /// How often to look whether a rank that is waited for has gone.
 constexpr Milliseconds slice{25};
@@ -37,12 +36,9 @@ void raise_reported(const std::vector<std::string>& reports, std::string_view st
     if (report.starts_with(failed))
       throw SystemError(fmt::format("rank {}, {}: {}", r, step, report.substr(1)));
     if (!report.starts_with(missing) && !report.starts_with(ended)) continue;
-    std::vector<int> ranks;
-    for (const auto part : std::views::split(std::string_view(report).substr(1), ',')) {
-      int rank = -1;
-      std::from_chars(part.data(), part.data() + part.size(), rank);
-      ranks.push_back(rank);
-    }
+    RankSet set = 0;
+    std::from_chars(report.data() + 1, report.data() + report.size(), set, 16);
+    const std::vector<int> ranks = ranks_in(set);
     if (report.starts_with(ended))
       throw PeerGone(fmt::format("{} ended while rank {} waited for {} descriptor, {}; look at {} output",
                                  name_ranks(ranks), r, ranks.size() == 1 ? "its" : "their", step,
@@ -116,10 +112,10 @@ class Passing {
       if (one && std::ranges::find(late, int{parcel->note[0]}) != late.end())
         all_[index(parcel->note[0])] = std::move(parcel->descriptors[0]);
       else if (!parcel && lost != 0)
-        return fmt::format("{}{}", ended, fmt::join(ranks_in(lost), ","));
+        return fmt::format("{}{:x}", ended, lost);
       else if (deadline.passed())
         // What came is not what we wait for, however much of it there is.
-        return fmt::format("{}{}", missing, fmt::join(late, ","));
+        return fmt::format("{}{:x}", missing, set_of(late));
     }
   }
 
@@ -132,7 +128,7 @@ class Passing {
     do {
       const bool lost = patience_.gone() != 0;
       std::optional<Parcel> parcel = receive_parcel(mailbox_, deadline.at_most(slice));
-      if (!parcel && lost) return fmt::format("{}0", ended);
+      if (!parcel && lost) return fmt::format("{}{:x}", ended, just(0));
       if (!parcel) continue;
       if (parcel->note.empty()) return "";  // rank 0 reports why
       if (parcel->note != givers_ || parcel->descriptors.size() != givers_.size()) continue;
@@ -140,7 +136,7 @@ class Passing {
         if (givers_[i] != rank_) all_[index(givers_[i])] = std::move(parcel->descriptors[i]);
       return "";
     } while (!deadline.passed());
-    return fmt::format("{}0", missing);
+    return fmt::format("{}{:x}", missing, just(0));
   }
 
   int rank_;

@@ -55,7 +55,7 @@ struct Endpoint {
 enum class Received { message, closed, late };
 
 /// What one rank may put into an exchange: the answer holds everyone's.
-inline constexpr std::size_t max_exchange_bytes = max_message_bytes / (2 * max_ranks);
+inline constexpr std::size_t max_exchange_bytes = max_message_bytes / (std::size_t{2} * max_ranks);
 
 /// False if the peer is gone or the deadline has passed.
 [[nodiscard]] bool send_message(const Fd& socket, std::string_view message, const Deadline& deadline);
