@@ -33,9 +33,9 @@ asan: ## all tests under AddressSanitizer and UndefinedBehaviorSanitizer, into b
 	@cmake --build --preset asan
 	@ctest --preset asan --progress
 
-cycles: build ## the long versions of what is short in check: 10,000 communicators, 100 kills of each rank
+cycles: build ## the long versions of what is short in check: 10,000 communicators, 25 kills of each rank
 	@MIXCOMM_CYCLES=10000 build/tests/cycles_test --gtest_brief=1
-	@MIXCOMM_KILLS=100 build/tests/lost_ranks_test --gtest_brief=1 --gtest_filter='KilledRanks.*AtOnce'
+	@MIXCOMM_KILLS=25 build/tests/lost_ranks_test --gtest_brief=1 --gtest_filter='KilledRanks.*AtOnce'
 
 lint: build ## clang-format, clang-tidy and ruff, none of which may find anything
 	@scripts/lint

@@ -58,6 +58,32 @@ TEST_P(Failures, ARankThatNeverComesIsNamedByEveryOther) {
   EXPECT_EQ(failures(results), "");
 }
 
+/// Rank 0 does not come. Rank 1 waits for it, and rank 3, whose time is up first, for rank 1.
+TEST_P(Failures, WhoIsBehindAChainOfWaitsIsNamed) {
+  const auto results = spawn(GetParam(), 4, [](Bootstrap& bootstrap) -> std::string {
+    Communicator communicator(bootstrap, {.tp = 2, .dp = 2, .timeout = milliseconds(1500)});
+    std::vector<float> data(16, 1.0F);
+    const auto all = tensor(data.data(), 2, 8);
+    const int rank = bootstrap.rank();
+    if (rank == 0) {
+      std::this_thread::sleep_for(milliseconds(2500));
+      return "";
+    }
+    try {
+      if (rank == 1) std::this_thread::sleep_for(milliseconds(600));
+      communicator.all_reduce(all, all);
+      if (rank == 2) std::this_thread::sleep_for(milliseconds(600));
+      communicator.all_gather(tensor(std::as_const(data).data() + 8 * (rank / 2), 1, 8), all, 1);
+      return "no error";
+    } catch (const Timeout& error) {
+      const bool shown = contains(error.what(), "rank 3 waited 1500 ms for rank 0") &&
+                         contains(error.what(), "through rank 1, waiting as well");
+      return error.missing() == std::vector{0} && shown ? "" : error.what();
+    }
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
 TEST_P(Failures, ALateRankIsNoError) {
   const auto results = spawn(GetParam(), 4, [](Bootstrap& bootstrap) -> std::string {
     Communicator communicator(bootstrap, {.tp = 2, .dp = 2, .timeout = milliseconds(5000)});

@@ -202,6 +202,7 @@ Fd connect_to_first(std::span<const Endpoint> endpoints, const Deadline& deadlin
   }
   while (!trying.empty()) {
     std::vector<pollfd> entries;
+    entries.reserve(trying.size());
     for (const Fd& fd : trying) entries.push_back({fd.get(), POLLOUT, 0});
     if (poll(entries.data(), entries.size(), deadline.left_ms()) <= 0 && deadline.passed()) break;
     for (std::size_t i = entries.size(); i-- > 0;) {

@@ -157,8 +157,7 @@ class ThreadBootstrap final : public Bootstrap {
   Survivors survivors(std::span<const int> lost) override {
     std::vector<int> absent(lost.begin(), lost.end());
     std::ranges::sort(absent);
-    const auto repeated = std::ranges::unique(absent);
-    absent.erase(repeated.begin(), repeated.end());
+    absent.erase(std::unique(absent.begin(), absent.end()), absent.end());
     Survivors result;
     for (int r = 0; r < world(); ++r)
       if (!std::ranges::binary_search(absent, r)) result.ranks.push_back(r);
