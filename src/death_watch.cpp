@@ -3,8 +3,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <atomic>
-
 namespace mixcomm {
 
 Fd this_process() {
@@ -32,7 +30,6 @@ RankSet DeathWatch::dead(RankSet among) const {
   RankSet dead = 0;
   for (std::size_t i = 0; i < entries.size(); ++i)
     if ((static_cast<unsigned>(entries[i].revents) & POLLIN) != 0) dead |= just(ranks_[i]);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
   return dead;
 }
 

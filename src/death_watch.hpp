@@ -25,7 +25,7 @@ class DeathWatch {
   DeathWatch(std::span<const Fd> processes, std::span<const int> names);
 
   /// Those of `among` whose process is known to have ended. One system call at most; does not wait. What the
-  /// ended ranks wrote before is visible afterwards.
+  /// ended ranks wrote before is visible afterwards: the system took locks to end them, and to look.
   [[nodiscard]] RankSet dead(RankSet among) const;
 
  private:
