@@ -1,5 +1,5 @@
 # The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
-.PHONY: help build demo check check-cuda lint format asan tsan clean
+.PHONY: help build demo check check-cuda cycles lint format asan tsan clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +32,10 @@ asan: ## all tests under AddressSanitizer and UndefinedBehaviorSanitizer, into b
 	@cmake --preset asan $(if $(V),,--log-level=WARNING)
 	@cmake --build --preset asan
 	@ctest --preset asan --progress
+
+cycles: build ## the long versions of what is short in check: 10,000 communicators, 25 kills of each rank
+	@MIXCOMM_CYCLES=10000 build/tests/cycles_test --gtest_brief=1
+	@MIXCOMM_KILLS=25 build/tests/lost_ranks_test --gtest_brief=1 --gtest_filter='KilledRanks.*AtOnce'
 
 lint: build ## clang-format, clang-tidy and ruff, none of which may find anything
 	@scripts/lint

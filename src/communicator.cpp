@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <exception>
+#include <functional>
 
+#include "all_or_none.hpp"
 #include "backend.hpp"
 #include "check_call.hpp"
 #include "cpu/cpu_backend.hpp"
@@ -53,8 +55,9 @@ void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& option
         fmt::format("timeout is {} ms; it may be 1 to {}", options.timeout.count(), longest.count()));
 }
 
-void agree(Bootstrap& bootstrap, std::string_view step, const std::string& mine) {
-  const auto all = bootstrap.exchange(step, mine);
+/// Throws on every rank if `mine` throws on one, or if ranks say different things.
+void agree(Bootstrap& bootstrap, std::string_view step, const std::function<std::string()>& mine) {
+  const auto all = all_or_none(bootstrap, step, mine);
   for (std::size_t r = 0; r < all.size(); ++r)
     if (all[r] != all[0])
       throw Disagreement(fmt::format("{}: rank {} has {}, but rank 0 has {}; all ranks must pass the same",
@@ -103,14 +106,15 @@ void Backend::run_nccl(const Call& /*call*/) {
 
 Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& given) {
   const CommunicatorOptions options = with_defaults(given);
-  check_options(bootstrap, options);
-  agree(bootstrap, "creating a communicator",
-        fmt::format(
-            "tp {}, dp {}, algorithm {}, workspace_bytes {}, check_agreement {}, backend {}, protocol {}, "
-            "multicast {}, nccl {}, nccl_windows {}",
-            options.tp, options.dp, name(options.algorithm), options.workspace_bytes,
-            *options.check_agreement, name(options.backend), name(options.cuda.protocol),
-            options.cuda.multicast, options.cuda.nccl != nullptr, options.cuda.nccl_windows));
+  agree(bootstrap, "creating a communicator", [&] {
+    check_options(bootstrap, options);
+    return fmt::format(
+        "tp {}, dp {}, algorithm {}, workspace_bytes {}, check_agreement {}, backend {}, protocol {}, "
+        "multicast {}, nccl {}, nccl_windows {}",
+        options.tp, options.dp, name(options.algorithm), options.workspace_bytes, *options.check_agreement,
+        name(options.backend), name(options.cuda.protocol), options.cuda.multicast,
+        options.cuda.nccl != nullptr, options.cuda.nccl_windows);
+  });
   const Grid grid = Grid::of(options.tp, options.dp, bootstrap.rank());
   const auto make_backend = options.backend == BackendKind::cuda ? cuda::make_backend : cpu::make_backend;
   state_ = std::unique_ptr<State>(
@@ -134,10 +138,12 @@ void Communicator::check() const {
 
 SymmetricBuffer Communicator::allocate(std::size_t bytes) {
   state_->check_alive();
-  constexpr std::size_t most = std::size_t{1} << 46U;
-  if (bytes == 0 || bytes > most)
-    throw InvalidArgument(fmt::format("allocate({}): ask for 1 to {} bytes, on every rank", bytes, most));
-  agree(state_->bootstrap, "allocating symmetric memory", fmt::format("{} bytes", bytes));
+  agree(state_->bootstrap, "allocating symmetric memory", [&] {
+    constexpr std::size_t most = std::size_t{1} << 46U;
+    if (bytes == 0 || bytes > most)
+      throw InvalidArgument(fmt::format("allocate({}): ask for 1 to {} bytes, on every rank", bytes, most));
+    return fmt::format("{} bytes", bytes);
+  });
   const SymmetricMemory memory = state_->backend->allocate(bytes);
   SymmetricBuffer buffer;
   buffer.owner_ = memory.owner;

@@ -13,6 +13,15 @@ std::string timeout_text(int rank, Milliseconds timeout, const std::vector<int>&
       rank, timeout.count(), missing.size() == 1 ? "" : "s", fmt::join(missing, ", "), where);
 }
 
+std::string gone_text(int rank, const std::vector<int>& gone, std::string_view where) {
+  const bool one = gone.size() == 1;
+  return fmt::format(
+      "rank {} waits in {}, but the process{} of rank{} {} {} ended: look at {} output. The communicator is "
+      "failed; those that are left can go on with Bootstrap::survivors().",
+      rank, where, one ? "" : "es", one ? "" : "s", fmt::join(gone, ", "), one ? "has" : "have",
+      one ? "its" : "their");
+}
+
 std::string disagreement_text(int other_rank, std::string_view their_call, int rank,
                               std::string_view my_call) {
   return fmt::format(

@@ -13,6 +13,9 @@ namespace mixcomm {
 [[nodiscard]] std::string timeout_text(int rank, Milliseconds timeout, const std::vector<int>& missing,
                                        std::string_view where);
 
+/// `gone`: ranks whose processes have ended, at least one.
+[[nodiscard]] std::string gone_text(int rank, const std::vector<int>& gone, std::string_view where);
+
 [[nodiscard]] std::string disagreement_text(int other_rank, std::string_view their_call, int rank,
                                             std::string_view my_call);
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <net/if.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -18,9 +19,11 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include "bootstrap/mailbox.hpp"
+#include "bootstrap/message.hpp"
 #include "bootstrap/place.hpp"
 #include "bootstrap/socket.hpp"
 #include "mixcomm/mixcomm.hpp"
@@ -109,7 +112,7 @@ TEST_P(Bootstraps, RanksInDifferentStepsAreToldSo) {
 // --- processes: the rendezvous
 // -------------------------------------------------------------------------------------------
 
-LaunchInfo job(int rank, int world, int port, std::string secret = "s") {
+LaunchInfo job(int rank, int world, int port, std::string secret = "the secret of this job") {
   return {"test", rank, world, "127.0.0.1", port, std::move(secret)};
 }
 
@@ -311,36 +314,61 @@ TEST(Rendezvous, OneAfterTheOtherAtTheSamePlace) {
   for (const auto& error : errors) EXPECT_EQ(error, "no error");
 }
 
-TEST(Rendezvous, WhoEchoesIsNotRankZero) {
-  const Fd listener = listen_on("127.0.0.1", 0);
-  std::thread echo([&] {
-    const Deadline deadline(milliseconds(3000));
-    const Fd peer = accept_by(listener, deadline);
-    std::string message;
-    if (receive_message(peer, message, deadline) == Received::message)
-      (void)send_message(peer, message, deadline);
-    (void)receive_message(peer, message, deadline);
-  });
-  const auto text = error_of<Disagreement>(
-      [&] { (void)bootstrap_processes(job(1, 2, port_of(listener)), milliseconds(2000)); });
-  echo.join();
-  EXPECT_TRUE(contains(text, "is not rank 0")) << text;
-}
-
-TEST(Rendezvous, DeepNestingFromAPeerIsRefused) {
+/// What rank 1 says when `host` answers it in place of rank 0.
+std::string visit(const std::function<void(const Fd& peer, const Deadline& deadline)>& host) {
   const Fd listener = listen_on("127.0.0.1", 0);
   std::thread hostile([&] {
     const Deadline deadline(milliseconds(3000));
     const Fd peer = accept_by(listener, deadline);
+    host(peer, deadline);
     std::string message;
-    if (receive_message(peer, message, deadline) == Received::message)
-      (void)send_message(peer, std::string(max_message_bytes, '\x91'), deadline);
     (void)receive_message(peer, message, deadline);
   });
   const auto text =
       error_of<Error>([&] { (void)bootstrap_processes(job(1, 2, port_of(listener)), milliseconds(2000)); });
   hostile.join();
-  EXPECT_TRUE(contains(text, "malformed")) << text;
+  return text;
+}
+
+TEST(Rendezvous, WhoDoesNotSpeakItIsNotRankZero) {
+  for (const std::string& said : {std::string("220 mail.example ESMTP"),
+                                  std::string(max_message_bytes, '\x91'), to_bytes(Welcome{{0, 1}, {}})}) {
+    const auto text =
+        visit([&](const Fd& peer, const Deadline& deadline) { (void)send_message(peer, said, deadline); });
+    EXPECT_TRUE(contains(text, "is not rank 0")) << text;
+  }
+}
+
+/// Rank 0 has to prove that it knows the secret, too: it is told where memory is.
+TEST(Rendezvous, WhoDoesNotKnowTheSecretIsNotRankZero) {
+  std::optional<Hello> hello;
+  const auto answer = [&](const std::function<std::string(const std::string&)>& to) {
+    return visit([&](const Fd& peer, const Deadline& deadline) {
+      (void)send_message(peer, to_bytes(Challenge{make_nonce()}), deadline);
+      std::string message;
+      if (receive_message(peer, message, deadline) != Received::message) return;
+      hello = only<Hello>(message);
+      (void)send_message(peer, to(message), deadline);
+    });
+  };
+  const std::map<std::string, std::function<std::string(const std::string&)>> answers{
+      {"nothing proven",
+       [](const std::string&) {
+         return to_bytes(Welcome{{0, 1}, {}});
+       }},
+      {"the rank's own proof",
+       [&](const std::string&) {
+         return to_bytes(Welcome{{0, 1}, hello->proof});
+       }},
+      {"an echo", [](const std::string& heard) { return heard; }},
+      {"another challenge", [](const std::string&) { return to_bytes(Challenge{}); }},
+      {"deep nesting", [](const std::string&) { return std::string(max_message_bytes, '\x91'); }}};
+  for (const auto& [what, to] : answers) {
+    const auto text = answer(to);
+    EXPECT_TRUE(contains(text, "is not rank 0")) << what << ": " << text;
+    ASSERT_TRUE(hello.has_value());
+    EXPECT_FALSE(contains(to_bytes(*hello), job(1, 2, 1).secret)) << "the secret itself was told";
+  }
 }
 
 TEST_P(Bootstraps, SharingDifferentSizesIsSaidAtOnce) {
@@ -584,6 +612,30 @@ TEST(Sockets, NobodyConnectsToItself) {
   ASSERT_TRUE(WIFEXITED(status));
   if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "this system gives no network namespace";
   EXPECT_EQ(WEXITSTATUS(status), 0) << "a port where nobody listens was connected to";
+}
+
+/// A queue of connections that is full swallows what comes, as a firewall does.
+TEST(Sockets, AnAddressThatSwallowsPacketsDoesNotKeepFromTheNext) {
+  const Fd full(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  Endpoint silent;
+  silent.size = sizeof(silent.address);
+  ASSERT_EQ(listen(full.get(), 0), 0);
+  ASSERT_EQ(getsockname(full.get(), reinterpret_cast<sockaddr*>(&silent.address), &silent.size), 0);
+  reinterpret_cast<sockaddr_in*>(&silent.address)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::vector<Fd> queued;
+  const milliseconds patience(300);
+  for (int i = 0; i < 8; ++i) {
+    queued.push_back(connect_to_first({&silent, 1}, Deadline(patience)));
+    if (!queued.back().valid()) break;
+  }
+  if (queued.back().valid()) GTEST_SKIP() << "this system takes in connections without a bound";
+
+  const Fd answers = listen_on("127.0.0.1", 0);
+  Endpoint good;
+  good.size = sizeof(good.address);
+  ASSERT_EQ(getsockname(answers.get(), reinterpret_cast<sockaddr*>(&good.address), &good.size), 0);
+  const std::vector<Endpoint> both{silent, good};
+  EXPECT_TRUE(connect_to_first(both, Deadline(patience)).valid());
 }
 
 TEST(Sockets, AMessageInPartsIsTakenAsItComes) {

@@ -268,7 +268,9 @@ TEST(Rules, AGridMustHoldAllRanks) {
     Communicator c(bootstrap, {.tp = 3, .dp = 1});
     return "";
   });
-  EXPECT_EQ(results[0].substr(0, 50), "InvalidArgument: a grid of tp 3 x dp 1 needs 3 ran");
+  for (const auto& result : results)
+    EXPECT_EQ(result.substr(0, 87),
+              "InvalidArgument: rank 0, creating a communicator: a grid of tp 3 x dp 1 needs 3 ranks, ");
 }
 
 // --- the decision layer

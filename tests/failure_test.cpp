@@ -1,5 +1,6 @@
 // What happens when a rank is late, missing, killed, or makes another call: bounded waits, errors that name
 // the rank.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -57,6 +58,32 @@ TEST_P(Failures, ARankThatNeverComesIsNamedByEveryOther) {
   EXPECT_EQ(failures(results), "");
 }
 
+/// Rank 0 does not come. Rank 1 waits for it, and rank 3, whose time is up first, for rank 1.
+TEST_P(Failures, WhoIsBehindAChainOfWaitsIsNamed) {
+  const auto results = spawn(GetParam(), 4, [](Bootstrap& bootstrap) -> std::string {
+    Communicator communicator(bootstrap, {.tp = 2, .dp = 2, .timeout = milliseconds(1500)});
+    std::vector<float> data(16, 1.0F);
+    const auto all = tensor(data.data(), 2, 8);
+    const int rank = bootstrap.rank();
+    if (rank == 0) {
+      std::this_thread::sleep_for(milliseconds(2500));
+      return "";
+    }
+    try {
+      if (rank == 1) std::this_thread::sleep_for(milliseconds(600));
+      communicator.all_reduce(all, all);
+      if (rank == 2) std::this_thread::sleep_for(milliseconds(600));
+      communicator.all_gather(tensor(std::as_const(data).data() + 8 * (rank / 2), 1, 8), all, 1);
+      return "no error";
+    } catch (const Timeout& error) {
+      const bool shown = contains(error.what(), "rank 3 waited 1500 ms for rank 0") &&
+                         contains(error.what(), "through rank 1, waiting as well");
+      return error.missing() == std::vector{0} && shown ? "" : error.what();
+    }
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
 TEST_P(Failures, ALateRankIsNoError) {
   const auto results = spawn(GetParam(), 4, [](Bootstrap& bootstrap) -> std::string {
     Communicator communicator(bootstrap, {.tp = 2, .dp = 2, .timeout = milliseconds(5000)});
@@ -97,20 +124,29 @@ struct Difference {
 
 class Disagreements : public testing::TestWithParam<Difference> {};
 
+/// Whether an error names `odd`, and shows both calls.
+bool shows_both_calls(const std::string& text, int odd) {
+  const bool names = contains(text, fmt::format("rank {} calls", odd));
+  const auto first = text.find("its call");
+  return names && first != std::string::npos && text.find("its call", first + 1) != std::string::npos;
+}
+
 TEST_P(Disagreements, EveryRankLearnsWhoCalledWhat) {
-  const auto results = spawn(Ranks::threads, 4, [](Bootstrap& bootstrap) -> std::string {
-    Communicator communicator(bootstrap, {.tp = 2, .dp = 2, .timeout = milliseconds(10'000)});
-    const bool odd = bootstrap.rank() == 1;
-    try {
-      for (int i = 0; i < 3; ++i) GetParam().call(communicator, odd && i == 1);
-      reduce(communicator);  // ranks that had nothing to do with the odd one learn of it where they need it
-      return "no error";
-    } catch (const Disagreement& error) {
-      return contains(error.what(), "rank 1 calls") || contains(error.what(), "but rank 1") ? ""
-                                                                                            : error.what();
+  for (const Ranks kind : {Ranks::threads, Ranks::processes})
+    for (const int odd : {0, 1, 3}) {
+      const auto results = spawn(kind, 4, [&](Bootstrap& bootstrap) -> std::string {
+        Communicator communicator(bootstrap, {.tp = 2, .dp = 2, .timeout = milliseconds(10'000)});
+        try {
+          for (int i = 0; i < 3; ++i) GetParam().call(communicator, bootstrap.rank() == odd && i == 1);
+          reduce(
+              communicator);  // ranks that had nothing to do with the odd one learn of it where they need it
+          return "no error";
+        } catch (const Disagreement& error) {
+          return shows_both_calls(error.what(), odd) ? "" : error.what();
+        }
+      });
+      EXPECT_EQ(failures(results), "") << "rank " << odd;
     }
-  });
-  EXPECT_EQ(failures(results), "");
 }
 
 std::vector<float>& scratch() {
@@ -150,6 +186,12 @@ INSTANTIATE_TEST_SUITE_P(
                                  auto b = out(2);
                                  a.dtype = b.dtype = odd ? DType::bf16 : DType::fp32;
                                  c.all_reduce_all_gather(a, b, 1);
+                               }},
+                    Difference{"order",
+                               [](Communicator& c, bool odd) {
+                                 if (odd) c.all_reduce_all_gather(in(1), out(2), 1);
+                                 c.reduce_scatter_all_reduce(in(2), out(1), 1);
+                                 if (!odd) c.all_reduce_all_gather(in(1), out(2), 1);
                                }},
                     Difference{"algorithm",
                                [](Communicator& c, bool odd) {
@@ -212,6 +254,31 @@ TEST(Disagreements, SetUpComparesOptionsAndSizes) {
     return "no error";
   });
   for (const auto& each : results) EXPECT_TRUE(contains(each, "Disagreement: allocating")) << each;
+}
+
+/// What one rank does wrong in set-up is told to all at once, and all can go on.
+TEST_P(Failures, WhatOneRankDoesWrongInSetUpIsToldToAll) {
+  const auto results = spawn(GetParam(), 3, [](Bootstrap& bootstrap) -> std::string {
+    const bool odd = bootstrap.rank() == 1;
+    const auto said = [](auto&& call) -> std::string {
+      try {
+        call();
+      } catch (const InvalidArgument& error) {
+        return error.what();
+      }
+      return "no error";
+    };
+    const auto grid = said([&] { (void)Communicator(bootstrap, {.tp = odd ? 5 : 3}); });
+    if (!contains(grid, "rank 1, creating a communicator: a grid of tp 5 x dp 1 needs 5 ranks")) return grid;
+    const auto workspace = said(
+        [&] { (void)Communicator(bootstrap, {.tp = 3, .workspace_bytes = std::size_t{odd ? 1U : 0U}}); });
+    if (!contains(workspace, "rank 1, creating a communicator: workspace_bytes is 1")) return workspace;
+    Communicator communicator(bootstrap, {.tp = 3});
+    const auto bytes = said([&] { (void)communicator.allocate(odd ? 0 : 4096); });
+    if (!contains(bytes, "rank 1, allocating symmetric memory: allocate(0)")) return bytes;
+    return communicator.allocate(4096).bytes() == 4096 ? "" : "it did not go on";
+  });
+  EXPECT_EQ(failures(results), "");
 }
 
 TEST(Failures, ANewCommunicatorWorksAfterAFailedOne) {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,6 +20,8 @@ using Milliseconds = std::chrono::milliseconds;
 /// Every set-up step ends within this time unless told otherwise.
 inline constexpr Milliseconds default_timeout{30'000};
 
+struct Survivors;
+
 /// One rank's end of the rendezvous. All ranks make the same calls in the same order.
 class Bootstrap {
  public:
@@ -30,8 +33,8 @@ class Bootstrap {
   /// All-gather of one small message: returns every rank's `mine`, by rank. `step` says in errors what the
   /// ranks were doing. `mine` holds at most 8192 bytes, so that everyone's fit into one answer. Throws
   /// InvalidArgument for a longer one, before anything is sent; Timeout (naming the ranks that did not come),
-  /// Disagreement (ranks in different steps), and then the same at once from every later step: a failed
-  /// set-up stays failed.
+  /// PeerGone (as soon as one has left), Disagreement (ranks in different steps), and then the same at once
+  /// from every later step: a failed set-up stays failed.
   virtual std::vector<std::string> exchange(std::string_view step, std::string_view mine) = 0;
 
   /// Zeroed memory that all ranks of this host map, page aligned; it has no name in any file system.
@@ -44,6 +47,25 @@ class Bootstrap {
   /// Every rank succeeds, or every rank throws: SystemError, Timeout (naming the ranks from which nothing
   /// came), Disagreement (ranks in different steps); Unsupported if ranks are on several hosts.
   virtual std::vector<Fd> exchange_descriptors(std::string_view step, int mine) = 0;
+
+  /// By rank, what can be polled for the end of its process (a pidfd: readable once it has ended). Invalid
+  /// where the system has none; empty where ranks are no processes of their own. They live as long as this
+  /// bootstrap. Collective, at the first call. Throws what exchange_descriptors() does.
+  virtual std::span<const Fd> processes() { return {}; }
+
+  /// After ranks were lost, those that are left meet again, and count anew, in the same order. Collective
+  /// over the ranks that are left; `lost` are those to go on without, as Timeout::missing() names them
+  /// (whose process is known to have ended is left out as well). They meet where all met at first, so on one
+  /// host. This bootstrap is only to be destroyed then, or asked again.
+  /// Throws Timeout naming, in this bootstrap's numbers, who did not come: ask again with these in `lost`,
+  /// too. InvalidArgument, Disagreement (for a rank that the others go on without), SystemError; Unsupported
+  /// by a bootstrap that cannot.
+  virtual Survivors survivors(std::span<const int> lost);
+};
+
+struct Survivors {
+  std::unique_ptr<Bootstrap> bootstrap;  ///< theirs
+  std::vector<int> ranks;  ///< by rank in it, the rank in the bootstrap that was asked, ascending
 };
 
 /// Ranks as threads of this process: one bootstrap per rank, each to be used by one thread. Throws
@@ -62,9 +84,10 @@ struct LaunchInfo {
   std::string launcher;  ///< "mixcomm run", "torchrun", "Open MPI", "MPICH", "Slurm"
   int rank = 0;
   int world = 1;
-  std::string host;    ///< where rank 0 listens
-  int port = 0;        ///< TCP port of rank 0
-  std::string secret;  ///< known to the ranks of this job alone; may be empty
+  std::string host;  ///< where rank 0 listens
+  int port = 0;      ///< TCP port of rank 0
+  std::string
+      secret;  ///< MIXCOMM_SECRET, known to the ranks of this job alone. "": see bootstrap_processes()
 };
 
 /// Reads MIXCOMM_RANK ... / RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT / OMPI_COMM_WORLD_* / PMI_* / SLURM_*.
@@ -72,9 +95,11 @@ struct LaunchInfo {
 /// is none.
 [[nodiscard]] LaunchInfo launch_info();
 
-/// Ranks as processes: rank 0 listens on host:port, the others connect. Throws Timeout naming the missing
-/// ranks, SystemError for a port in use, Disagreement for a wrong secret or world size, InvalidArgument for a
-/// timeout that is not from 1 ms to 1 year.
+/// Ranks as processes: rank 0 listens, the others connect. With a secret, on host:port, where each side
+/// proves to the other that it knows it (16 random bytes: openssl rand -hex 16). Without one, on a Unix
+/// socket of this host, for processes of this user alone. Throws Timeout naming the missing ranks,
+/// SystemError for a port in use, Disagreement for a wrong secret or world size, InvalidArgument for a
+/// timeout that is not from 1 ms to 1 year, and for a host that is another one where there is no secret.
 [[nodiscard]] std::unique_ptr<Bootstrap> bootstrap_processes(const LaunchInfo& info,
                                                              Milliseconds timeout = default_timeout);
 

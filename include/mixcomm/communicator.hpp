@@ -129,7 +129,8 @@ class SymmetricBuffer {
 /// the smaller may be block d of the larger; any other overlap is refused.
 ///
 /// Errors, on every rank that can know: InvalidArgument (before anything is sent; the communicator stays
-/// usable), Disagreement, Timeout. After the last two the communicator is failed: every later call throws the
+/// usable), Disagreement, Timeout, of which PeerGone is one (CPU, ranks as processes: a rank that is waited
+/// for has ended). After the last two the communicator is failed: every later call throws the
 /// same error. Symmetric buffers of the call that failed may still be written by ranks that were late, until
 /// those have thrown, too: make a new communicator and new buffers. A communicator that was moved from can
 /// only be destroyed or assigned to. On CUDA the last two are found by the kernels: later calls throw them,
@@ -138,6 +139,8 @@ class SymmetricBuffer {
 class Communicator {
  public:
   /// Collective over the bootstrap's ranks, which must agree on the options. The bootstrap must outlive this.
+  /// Every rank succeeds, or every rank throws: InvalidArgument, Unsupported, Disagreement, SystemError,
+  /// Timeout.
   Communicator(Bootstrap& bootstrap, const CommunicatorOptions& options);
   ~Communicator();
   Communicator(Communicator&&) noexcept;
@@ -151,7 +154,8 @@ class Communicator {
   void check() const;
 
   /// Collective: symmetric memory of `bytes` on each rank, zeroed, 4096-byte aligned. Throws Disagreement if
-  /// ranks ask for different sizes, SystemError if there is not enough.
+  /// ranks ask for different sizes, InvalidArgument for one that cannot be, SystemError if there is not
+  /// enough.
   [[nodiscard]] SymmetricBuffer allocate(std::size_t bytes);
 
   /// out = sum over t of in@(t, d), elementwise; in, out: n rows, n may differ between DP ranks. TP ranks of

@@ -46,6 +46,14 @@ class Timeout : public Error {
   std::vector<int> missing_;
 };
 
+/// A rank will not arrive, however long one waits: the operating system says that its process has ended, or
+/// it has left set-up. Found at once instead of at the deadline, which is why it is a Timeout, too: whoever
+/// handles those handles both. missing() are the ranks that are gone.
+class PeerGone : public Timeout {
+ public:
+  using Timeout::Timeout;
+};
+
 /// A CUDA call failed.
 class CudaError : public Error {
  public:

@@ -6,6 +6,9 @@
 #include <chrono>
 #include <vector>
 
+#include "bootstrap/meeting_place.hpp"
+#include "bootstrap/message.hpp"
+
 namespace mixcomm {
 namespace {
 
@@ -20,7 +23,7 @@ std::optional<Arrival> Arrivals::next(const Deadline& deadline) {
     for (auto s = strangers_.begin(); s != strangers_.end();) {
       const Received received = receive_part(s->socket, s->partial, longest_message);
       if (received == Received::message) {
-        Arrival arrival{std::move(s->socket), std::move(s->partial.bytes)};
+        Arrival arrival{std::move(s->socket), s->nonce, std::move(s->partial.bytes)};
         strangers_.erase(s);
         return arrival;
       }
@@ -35,10 +38,13 @@ std::optional<Arrival> Arrivals::next(const Deadline& deadline) {
     const Deadline wake_by = strangers_.empty() ? deadline : std::min(deadline, strangers_.front().speak_by);
     if (poll(entries.data(), entries.size(), wake_by.left_ms()) <= 0 || entries[0].revents == 0) continue;
 
-    Fd socket = accept_by(listener_, Deadline(std::chrono::milliseconds(0)));
-    if (!socket.valid()) continue;  // it has gone again
+    const Deadline at_once(std::chrono::milliseconds(0));
+    Fd socket = accept_by(listener_, at_once);
+    if (!socket.valid() || !may_speak(socket)) continue;  // it has gone again, or is another user's
+    const Nonce nonce = make_nonce();
+    if (!send_message(socket, to_bytes(Challenge{nonce}), at_once)) continue;
     if (strangers_.size() == most_strangers) strangers_.pop_front();
-    strangers_.push_back({std::move(socket), Deadline(time_to_speak), {}});
+    strangers_.push_back({std::move(socket), nonce, Deadline(time_to_speak), {}});
   }
 }
 

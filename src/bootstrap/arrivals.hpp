@@ -5,19 +5,21 @@
 #include <optional>
 #include <string>
 
+#include "bootstrap/secret.hpp"
 #include "bootstrap/socket.hpp"
 
 namespace mixcomm {
 
-/// A connection and the first message that came over it.
+/// A connection, the nonce that it was challenged with, and the first message that came over it.
 struct Arrival {
   Fd socket;
+  Nonce nonce{};
   std::string message;
 };
 
-/// Takes in connections until each has sent one message. They wait side by side, so that one that stays
-/// silent, or sends a byte now and then, delays nobody. Each has 2 s; where 64 are waiting, the one that has
-/// waited longest makes room.
+/// Takes in connections, and challenges them, until each has sent one message. They wait side by side, so
+/// that one that stays silent, or sends a byte now and then, delays nobody. Each has 2 s; where 64 are
+/// waiting, the one that has waited longest makes room.
 class Arrivals {
  public:
   explicit Arrivals(Fd listener) : listener_(std::move(listener)) {}
@@ -28,6 +30,7 @@ class Arrivals {
  private:
   struct Stranger {
     Fd socket;
+    Nonce nonce;
     Deadline speak_by;
     PartialMessage partial;
   };

@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
-#include <ranges>
 #include <string>
 
 #include "bootstrap/mailbox.hpp"
+#include "bootstrap/star.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {
@@ -19,10 +19,11 @@ namespace {
 constexpr char gives = '+';
 constexpr char gives_none = '-';
 constexpr char failed = '!';   // and the text of a SystemError
-constexpr char missing = '?';  // and the ranks from which nothing came
+constexpr char missing = '?';  // and the set of ranks from which nothing came, in hexadecimal
+constexpr char ended = 'x';    // and the set of ranks from which nothing will come
 
-/// Other ranks wait a little longer than rank 0, which waits for them all and then says who is missing.
-constexpr Milliseconds grace{3000};
+/// How often to look whether a rank that is waited for has gone.
+constexpr Milliseconds slice{25};
 
 std::size_t index(int rank) {
   return static_cast<std::size_t>(rank);
@@ -34,13 +35,15 @@ void raise_reported(const std::vector<std::string>& reports, std::string_view st
     const std::string& report = reports[r];
     if (report.starts_with(failed))
       throw SystemError(fmt::format("rank {}, {}: {}", r, step, report.substr(1)));
-    if (!report.starts_with(missing)) continue;
-    std::vector<int> ranks;
-    for (const auto part : std::views::split(std::string_view(report).substr(1), ',')) {
-      int rank = -1;
-      std::from_chars(part.data(), part.data() + part.size(), rank);
-      ranks.push_back(rank);
-    }
+    if (!report.starts_with(missing) && !report.starts_with(ended)) continue;
+    RankSet set = 0;
+    std::from_chars(report.data() + 1, report.data() + report.size(), set, 16);
+    const std::vector<int> ranks = ranks_in(set);
+    if (report.starts_with(ended))
+      throw PeerGone(fmt::format("{} ended while rank {} waited for {} descriptor, {}; look at {} output",
+                                 name_ranks(ranks), r, ranks.size() == 1 ? "its" : "their", step,
+                                 ranks.size() == 1 ? "its" : "their"),
+                     ranks);
     throw Timeout(
         fmt::format("rank {} waited {} ms for the descriptor{} of rank{} {} while {}", r, timeout.count(),
                     ranks.size() == 1 ? "" : "s", ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "), step),
@@ -52,8 +55,8 @@ void raise_reported(const std::vector<std::string>& reports, std::string_view st
 /// messages a rank, and no mailbox fills up with those of others.
 class Passing {
  public:
-  Passing(int rank, std::vector<std::string> mailboxes, Mailbox mailbox, Fd mine, Milliseconds timeout)
-      : rank_(rank), mailboxes_(std::move(mailboxes)), mailbox_(std::move(mailbox)), timeout_(timeout) {
+  Passing(int rank, std::vector<std::string> mailboxes, Mailbox mailbox, Fd mine, const Patience& patience)
+      : rank_(rank), mailboxes_(std::move(mailboxes)), mailbox_(std::move(mailbox)), patience_(patience) {
     for (std::size_t r = 0; r < mailboxes_.size(); ++r)
       if (mailboxes_[r].starts_with(gives)) givers_ += static_cast<char>(r);
     for (std::string& name : mailboxes_) name.erase(0, 1);
@@ -76,18 +79,16 @@ class Passing {
  private:
   std::string collect() {
     std::string problem;
-    std::vector<int> late;
     try {
-      late = wait_for_givers();
+      problem = wait_for_givers();
     } catch (const SystemError& error) {
       problem = failed + std::string(error.what());
     }
-    if (!late.empty()) problem = fmt::format("{}{}", missing, fmt::join(late, ","));
     // An empty parcel says that there is nothing to wait for.
     const std::string_view note = problem.empty() ? std::string_view(givers_) : std::string_view();
     std::vector<int> descriptors;
     for (const char giver : note) descriptors.push_back(all_[index(giver)].get());
-    const Deadline deadline(timeout_);
+    const Deadline deadline(patience_.timeout);
     for (std::size_t r = 1; r < mailboxes_.size(); ++r) try {
         send_parcel(mailboxes_[r], note, descriptors, deadline);
       } catch (const SystemError& error) {
@@ -96,46 +97,52 @@ class Passing {
     return problem;
   }
 
-  /// Returns the ranks from which nothing came.
-  std::vector<int> wait_for_givers() {
-    const Deadline deadline(timeout_);
+  /// "", or what to report.
+  std::string wait_for_givers() {
+    const Deadline deadline(patience_.timeout);
     for (;;) {
       std::vector<int> late;
       for (const char giver : givers_)
         if (!all_[index(giver)].valid()) late.push_back(giver);
-      if (late.empty()) return late;
-      std::optional<Parcel> parcel = receive_parcel(mailbox_, deadline);
-      if (!parcel) return late;
-      const bool one = parcel->note.size() == 1 && parcel->descriptors.size() == 1;
+      if (late.empty()) return "";
+      // Asked before the mailbox is read: what a rank sent before it ended is there then.
+      const RankSet lost = patience_.gone() & set_of(late);
+      std::optional<Parcel> parcel = receive_parcel(mailbox_, deadline.at_most(slice));
+      const bool one = parcel && parcel->note.size() == 1 && parcel->descriptors.size() == 1;
       if (one && std::ranges::find(late, int{parcel->note[0]}) != late.end())
         all_[index(parcel->note[0])] = std::move(parcel->descriptors[0]);
+      else if (!parcel && lost != 0)
+        return fmt::format("{}{:x}", ended, lost);
       else if (deadline.passed())
-        return late;  // what came is not what we wait for, however much of it there is
+        // What came is not what we wait for, however much of it there is.
+        return fmt::format("{}{:x}", missing, set_of(late));
     }
   }
 
   std::string hand_in() {
-    const Deadline deadline(timeout_ + grace);
+    const Deadline deadline(patience_.timeout + grace);
     if (const Fd& mine = all_[index(rank_)]; mine.valid()) {
       const int fd = mine.get();
       send_parcel(mailboxes_[0], std::string(1, static_cast<char>(rank_)), {&fd, 1}, deadline);
     }
     do {
-      std::optional<Parcel> parcel = receive_parcel(mailbox_, deadline);
-      if (!parcel) break;
+      const bool lost = patience_.gone() != 0;
+      std::optional<Parcel> parcel = receive_parcel(mailbox_, deadline.at_most(slice));
+      if (!parcel && lost) return fmt::format("{}{:x}", ended, just(0));
+      if (!parcel) continue;
       if (parcel->note.empty()) return "";  // rank 0 reports why
       if (parcel->note != givers_ || parcel->descriptors.size() != givers_.size()) continue;
       for (std::size_t i = 0; i < givers_.size(); ++i)
         if (givers_[i] != rank_) all_[index(givers_[i])] = std::move(parcel->descriptors[i]);
       return "";
     } while (!deadline.passed());
-    return fmt::format("{}0", missing);
+    return fmt::format("{}{:x}", missing, just(0));
   }
 
   int rank_;
   std::vector<std::string> mailboxes_;
   Mailbox mailbox_;
-  Milliseconds timeout_;
+  const Patience& patience_;
   std::string givers_;  ///< the ranks, ascending, one a char
   std::vector<Fd> all_;
 };
@@ -143,7 +150,7 @@ class Passing {
 }  // namespace
 
 std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, int mine,
-                                 Milliseconds timeout) {
+                                 const Patience& patience) {
   Mailbox mailbox;
   Fd copy;
   std::string report;
@@ -155,10 +162,11 @@ std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, in
     report = failed + std::string(error.what());
   }
   auto mailboxes = bootstrap.exchange(step, report);
-  raise_reported(mailboxes, step, timeout);
-  Passing passing(bootstrap.rank(), std::move(mailboxes), std::move(mailbox), std::move(copy), timeout);
+  raise_reported(mailboxes, step, patience.timeout);
+  Passing passing(bootstrap.rank(), std::move(mailboxes), std::move(mailbox), std::move(copy), patience);
   report = passing.pass();
-  raise_reported(bootstrap.exchange(fmt::format("{}: taking descriptors", step), report), step, timeout);
+  raise_reported(bootstrap.exchange(fmt::format("{}: taking descriptors", step), report), step,
+                 patience.timeout);
   return passing.take();
 }
 

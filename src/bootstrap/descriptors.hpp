@@ -1,15 +1,23 @@
 // The exchange of file descriptors between ranks that are processes of one host.
 #pragma once
 
+#include <functional>
 #include <string_view>
 #include <vector>
 
 #include "mixcomm/bootstrap.hpp"
+#include "rank_set.hpp"
 
 namespace mixcomm {
 
+/// How long to wait for descriptors, and who need not be waited for any longer.
+struct Patience {
+  Milliseconds timeout = default_timeout;
+  std::function<RankSet()> gone;  ///< see gone(Star)
+};
+
 /// Bootstrap::exchange_descriptors(), for ranks that are known to run on one host.
 [[nodiscard]] std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, int mine,
-                                               Milliseconds timeout);
+                                               const Patience& patience);
 
 }  // namespace mixcomm

@@ -4,13 +4,11 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <chrono>
-#include <cstddef>
 #include <cstring>
 #include <thread>
 
@@ -21,15 +19,6 @@ namespace mixcomm {
 namespace {
 
 constexpr std::size_t most_descriptor_bytes = max_parcel * sizeof(int);
-
-/// The address of a name in the abstract namespace, and its length.
-socklen_t abstract_address(const std::string& name, sockaddr_un& address) {
-  address = {};
-  address.sun_family = AF_UNIX;
-  const std::size_t n = std::min(name.size(), sizeof(address.sun_path) - 1);
-  std::memcpy(address.sun_path + 1, name.data(), n);
-  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + n);
-}
 
 /// Takes over all descriptors that came with the message, and says whether a process of this user sent it.
 bool open_parcel(msghdr& message, std::vector<Fd>& descriptors) {
@@ -58,10 +47,9 @@ Mailbox open_mailbox() {
                   "mixcomm-" + random_hex(16)};
   if (!mailbox.socket.valid()) throw_system("cannot make a Unix socket");
   const int on = 1;
-  sockaddr_un address;
-  const socklen_t size = abstract_address(mailbox.name, address);
+  const Endpoint here = abstract_endpoint(mailbox.name);
   if (setsockopt(mailbox.socket.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) != 0 ||
-      bind(mailbox.socket.get(), reinterpret_cast<sockaddr*>(&address), size) != 0)
+      bind(mailbox.socket.get(), reinterpret_cast<const sockaddr*>(&here.address), here.size) != 0)
     throw_system("cannot bind a Unix socket");
   return mailbox;
 }
@@ -73,13 +61,12 @@ void send_parcel(const std::string& mailbox_name, std::string_view note, std::sp
                                       descriptors.size(), note.size(), max_parcel));
   const Fd sender(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   if (!sender.valid()) throw_system("cannot make a Unix socket");
-  sockaddr_un address;
-  const socklen_t size = abstract_address(mailbox_name, address);
+  Endpoint there = abstract_endpoint(mailbox_name);
   alignas(cmsghdr) std::array<char, CMSG_SPACE(most_descriptor_bytes)> control{};
   iovec data{const_cast<char*>(note.data()), note.size()};  // sendmsg() only reads
   msghdr message{};
-  message.msg_name = &address;
-  message.msg_namelen = size;
+  message.msg_name = &there.address;
+  message.msg_namelen = there.size;
   message.msg_iov = &data;
   message.msg_iovlen = 1;
   if (!descriptors.empty()) {

@@ -8,9 +8,10 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/random.h>
-#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -163,24 +164,70 @@ Fd accept_by(const Fd& listener, const Deadline& deadline) {
   }
 }
 
+Endpoint abstract_endpoint(const std::string& name) {
+  Endpoint endpoint;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::size_t n = std::min(name.size(), sizeof(address.sun_path) - 1);
+  std::memcpy(address.sun_path + 1, name.data(), n);
+  std::memcpy(&endpoint.address, &address, sizeof(address));
+  endpoint.size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + n);
+  return endpoint;
+}
+
+bool is_this_host(const std::string& host) {
+  const Addresses addresses = resolve(host, 0, 0);
+  for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
+    // One can only bind what is one's own. Port 0: any.
+    const Fd fd(socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol));
+    if (fd.valid() && bind(fd.get(), a->ai_addr, a->ai_addrlen) == 0) return true;
+  }
+  return false;
+}
+
+Fd connect_to_first(std::span<const Endpoint> endpoints, const Deadline& deadline) {
+  std::vector<Fd> trying;
+  const auto connected = [](Fd& fd) {
+    prepare(fd.get());
+    return std::move(fd);
+  };
+  for (const Endpoint& endpoint : endpoints) {
+    Fd fd(socket(endpoint.address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!fd.valid()) continue;
+    if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&endpoint.address), endpoint.size) == 0) {
+      if (!connected_to_itself(fd.get())) return connected(fd);
+    } else if (errno == EINPROGRESS) {
+      trying.push_back(std::move(fd));
+    }
+  }
+  while (!trying.empty()) {
+    std::vector<pollfd> entries;
+    entries.reserve(trying.size());
+    for (const Fd& fd : trying) entries.push_back({fd.get(), POLLOUT, 0});
+    if (poll(entries.data(), entries.size(), deadline.left_ms()) <= 0 && deadline.passed()) break;
+    for (std::size_t i = entries.size(); i-- > 0;) {
+      if (entries[i].revents == 0) continue;
+      int error = 0;
+      socklen_t size = sizeof(error);
+      getsockopt(trying[i].get(), SOL_SOCKET, SO_ERROR, &error, &size);
+      if (error == 0 && !connected_to_itself(trying[i].get())) return connected(trying[i]);
+      trying.erase(trying.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
+  return {};
+}
+
 Fd connect_by(const std::string& host, int port, const Deadline& deadline) {
   const Addresses addresses = resolve(host, port, 0);
+  std::vector<Endpoint> endpoints;
+  for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
+    endpoints.push_back({{}, a->ai_addrlen});
+    std::memcpy(&endpoints.back().address, a->ai_addr, a->ai_addrlen);
+  }
   for (auto pause = std::chrono::milliseconds(2);;
        pause = std::min(pause * 2, std::chrono::milliseconds(200))) {
-    for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
-      Fd fd(socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol));
-      if (!fd.valid()) continue;
-      int error = connect(fd.get(), a->ai_addr, a->ai_addrlen) == 0 ? 0 : errno;
-      if (error == EINPROGRESS && wait_for(fd.get(), POLLOUT, deadline.at_most(std::chrono::seconds(1)))) {
-        socklen_t size = sizeof(error);
-        getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
-      }
-      if (error == 0 && !connected_to_itself(fd.get())) {
-        prepare(fd.get());
-        return fd;
-      }
-    }
-    if (deadline.passed()) return {};
+    Fd fd = connect_to_first(endpoints, deadline.at_most(std::chrono::seconds(1)));
+    if (fd.valid() || deadline.passed()) return fd;
     std::this_thread::sleep_for(std::min(pause, std::chrono::milliseconds(deadline.left_ms() + 1)));
   }
 }

@@ -1,8 +1,11 @@
 // Sockets with deadlines: framed messages over TCP.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -21,6 +24,17 @@ namespace mixcomm {
 /// No message of the rendezvous is longer.
 inline constexpr std::size_t max_message_bytes = std::size_t{1} << 20;
 
+/// Where somebody may listen.
+struct Endpoint {
+  sockaddr_storage address{};
+  socklen_t size = 0;
+};
+/// A Unix socket's, of a name in the abstract namespace: it is gone with the socket.
+[[nodiscard]] Endpoint abstract_endpoint(const std::string& name);
+
+/// Whether the host is this one: one of its addresses is. Throws SystemError for one that has no address.
+[[nodiscard]] bool is_this_host(const std::string& host);
+
 /// Listens on host:port (0: any free port). Throws SystemError that says so if the port is in use.
 [[nodiscard]] Fd listen_on(const std::string& host, int port);
 [[nodiscard]] int port_of(const Fd& listener);
@@ -30,14 +44,18 @@ inline constexpr std::size_t max_message_bytes = std::size_t{1} << 20;
 /// The next connection, or an invalid Fd when the deadline has passed.
 [[nodiscard]] Fd accept_by(const Fd& listener, const Deadline& deadline);
 
-/// Connects, trying again (1 s each) until the deadline while nobody listens; an invalid Fd when it has
-/// passed. Throws SystemError for a host that has no address.
+/// Connects to whichever answers first: one that swallows packets must not use up the time of the others. An
+/// invalid Fd when all have refused, or the deadline has passed.
+[[nodiscard]] Fd connect_to_first(std::span<const Endpoint> endpoints, const Deadline& deadline);
+
+/// Connects to one of the host's addresses, trying again (1 s each) until the deadline while nobody listens;
+/// an invalid Fd when it has passed. Throws SystemError for a host that has no address.
 [[nodiscard]] Fd connect_by(const std::string& host, int port, const Deadline& deadline);
 
 enum class Received { message, closed, late };
 
 /// What one rank may put into an exchange: the answer holds everyone's.
-inline constexpr std::size_t max_exchange_bytes = max_message_bytes / (2 * max_ranks);
+inline constexpr std::size_t max_exchange_bytes = max_message_bytes / (std::size_t{2} * max_ranks);
 
 /// False if the peer is gone or the deadline has passed.
 [[nodiscard]] bool send_message(const Fd& socket, std::string_view message, const Deadline& deadline);

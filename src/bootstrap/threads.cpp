@@ -2,9 +2,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <exception>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -38,6 +40,7 @@ struct MeetingPoint {
   std::shared_ptr<Slots> open;
   int arrived = 0;
   std::function<void()> failure;  ///< throws it, a new object for each rank
+  std::map<std::vector<int>, std::shared_ptr<MeetingPoint>> without;  ///< of those who go on, by who was lost
 
   /// Puts in this rank's slot and waits until all are there.
   std::shared_ptr<const Slots> meet(int rank, Slot slot) {
@@ -69,7 +72,11 @@ struct MeetingPoint {
     } catch (...) {  // NOLINT(bugprone-empty-catch): the text says so
     }
     const std::lock_guard lock(mutex);
-    if (!failure) fail(fmt::format("rank {} left set-up with: {}", rank, text), {rank});
+    if (failure) return;
+    failure = [text = fmt::format("rank {} left set-up with: {}", rank, text), rank] {
+      throw PeerGone(text, {rank});
+    };
+    changed.notify_all();
   }
 
   void check_steps(const Slots& slots) {
@@ -147,12 +154,50 @@ class ThreadBootstrap final : public Bootstrap {
     return copies;
   }
 
+  Survivors survivors(std::span<const int> lost) override {
+    std::vector<int> absent(lost.begin(), lost.end());
+    std::ranges::sort(absent);
+    absent.erase(std::unique(absent.begin(), absent.end()), absent.end());
+    Survivors result;
+    for (int r = 0; r < world(); ++r)
+      if (!std::ranges::binary_search(absent, r)) result.ranks.push_back(r);
+    const auto me = std::ranges::find(result.ranks, rank_);
+    if (me == result.ranks.end() || result.ranks.size() + absent.size() != static_cast<std::size_t>(world()))
+      throw InvalidArgument(fmt::format(
+          "rank {} of {} cannot go on without ranks {}: name other ranks, as Timeout::missing() does", rank_,
+          world(), fmt::join(absent, ", ")));
+    std::shared_ptr<MeetingPoint> point;
+    {
+      const std::lock_guard lock(point_->mutex);
+      auto& shared = point_->without[absent];
+      if (!shared)
+        shared = std::make_shared<MeetingPoint>(static_cast<int>(result.ranks.size()), point_->timeout);
+      point = shared;
+    }
+    result.bootstrap = std::make_unique<ThreadBootstrap>(point, static_cast<int>(me - result.ranks.begin()));
+    try {
+      result.bootstrap->exchange("meeting again", "");
+    } catch (const Timeout& error) {
+      std::vector<int> missing;
+      for (const int r : error.missing()) missing.push_back(result.ranks[static_cast<std::size_t>(r)]);
+      throw Timeout(
+          fmt::format("rank{} {} did not come within {} ms to go on with the others",
+                      missing.size() == 1 ? "" : "s", fmt::join(missing, ", "), point_->timeout.count()),
+          missing);
+    }
+    return result;
+  }
+
  private:
   std::shared_ptr<MeetingPoint> point_;
   int rank_;
 };
 
 }  // namespace
+
+Survivors Bootstrap::survivors(std::span<const int> /*lost*/) {
+  throw Unsupported("this bootstrap cannot bring together the ranks that are left when others were lost");
+}
 
 std::vector<std::unique_ptr<Bootstrap>> bootstrap_threads(int world, Milliseconds timeout) {
   if (world < 1)

@@ -1,11 +1,14 @@
 #include "cpu/channel.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <linux/futex.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <climits>
 #include <ctime>
 #include <thread>
@@ -67,6 +70,45 @@ bool Channel::arrived(int member) const {
   return static_cast<std::int32_t>(point_of(flag(member).value.load()) - point_) >= 0;
 }
 
+RankSet Channel::missing() const {
+  RankSet set = 0;
+  for (int m = 0; m < team_.size; ++m)
+    if (m != team_.member && !arrived(m)) set |= just(team_.rank(m));
+  return set;
+}
+
+RankSet Channel::awaited_by(int rank) const {
+  const auto& ranks = shared_->ranks;
+  const std::uint32_t on = ranks[static_cast<std::size_t>(rank)]->sleeps_on.load();
+  if (on == 0 || on > team_kinds) return 0;
+  const auto kind = static_cast<TeamKind>(on - 1);
+  const auto world = static_cast<int>(ranks.size());
+  const Team team = grid_of(Grid::of(shared_->tp, world / shared_->tp, rank), kind).world;
+  const auto point = [&](int member) {
+    return point_of(ranks[static_cast<std::size_t>(team.rank(member))]->flags[on - 1].value.load());
+  };
+  RankSet awaited = 0;
+  for (int m = 0; m < team.size; ++m)
+    if (static_cast<std::int32_t>(point(m) - point(team.member)) < 0) awaited |= just(team.rank(m));
+  return awaited;
+}
+
+RankSet Channel::behind(RankSet late) const {
+  RankSet to_blame = 0;
+  RankSet seen = late | just(shared_->rank);
+  for (RankSet next = late; next != 0;) {
+    RankSet further = 0;
+    for (const int rank : ranks_in(next)) {
+      const RankSet awaited = awaited_by(rank);
+      if (awaited == 0) to_blame |= just(rank);
+      further |= awaited;
+    }
+    next = further & ~seen;
+    seen |= further;
+  }
+  return to_blame != 0 ? to_blame : late;  // in a circle nobody is to blame more than others
+}
+
 int Channel::first_missing(int from) const {
   for (int i = from; i < team_.size; ++i)
     if (!arrived((team_.member + i) % team_.size)) return i;
@@ -99,7 +141,9 @@ void Channel::wait(const CallRecord& call) {
     if (flag((team_.member + next) % team_.size).processor.load(std::memory_order_relaxed) == here) break;
     pause();
   }
-  for (int i = 0; i < shared_->yields; ++i) {
+  // Where other programs want the processor, each time may take milliseconds.
+  const auto yield_until = Clock::now() + std::chrono::milliseconds(2);
+  for (int i = 0; i < shared_->yields && Clock::now() < yield_until; ++i) {
     next = first_missing(next);
     if (next == team_.size) return;
     std::this_thread::yield();
@@ -110,26 +154,34 @@ void Channel::wait(const CallRecord& call) {
 
 void Channel::sleep_until_all_arrived(const CallRecord& call) {
   struct Sleeper {
-    explicit Sleeper(Bell& b) : bell(b) { bell.sleepers.fetch_add(1); }
-    ~Sleeper() { bell.sleepers.fetch_sub(1); }
+    Sleeper(Bell& b, std::atomic<std::uint32_t>& on, TeamKind kind) : bell(b), sleeps_on(on) {
+      bell.sleepers.fetch_add(1);
+      sleeps_on.store(static_cast<std::uint32_t>(kind) + 1, std::memory_order_relaxed);
+    }
+    ~Sleeper() {
+      sleeps_on.store(0, std::memory_order_relaxed);
+      bell.sleepers.fetch_sub(1);
+    }
     Sleeper(const Sleeper&) = delete;
     Sleeper& operator=(const Sleeper&) = delete;
     Bell& bell;
-  } sleeper(bell());
+    std::atomic<std::uint32_t>& sleeps_on;
+  } sleeper(bell(), shared_->ranks[static_cast<std::size_t>(shared_->rank)]->sleeps_on, kind_);
 
   // Rings are never lost; the slices are for a peer that was killed, or that is in another call.
-  constexpr std::chrono::milliseconds first_slice{20};
-  constexpr std::chrono::milliseconds slice{200};
+  constexpr std::chrono::milliseconds slice{10};
   const auto deadline = Clock::now() + shared_->timeout;
   for (bool first = true;; first = false) {
     const std::uint32_t rings = sleeper.bell.rings.load();
     if (first_missing(1) == team_.size) return;
     shared_->failure->rethrow();
-    if (!first && shared_->check_agreement) look_for_disagreement(call);
+    if (!first) {
+      if (shared_->check_agreement) look_for_disagreement(call);
+      look_for_dead(call);
+    }
     const auto left = deadline - Clock::now();
     if (left <= Clock::duration::zero()) fail_timeout(call);
-    futex_wait(sleeper.bell.rings, rings,
-               std::min<std::chrono::nanoseconds>(left, first ? first_slice : slice));
+    futex_wait(sleeper.bell.rings, rings, std::min<std::chrono::nanoseconds>(left, slice));
   }
 }
 
@@ -169,17 +221,29 @@ void Channel::ring_all() const {
     for (Bell& each : state->bells) ring(each);
 }
 
+void Channel::look_for_dead(const CallRecord& call) const {
+  RankSet dead = shared_->watch->dead(missing());
+  dead &= missing();  // one that arrived, and then ended, is waited for no longer
+  if (dead == 0) return;
+  // Whoever goes on without these needs to know of all that are gone.
+  dead |= shared_->watch->dead(first_ranks(static_cast<int>(shared_->ranks.size())));
+  shared_->failure->record(Failure::Kind::gone, gone_text(shared_->rank, ranks_in(dead), call.describe()),
+                           dead);
+  ring_all();
+  shared_->failure->rethrow();
+}
+
 void Channel::fail_timeout(const CallRecord& call) const {
-  std::vector<int> missing;
-  std::uint64_t bits = 0;
-  for (int m = 0; m < team_.size; ++m) {
-    if (m == team_.member || arrived(m)) continue;
-    missing.push_back(team_.rank(m));
-    bits |= std::uint64_t{1} << static_cast<unsigned>(team_.rank(m));
-  }
-  if (missing.empty()) return;  // the last one came just now
+  const RankSet late = missing();
+  if (late == 0) return;  // the last one came just now
+  const RankSet to_blame = behind(late);
+  std::string where = call.describe();
+  if (to_blame != late)
+    where += fmt::format(", through rank{} {}, waiting as well", std::popcount(late) == 1 ? "" : "s",
+                         fmt::join(ranks_in(late), ", "));
   shared_->failure->record(Failure::Kind::timeout,
-                           timeout_text(shared_->rank, shared_->timeout, missing, call.describe()), bits);
+                           timeout_text(shared_->rank, shared_->timeout, ranks_in(to_blame), where),
+                           to_blame);
   ring_all();
   shared_->failure->rethrow();
 }

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "cpu/shared_state.hpp"
+#include "death_watch.hpp"
 #include "mixcomm/bootstrap.hpp"
 #include "mixcomm/grid.hpp"
 
@@ -15,8 +16,10 @@ namespace mixcomm::cpu {
 struct ChannelShared {
   std::span<RankState* const> ranks;  ///< by rank
   Failure* failure = nullptr;
+  const DeathWatch* watch = nullptr;
   Milliseconds timeout = default_timeout;
   int rank = 0;
+  int tp = 1;
   int spins = 0;   ///< how often to look before giving up the processor
   int yields = 0;  ///< how often to give it up before sleeping
   bool check_agreement = true;
@@ -29,13 +32,19 @@ class Channel {
       : shared_(&shared), kind_(kind), team_(team) {}
 
   /// Every member has come to this point of the same call, and sees what the others wrote before it. Throws
-  /// Timeout or Disagreement, and the communicator is failed.
+  /// Timeout, PeerGone or Disagreement, and the communicator is failed.
   void barrier(const CallRecord& call, std::uint32_t call_hash);
 
  private:
   [[nodiscard]] Flag& flag(int member) const;
   [[nodiscard]] Bell& bell() const;
   [[nodiscard]] bool arrived(int member) const;
+  /// The ranks of the members that have not.
+  [[nodiscard]] RankSet missing() const;
+  /// For whom those ranks wait, if they do, and so on: who is to blame, not who is waited for first.
+  [[nodiscard]] RankSet behind(RankSet late) const;
+  /// Those whom a rank that sleeps waits for; none if it is awake.
+  [[nodiscard]] RankSet awaited_by(int rank) const;
   /// The first member at or after `from` (counted from my successor, cyclically) that has not arrived, or
   /// team size.
   [[nodiscard]] int first_missing(int from) const;
@@ -43,6 +52,8 @@ class Channel {
   void sleep_until_all_arrived(const CallRecord& call);
   void check_calls_agree(const CallRecord& call) const;
   void look_for_disagreement(const CallRecord& call) const;
+  /// Throws PeerGone if a member that has not arrived never will.
+  void look_for_dead(const CallRecord& call) const;
   /// Throws, unless all have arrived meanwhile.
   void fail_timeout(const CallRecord& call) const;
   [[noreturn]] void fail_disagreement(const CallRecord& mine, const CallRecord& theirs, int rank) const;

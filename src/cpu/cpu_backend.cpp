@@ -80,11 +80,14 @@ class CpuBackend final : public Backend {
       // their use.
       ranks_.push_back(std::launder(reinterpret_cast<RankState*>(slices_.of(r) + sizeof(Failure))));
     }
+    watch_ = DeathWatch(bootstrap.processes());
     crowded_ = world > usable_processors(bootstrap);
     shared_ = {.ranks = ranks_,
                .failure = std::launder(reinterpret_cast<Failure*>(slices_.of(0))),
+               .watch = &watch_,
                .timeout = options.timeout,
                .rank = grid.rank(),
+               .tp = grid.tp.size,
                .spins = crowded_ ? 1 : 2000,
                .yields = 64,
                .check_agreement = options.check_agreement.value_or(true)};
@@ -178,6 +181,7 @@ class CpuBackend final : public Backend {
   bool crowded_ = false;
   Slices slices_;
   std::vector<RankState*> ranks_;
+  DeathWatch watch_;
   ChannelShared shared_;
   std::vector<Grid> grids_;
   std::vector<Channel> channels_;

@@ -29,7 +29,7 @@ bool CallLog::read(std::uint64_t number, CallRecord& record) const {
   return true;
 }
 
-void Failure::record(Kind what, const std::string& message, std::uint64_t missing_ranks) {
+void Failure::record(Kind what, const std::string& message, RankSet missing_ranks) {
   std::uint32_t none = 0;
   if (!state.compare_exchange_strong(none, 1)) return;
   const std::size_t n = std::min(message.size(), text.size() - 1);
@@ -54,13 +54,15 @@ void Failure::rethrow() const {
   }
   if (message.empty())
     message = "the communicator failed on another rank, which ended before it could say why";
-  std::vector<int> ranks;
-  const std::uint64_t bits = missing.load(std::memory_order_relaxed);
-  for (int r = 0; r < max_ranks; ++r)
-    if ((bits >> static_cast<unsigned>(r)) & 1U) ranks.push_back(r);
-  if (static_cast<Kind>(kind.load(std::memory_order_relaxed)) == Kind::disagreement)
-    throw Disagreement(message);
-  throw Timeout(message, ranks);
+  const std::vector<int> ranks = ranks_in(missing.load(std::memory_order_relaxed));
+  switch (static_cast<Kind>(kind.load(std::memory_order_relaxed))) {
+    case Kind::disagreement:
+      throw Disagreement(message);
+    case Kind::gone:
+      throw PeerGone(message, ranks);
+    default:
+      throw Timeout(message, ranks);
+  }
 }
 
 }  // namespace mixcomm::cpu

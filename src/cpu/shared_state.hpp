@@ -6,9 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "call.hpp"
+#include "rank_set.hpp"
 
 namespace mixcomm::cpu {
 
@@ -47,18 +47,20 @@ struct RankState {
   std::array<Flag, team_kinds> flags;
   std::array<Bell, team_kinds> bells;
   CallLog calls;
+  /// 1 + the team kind on which the rank sleeps, or 0: so that others do not take it for the one to blame.
+  alignas(line_bytes) std::atomic<std::uint32_t> sleeps_on{0};
 };
 
 /// The first failure of the communicator, by whichever rank found it; every rank reports the same.
 struct alignas(line_bytes) Failure {
-  enum class Kind : std::uint32_t { none, timeout, disagreement };
+  enum class Kind : std::uint32_t { none, timeout, disagreement, gone };
   std::atomic<std::uint32_t> state{0};  ///< 0 none, 1 being written, 2 there
   std::atomic<std::uint32_t> kind{0};
-  std::atomic<std::uint64_t> missing{0};  ///< bit r: rank r
+  std::atomic<RankSet> missing{0};
   std::array<std::atomic<char>, 1024> text{};
 
   /// Records a failure unless there is one already.
-  void record(Kind what, const std::string& message, std::uint64_t missing_ranks);
+  void record(Kind what, const std::string& message, RankSet missing_ranks);
   /// Throws what was recorded; returns if nothing was.
   void rethrow() const;
 };

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <vector>
 
+#include "all_or_none.hpp"
 #include "allocations.hpp"
 #include "cuda/agreement.hpp"
-#include "cuda/all_or_none.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/failure.hpp"
 #include "cuda/launch.hpp"

@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "cuda/all_or_none.hpp"
+#include "all_or_none.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/nccl_library.hpp"
 #include "mixcomm/error.hpp"

@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "all_or_none.hpp"
 #include "bootstrap/place.hpp"
-#include "cuda/all_or_none.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/mapped_memory.hpp"
 #include "mixcomm/error.hpp"

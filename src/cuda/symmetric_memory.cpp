@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "algorithms/blocks.hpp"
+#include "all_or_none.hpp"
 #include "bootstrap/memory.hpp"
-#include "cuda/all_or_none.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/mapped_memory.hpp"
 #include "cuda/multicast_memory.hpp"

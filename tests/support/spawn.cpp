@@ -27,7 +27,7 @@ std::string call(const std::function<std::string(Bootstrap&)>& fn, Bootstrap& bo
 
 std::vector<std::string> spawn_processes(int world, const std::function<std::string(Bootstrap&)>& fn,
                                          Milliseconds timeout) {
-  const Fd listener = listen_on("127.0.0.1", 0);
+  Fd listener = listen_on("127.0.0.1", 0);
   LaunchInfo info{"test", 0, world, "127.0.0.1", port_of(listener), random_hex(16)};
   struct Child {
     pid_t pid;
@@ -57,6 +57,7 @@ std::vector<std::string> spawn_processes(int world, const std::function<std::str
     close(ends[1]);
     children.push_back({pid, Fd(ends[0])});
   }
+  listener.reset();  // it is rank 0's now, and free for survivors after that
   std::vector<std::string> results;
   for (Child& child : children) {
     std::string result;

@@ -8,7 +8,7 @@
 
 #include "mixcomm/bootstrap.hpp"
 
-namespace mixcomm::cuda {
+namespace mixcomm {
 
 /// Collective: runs `mine`, which calls no collective itself, and returns what it returned on each rank, by
 /// rank. If it threw on some rank, every rank throws the first such rank's error, of the same type where it
@@ -16,4 +16,4 @@ namespace mixcomm::cuda {
 std::vector<std::string> all_or_none(Bootstrap& bootstrap, std::string_view step,
                                      const std::function<std::string()>& mine);
 
-}  // namespace mixcomm::cuda
+}  // namespace mixcomm

@@ -1,4 +1,4 @@
-#include "cuda/all_or_none.hpp"
+#include "all_or_none.hpp"
 
 #include <fmt/format.h>
 
@@ -6,7 +6,7 @@
 
 #include "mixcomm/error.hpp"
 
-namespace mixcomm::cuda {
+namespace mixcomm {
 namespace {
 
 constexpr std::size_t longest_text = 4096;  // an exchange takes no more than twice that
@@ -69,4 +69,4 @@ std::vector<std::string> all_or_none(Bootstrap& bootstrap, std::string_view step
   return all;
 }
 
-}  // namespace mixcomm::cuda
+}  // namespace mixcomm

@@ -1,0 +1,36 @@
+#include "death_watch.hpp"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace mixcomm {
+
+Fd this_process() {
+#if defined(SYS_pidfd_open)
+  return Fd(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));  // closed on exec
+#else
+  return {};
+#endif
+}
+
+DeathWatch::DeathWatch(std::span<const Fd> processes, std::span<const int> names) {
+  for (std::size_t r = 0; r < processes.size(); ++r) {
+    if (!processes[r].valid()) continue;
+    entries_.push_back({processes[r].get(), POLLIN, 0});
+    ranks_.push_back(names.empty() ? static_cast<int>(r) : names[r]);
+  }
+}
+
+RankSet DeathWatch::dead(RankSet among) const {
+  if (entries_.empty()) return 0;
+  std::vector<pollfd> entries = entries_;
+  for (std::size_t i = 0; i < entries.size(); ++i)
+    if (!holds(among, ranks_[i])) entries[i].fd = -1;  // left out
+  if (poll(entries.data(), entries.size(), 0) <= 0) return 0;
+  RankSet dead = 0;
+  for (std::size_t i = 0; i < entries.size(); ++i)
+    if ((static_cast<unsigned>(entries[i].revents) & POLLIN) != 0) dead |= just(ranks_[i]);
+  return dead;
+}
+
+}  // namespace mixcomm
