@@ -1,5 +1,6 @@
-// The test of the tests: the same checks must catch a library with a barrier left out (each of each body, with
-// buffers in place and staged ones where they differ), or a workspace that does not alternate. Built with a copy of the library that has MIXCOMM_MUTANTS defined.
+// The test of the tests: the same checks must catch a library with a barrier left out (each of each body,
+// with buffers in place and staged ones where they differ), or a workspace that does not alternate. Built
+// with a copy of the library that has MIXCOMM_MUTANTS defined.
 #include <gtest/gtest.h>
 
 #include <thread>
