@@ -1,5 +1,5 @@
 # The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
-.PHONY: help build demo check check-cuda cycles lint format asan tsan clean
+.PHONY: help build demo check check-cuda cycles lint format asan tsan fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -13,9 +13,10 @@ build: ## set up and build everything into build/
 demo: build ## decode word problems on many rank layouts; composed against fused
 	@build/tools/mixcomm demo --json build/demo.json
 
-check: build ## every test but those on a GPU, and the collectives under ThreadSanitizer
+check: build ## every test but those on a GPU, the library's under ThreadSanitizer, and seconds of fuzzing
 	@ctest --preset default --progress --label-exclude cuda
 	@$(MAKE) --no-print-directory tsan
+	@scripts/fuzz --seconds 3
 	@scripts/check-cuda --status
 
 check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer
@@ -37,6 +38,10 @@ cycles: build ## the long versions of what is short in check: 10,000 communicato
 	@MIXCOMM_CYCLES=10000 build/tests/cycles_test --gtest_brief=1
 	@MIXCOMM_KILLS=25 build/tests/lost_ranks_test --gtest_brief=1 --gtest_filter='KilledRanks.*AtOnce'
 
+fuzz: ## libFuzzer's targets, ten minutes each (clang), into build-fuzz/
+	@scripts/setup
+	@scripts/fuzz
+
 lint: build ## clang-format, clang-tidy and ruff, none of which may find anything
 	@scripts/lint
 
@@ -44,4 +49,4 @@ format: ## lay out all sources
 	@scripts/lint --fix
 
 clean: ## remove all builds
-	@rm -rf build build-tsan build-asan
+	@rm -rf build build-tsan build-asan build-fuzz

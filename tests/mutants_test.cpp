@@ -1,5 +1,6 @@
-// The test of the tests: the same checks must catch a library with a barrier left out, or a workspace that
-// does not alternate. Built with a copy of the library that has MIXCOMM_MUTANTS defined.
+// The test of the tests: the same checks must catch a library with a barrier left out (each of each body,
+// with buffers in place and staged ones where they differ), or a workspace that does not alternate. Built
+// with a copy of the library that has MIXCOMM_MUTANTS defined.
 #include <gtest/gtest.h>
 
 #include <thread>
@@ -64,13 +65,17 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         Mutant{"original_one_shot", ar_ag, one_shot, Buffers::plain, -1, true, false},
         Mutant{"original_two_shot", rs_ar, two_shot, Buffers::symmetric, -1, true, false},
+        Mutant{"original_two_shot_staged", ar_ag, two_shot, Buffers::plain, -1, true, false},
         Mutant{"one_shot_without_its_wait", ar_ag, one_shot, Buffers::plain, 0, true, true},
         Mutant{"one_shot_without_its_wait_dual", rs_ar, one_shot, Buffers::plain, 0, true, true},
         Mutant{"two_shot_without_its_first_wait", ar_ag, two_shot, Buffers::symmetric, 0, true, true},
         Mutant{"two_shot_without_its_first_wait_dual", rs_ar, two_shot, Buffers::symmetric, 0, true, true},
         Mutant{"two_shot_without_its_last_wait", ar_ag, two_shot, Buffers::symmetric, 1, true, true},
         Mutant{"two_shot_without_its_last_wait_dual", rs_ar, two_shot, Buffers::symmetric, 1, true, true},
+        Mutant{"two_shot_without_its_first_wait_staged", ar_ag, two_shot, Buffers::plain, 0, true, true},
+        Mutant{"two_shot_without_its_first_wait_staged_dual", rs_ar, two_shot, Buffers::plain, 0, true, true},
         Mutant{"two_shot_without_its_last_wait_staged", ar_ag, two_shot, Buffers::plain, 1, true, true},
+        Mutant{"two_shot_without_its_last_wait_staged_dual", rs_ar, two_shot, Buffers::plain, 1, true, true},
         Mutant{"one_shot_without_alternating", ar_ag, one_shot, Buffers::plain, -1, false, true},
         Mutant{"one_shot_without_alternating_dual", rs_ar, one_shot, Buffers::plain, -1, false, true}),
     [](const auto& instance) { return instance.param.name; });

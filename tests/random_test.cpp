@@ -1,0 +1,157 @@
+// Random operations on several communicators in turn, each with fresh inputs and every result compared bit by
+// bit.
+//
+//   MIXCOMM_RANDOM_OPS    how many operations, over all tests of this file together (a few thousand)
+//   MIXCOMM_RANDOM_SEED   where the random numbers begin (1)
+//   MIXCOMM_RANDOM_FIRST  the first operation, to begin with the one that failed (0)
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <thread>
+
+#include "mixcomm/mixcomm.hpp"
+#include "support/spawn.hpp"
+#include "verify/numbers.hpp"
+#include "verify/verify.hpp"
+
+namespace mixcomm::test {
+namespace {
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr std::uint64_t default_operations = 800;
+#else
+constexpr std::uint64_t default_operations = 5000;
+#endif
+
+constexpr int batch = 4;  // operations that follow each other before their results are looked at
+constexpr std::size_t most_rows = 6;
+constexpr std::size_t most_hidden = 2048;
+
+std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
+  const char* text = std::getenv(variable);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+/// Random numbers, the same on every rank that begins with the same two.
+class Random {
+ public:
+  Random(std::uint64_t seed, std::uint64_t stream) : state_(verify::mix(verify::mix(seed) + stream)) {}
+  std::uint64_t next() { return verify::mix(++state_ * 0x9E3779B97F4A7C15ULL); }
+  std::size_t below(std::size_t n) { return next() % n; }
+  bool once_in(std::size_t n) { return below(n) == 0; }
+  template <class T, std::size_t n>
+  T one_of(const T (&choices)[n]) {
+    return choices[below(n)];
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+/// Any counts; as often even ones; or all rows on one DP rank.
+std::vector<std::size_t> random_rows(Random& random, int dp) {
+  const std::size_t even = random.below(most_rows + 1);
+  const std::size_t lonely = random.below(static_cast<std::size_t>(dp));
+  const std::size_t pattern = random.below(5);
+  std::vector<std::size_t> rows;
+  for (std::size_t d = 0; d < static_cast<std::size_t>(dp); ++d)
+    rows.push_back(pattern < 2 ? random.below(most_rows + 1) : pattern < 4 || d == lonely ? even : 0);
+  return rows;
+}
+
+verify::Case random_case(Random& random, int dp, std::uint64_t seed) {
+  using enum Algorithm;
+  constexpr std::size_t hiddens[] = {1, 1, 7, 8, 33, 64, 65, 96, 130, 256};
+  verify::Case c;
+  c.op = static_cast<Op>(random.below(5));
+  c.algorithm = random.one_of({automatic, one_shot, one_shot, two_shot, two_shot, composed});
+  c.dtype = random.one_of({DType::bf16, DType::bf16, DType::fp16, DType::fp32});
+  c.buffers = static_cast<verify::Buffers>(random.below(5));
+  c.values = verify::Values::floats;
+  c.rows = random_rows(random, dp);
+  // Now and then more than a workspace holds, so that it takes several passes.
+  c.hidden = random.once_in(100) ? most_hidden : random.once_in(20) ? 512 : random.one_of(hiddens);
+  c.seed = seed;
+  return c;
+}
+
+struct Ensemble {
+  const char* name;
+  Ranks ranks;
+  std::uint64_t percent;                   ///< of all operations
+  std::vector<std::pair<int, int>> grids;  ///< tp and dp of each communicator
+};
+
+std::vector<Ensemble> ensembles() {
+  std::vector<Ensemble> all{
+      {"four_ranks", Ranks::threads, 60, {{4, 1}, {2, 2}, {1, 4}, {2, 2}}},
+      {"three_ranks", Ranks::threads, 15, {{3, 1}, {1, 3}}},
+      {"six_ranks", Ranks::threads, 10, {{3, 2}, {2, 3}, {6, 1}}},
+  };
+#if !defined(__SANITIZE_THREAD__)  // which does not look into the memory that processes share
+  all.push_back({"four_processes", Ranks::processes, 15, {{2, 2}, {4, 1}, {1, 4}}});
+#endif
+  return all;
+}
+
+/// One rank's part of operations [first, first + count) of a seed.
+struct Stretch {
+  std::uint64_t seed;
+  std::uint64_t first;
+  std::uint64_t count;
+};
+
+std::string run_random(Bootstrap& bootstrap, const Ensemble& ensemble, const Stretch& run) {
+  std::vector<std::unique_ptr<Communicator>> communicators;
+  std::vector<std::unique_ptr<verify::Verifier>> verifiers;
+  for (const auto& [tp, dp] : ensemble.grids) {
+    communicators.push_back(std::make_unique<Communicator>(
+        bootstrap, CommunicatorOptions{.tp = tp, .dp = dp, .workspace_bytes = verify::workspace_bytes}));
+    verifiers.push_back(std::make_unique<verify::Verifier>(
+        *communicators.back(), most_rows * most_hidden * static_cast<std::size_t>(dp), batch));
+  }
+  for (std::uint64_t at = run.first - run.first % batch; at < run.first + run.count; at += batch) {
+    Random shared(run.seed, at);
+    Random mine(run.seed + 1 + static_cast<std::uint64_t>(bootstrap.rank()), at);
+    std::size_t which[batch];
+    for (int slot = 0; slot < batch; ++slot) {
+      which[slot] = shared.below(ensemble.grids.size());
+      const std::uint64_t number = at + static_cast<std::uint64_t>(slot);
+      verifiers[which[slot]]->prepare(
+          random_case(shared, ensemble.grids[which[slot]].second, verify::mix(run.seed) + number), slot);
+    }
+    for (int slot = 0; slot < batch; ++slot) {
+      if (mine.once_in(32)) std::this_thread::sleep_for(std::chrono::microseconds(mine.below(100)));
+      if (mine.once_in(8)) std::this_thread::yield();
+      verifiers[which[slot]]->launch(slot);
+    }
+    for (int slot = 0; slot < batch; ++slot)
+      if (auto wrong = verifiers[which[slot]]->check(slot); !wrong.empty())
+        return "operation " + std::to_string(at + static_cast<std::uint64_t>(slot)) + " of seed " +
+               std::to_string(run.seed) + " (communicator " + std::to_string(which[slot]) + "): " + wrong +
+               "; again with MIXCOMM_RANDOM_SEED=" + std::to_string(run.seed) +
+               ", and MIXCOMM_RANDOM_FIRST=" + std::to_string(at) + " to begin with it";
+  }
+  return "";
+}
+
+class RandomOperations : public testing::TestWithParam<Ensemble> {};
+
+TEST_P(RandomOperations, AreBitExact) {
+  const Ensemble& ensemble = GetParam();
+  const std::uint64_t all = number_from("MIXCOMM_RANDOM_OPS", default_operations);
+  const Stretch run{.seed = number_from("MIXCOMM_RANDOM_SEED", 1),
+                    .first = number_from("MIXCOMM_RANDOM_FIRST", 0),
+                    .count = all * ensemble.percent / 100};
+  const int world = ensemble.grids[0].first * ensemble.grids[0].second;
+  const auto results = spawn(ensemble.ranks, world,
+                             [&](Bootstrap& bootstrap) { return run_random(bootstrap, ensemble, run); });
+  EXPECT_EQ(failures(results), "");
+  std::cout << run.count << " operations from " << run.first << " on, seed " << run.seed << "\n";
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, RandomOperations, testing::ValuesIn(ensembles()),
+                         [](const auto& instance) { return instance.param.name; });
+
+}  // namespace
+}  // namespace mixcomm::test
