@@ -15,18 +15,19 @@
  *                    caller writes before and reads after the call
  * choose()           all ranks of a team make the same calls in the same order
  *
- * Two configurations:
- *   (default)  3 ranks and two communicators that take turns, with any sequence of the three kinds of passes on
- *              either.
- *   TEAMS      4 ranks as a grid of 2 x 2: calls on the world, on TP teams and on DP teams, in any sequence; each
- *              TP team, and each DP team, takes as many passes as it likes. one_shot passes only.
+ * Configurations:
+ *   CHANNELS=1  3 ranks and one communicator, with any sequence of the three kinds of passes.
+ *   CHANNELS=2  3 ranks and two communicators that take turns, with any sequence of one_shot and staged two_shot passes on
+ *               either.
+ *   TEAMS       4 ranks as a grid of 2 x 2: calls on the world and on TP teams, in any sequence; the second TP team takes as
+ *               many passes as it likes. one_shot passes only.
  *
  * Abstracted: the data of a rank's pass is one number, the pass it was written in; a sum is the reads of all members'
  * numbers, one by one. Counters are modulo 4 (points, passes), so that the number of calls is unbounded. A rank that
  * finds a flag missing waits for it: once a member has arrived it has arrived until this rank goes on, so looking
  * again at those before it changes nothing; sleeping and waking up is bell.pml. Memory is sequentially consistent:
  * flags are (seq_cst), and data is only read behind the flag that says that it was written. Calls that disagree,
- * failures and deadlines are not modelled. In TEAMS, a rank is at most three calls ahead of another one.
+ * failures and deadlines are not modelled. A rank may start one call that another has not taken yet.
  *
  * Mutants (-D): ONE_AREA, NO_WAIT_1, NO_WAIT_2, EXACT, SHARED_AREAS, ONE_FLAG; see where they stand below.
  */
