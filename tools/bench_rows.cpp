@@ -55,11 +55,6 @@ double rounded(double value) {
   return std::round(value * 1000) / 1000;
 }
 
-std::string rows_text(const std::vector<std::size_t>& rows) {
-  const bool even = std::all_of(rows.begin(), rows.end(), [&](std::size_t n) { return n == rows[0]; });
-  return even ? std::to_string(rows[0]) : fmt::format("{}", fmt::join(rows, ","));
-}
-
 std::string algorithm_text(const Json& row) {
   std::string text = row["algorithm"].get<std::string>();
   if (row.contains("protocol")) text += "/" + row["protocol"].get<std::string>();
@@ -136,6 +131,11 @@ Json cell_json(const BenchOptions& options, const Row& row, const std::vector<La
     results.push_back(std::move(result));
   }
   return results;
+}
+
+std::string rows_text(const std::vector<std::size_t>& rows) {
+  const bool even = std::all_of(rows.begin(), rows.end(), [&](std::size_t n) { return n == rows[0]; });
+  return even ? std::to_string(rows[0]) : fmt::format("{}", fmt::join(rows, ","));
 }
 
 void print_table(const Json& results) {

@@ -54,4 +54,7 @@ struct Row {
 
 void print_table(const Json& results);
 
+/// "4", or "3,0,5" where they differ.
+[[nodiscard]] std::string rows_text(const std::vector<std::size_t>& rows);
+
 }  // namespace mixcomm::tools
