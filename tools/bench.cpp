@@ -52,18 +52,26 @@ std::vector<GridSize> grids_of(const BenchOptions& options) {
   return {{options.tp, options.dp}};
 }
 
-Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const std::vector<Row>& rows,
-                    const std::vector<std::unique_ptr<mpi::Job>>& jobs) {
+/// `binds`: ranks bind themselves to processors, unless a launcher has placed them.
+struct Contest {
+  const std::vector<Row>& rows;
+  const std::vector<std::unique_ptr<mpi::Job>>& jobs;
+  bool binds;
+};
+
+Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const Contest& contest) {
+  const std::vector<Row>& rows = contest.rows;
   const GridSize grid = rows.front().grid;
   Communicator communicator(bootstrap, {.tp = grid.tp, .dp = grid.dp, .timeout = options.ranks.timeout()});
   CpuBench bench(bootstrap, communicator,
                  {.hidden = options.hidden,
                   .dtype = options.dtype,
                   .most_bytes = most_bytes(options, rows),
-                  .binds = launched_world() == 0},
-                 jobs);
+                  .binds = contest.binds},
+                 contest.jobs);
   std::unique_ptr<Progress> progress;
-  if (bootstrap.rank() == 0) progress = std::make_unique<Progress>(fmt::format("bench {}x{}", grid.tp, grid.dp));
+  if (bootstrap.rank() == 0)
+    progress = std::make_unique<Progress>(fmt::format("bench {}x{}", grid.tp, grid.dp));
   Json results = Json::array();
   std::string wrong;
   for (std::size_t i = 0; i < rows.size() && wrong.empty(); ++i) {
@@ -72,7 +80,8 @@ Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const std
     for (std::string& each : exchange_long(bootstrap, "comparing results", result.wrong))
       if (wrong.empty()) wrong = std::move(each);
     if (bootstrap.rank() != 0) continue;
-    for (Json& each : cpu_cell_json(options, rows[i], result, jobs)) results.push_back(std::move(each));
+    for (Json& each : cpu_cell_json(options, rows[i], result, contest.jobs))
+      results.push_back(std::move(each));
   }
   return {{"rows", results}, {"wrong", wrong}};
 }
@@ -112,15 +121,17 @@ void check_flags(const BenchOptions& options, bool seconds_given) {
   const bool cuda = options.backend.cuda();
   for (const std::string& other : options.against) {
     if (other != "composed" && !(cuda ? other == "nccl" : is_mpi(other)))
-      throw Unsupported(fmt::format("--against {}: there are composed; with --backend cuda also nccl; with "
-                                    "--backend cpu also openmpi and mpich",
-                                    other));
+      throw Unsupported(
+          fmt::format("--against {}: there are composed; with --backend cuda also nccl; with "
+                      "--backend cpu also openmpi and mpich",
+                      other));
     if (!is_mpi(other)) continue;
     (void)mpi::find_worker(*mpi::flavour(other, false));
     if (launched_world() != 0)
-      throw Unsupported(fmt::format("--against {}: MPI's ranks and ours are started by this command itself; run it "
-                                    "without a launcher",
-                                    other));
+      throw Unsupported(
+          fmt::format("--against {}: MPI's ranks and ours are started by this command itself; run it "
+                      "without a launcher",
+                      other));
   }
   if (cuda && seconds_given)
     throw InvalidArgument(
@@ -154,12 +165,13 @@ int bench(const BenchOptions& options, const std::string& command_line) {
   for (const GridSize& grid : grids) {
     const std::vector<Row> rows = rows_of(options, grid);
     const auto jobs = start_jobs(options, grid, most_bytes(options, rows));
+    const bool binds = launched_world() == 0;
     GpuBench on_gpus(options, rows);
     const auto [measured, is_first] = run_ranks(
         {.world = grid.world(), .processes = options.ranks.processes, .timeout = options.ranks.timeout()},
         [&](Bootstrap& bootstrap) {
           return options.backend.cuda() ? on_gpus.run(bootstrap)
-                                        : measure_on_cpu(bootstrap, options, rows, jobs);
+                                        : measure_on_cpu(bootstrap, options, {rows, jobs, binds});
         });
     prints = is_first;
     if (const auto wrong = measured["wrong"].get<std::string>(); !wrong.empty()) {

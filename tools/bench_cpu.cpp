@@ -13,12 +13,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::uint64_t most_calls = 32;   ///< of a chunk
-constexpr std::uint64_t least_calls = 4;   ///< however slow
-constexpr double chunk_us = 2000;          ///< short against the seconds for which a machine stays as it is
+constexpr std::uint64_t most_calls = 32;  ///< of a chunk
+constexpr std::uint64_t least_calls = 4;  ///< however slow
+constexpr double chunk_us = 2000;         ///< short against the seconds for which a machine stays as it is
 constexpr std::uint64_t warm_up_calls = 8;
-constexpr int least_chunks = 8;            ///< however slow, so that a p50 means something
-constexpr std::size_t alignment = 4096;    ///< of symmetric memory, and so of plain
+constexpr int least_chunks = 8;          ///< however slow, so that a p50 means something
+constexpr std::size_t alignment = 4096;  ///< of symmetric memory, and so of plain
 
 std::byte* aligned(const std::vector<std::byte>& memory) {
   auto* data = const_cast<std::byte*>(memory.data());
@@ -90,8 +90,9 @@ CellResult CpuBench::measure(const Cell& cell, const Effort& effort) {
     for (std::size_t i = 0; i < count; ++i) {
       // None is always first, or always behind the same other one.
       const std::size_t which = (i + round) % count;
-      const std::uint64_t now =
-          effort.iterations == 0 ? chunk[which] : std::min<std::uint64_t>(most_calls, effort.iterations - calls);
+      const std::uint64_t now = effort.iterations == 0
+                                    ? chunk[which]
+                                    : std::min<std::uint64_t>(most_calls, effort.iterations - calls);
       turn(cell, which, now);
       meeting_.barrier();
       const double after = probe_.measure();
@@ -150,8 +151,7 @@ void CpuBench::turn(const Cell& cell, std::size_t contestant, std::uint64_t call
 }
 
 void CpuBench::turn_of_job(const Cell& cell, const mpi::Job& job, std::uint64_t calls, bool check) {
-  if (bootstrap_.rank() == 0)
-    job.order(cell, options_.hidden, static_cast<std::uint32_t>(calls), check);
+  if (bootstrap_.rank() == 0) job.order(cell, options_.hidden, static_cast<std::uint32_t>(calls), check);
   meeting_.barrier();
   job.wait();
 }
@@ -186,8 +186,7 @@ std::string CpuBench::check(const Cell& cell) {
   std::string wrong;
   for (std::size_t i = 0; i < cell.variants.size(); ++i) {
     turn(cell, i, 1);
-    const std::string found =
-        inputs_.wrong(cell, grid, options_.hidden, round_, memory_of(cell).out);
+    const std::string found = inputs_.wrong(cell, grid, options_.hidden, round_, memory_of(cell).out);
     if (wrong.empty() && !found.empty()) wrong = to_string(cell.variants[i]) + ", " + found;
   }
   // MPI rounds at every step, but these sums are exact.

@@ -76,15 +76,16 @@ Json cpu_cell_json(const BenchOptions& options, const Row& row, const CellResult
     Json full = others[i];
     add_jobs(full, result, jobs, other);
     Json& short_one = rows[i]["other_distance"];
-    for (const char* key : {"distance", "flag_ns", "chunks", "p50_us", "p99_us", "bound_us", "against", "settings"})
+    for (const char* key :
+         {"distance", "flag_ns", "chunks", "p50_us", "p99_us", "bound_us", "against", "settings"})
       if (full.contains(key)) short_one[key] = full[key];
   }
   return rows;
 }
 
 void print_cpu_table(const Json& results) {
-  fmt::print("\n{:26} {:>5} {:>10} {:11} {:10} {:>8} {:>9} {:>9} {:>9} {:>9}\n", "op", "grid", "rows", "algorithm",
-             "buffers", "distance", "bound us", "of bound", "openmpi", "mpich");
+  fmt::print("\n{:26} {:>5} {:>10} {:11} {:10} {:>8} {:>9} {:>9} {:>9} {:>9}\n", "op", "grid", "rows",
+             "algorithm", "buffers", "distance", "bound us", "of bound", "openmpi", "mpich");
   const auto print_one = [](const Json& row, const Json& values) {
     const double p50 = values["p50_us"].get<double>();
     const auto ratio = [&](const char* other) {
@@ -92,8 +93,8 @@ void print_cpu_table(const Json& results) {
       return against.contains(other) ? fmt::format("{:.2f}", p50 / against[other].get<double>()) : "";
     };
     const double bound = values["bound_us"].get<double>();
-    fmt::print("{:26} {:>5} {:>10} {:11} {:10} {:>8} {:>9.2f} {:>9.2f} {:>9} {:>9}\n", row["op"].get<std::string>(),
-               fmt::format("{}x{}", row["tp"].get<int>(), row["dp"].get<int>()),
+    fmt::print("{:26} {:>5} {:>10} {:11} {:10} {:>8} {:>9.2f} {:>9.2f} {:>9} {:>9}\n",
+               row["op"].get<std::string>(), fmt::format("{}x{}", row["tp"].get<int>(), row["dp"].get<int>()),
                rows_text(row["rows"].get<std::vector<std::size_t>>()), row["algorithm"].get<std::string>(),
                row["buffers"].get<std::string>(), values["distance"].get<std::string>(), bound,
                bound > 0 ? p50 / bound : 0, ratio("openmpi"), ratio("mpich"));
@@ -103,8 +104,10 @@ void print_cpu_table(const Json& results) {
     if (row.contains("other_distance")) print_one(row, row["other_distance"]);
   }
   fmt::print(
-      "distance: near or far, as the processors were around these calls; bound: one meeting of the ranks and the "
-      "copies of as many bytes, measured in turns with the rest; of bound, openmpi, mpich: p50 over that one's p50\n");
+      "distance: near or far, as the processors were around these calls; bound: one meeting of the ranks and "
+      "the "
+      "copies of as many bytes, measured in turns with the rest; of bound, openmpi, mpich: p50 over that "
+      "one's p50\n");
 }
 
 }  // namespace mixcomm::tools

@@ -48,9 +48,10 @@ double FlagProbe::measure() {
   const auto deadline = Clock::now() + timeout_;
   for (std::uint32_t seen = 0; (seen = shared_->measured.load()) != times_;) {
     if (Clock::now() > deadline)
-      throw Timeout(fmt::format("rank {} waited {} ms for ranks 0 and 1, which measure how far apart they are",
-                                rank_, timeout_.count()),
-                    {0, 1});
+      throw Timeout(
+          fmt::format("rank {} waited {} ms for ranks 0 and 1, which measure how far apart they are", rank_,
+                      timeout_.count()),
+          {0, 1});
     futex_wait(shared_->measured, seen, std::chrono::milliseconds(50));
   }
   return static_cast<double>(shared_->picoseconds.load()) / 1000;

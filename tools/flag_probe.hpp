@@ -10,9 +10,9 @@
 
 namespace mixcomm::tools {
 
-/// A host may move virtual processors between ones that share a cache and ones that do not, within seconds, and
-/// everything that ranks exchange then takes several times as long. So what is measured is tagged, and compared
-/// only with what has the same tag. `moved`: it changed in between.
+/// A host may move virtual processors between ones that share a cache and ones that do not, within seconds,
+/// and everything that ranks exchange then takes several times as long. So what is measured is tagged, and
+/// compared only with what has the same tag. `moved`: it changed in between.
 enum class Distance : std::uint8_t { near, far, moved };
 [[nodiscard]] std::string_view name(Distance distance);
 
@@ -27,8 +27,8 @@ class FlagProbe {
   /// Collective. `apart`: ranks 0 and 1 have a processor each.
   FlagProbe(Bootstrap& bootstrap, Milliseconds timeout, bool apart);
 
-  /// The time that a flag takes from one of them to the other, in nanoseconds, on every rank; 0 where they are
-  /// not apart. Collective. Throws Timeout.
+  /// The time that a flag takes from one of them to the other, in nanoseconds, on every rank; 0 where they
+  /// are not apart. Collective. Throws Timeout.
   [[nodiscard]] double measure();
 
  private:

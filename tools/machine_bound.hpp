@@ -11,9 +11,9 @@
 
 namespace mixcomm::tools {
 
-/// All ranks meet once (their flags cross), then each copies as many bytes as it must receive (wire_bytes) out of
-/// what the others have just written, and its share of the tensor with all rows out of what it has written
-/// itself. No sums, no staging, and no second meeting, so no correct operation takes less.
+/// All ranks meet once (their flags cross), then each copies as many bytes as it must receive (wire_bytes)
+/// out of what the others have just written, and its share of the tensor with all rows out of what it has
+/// written itself. No sums, no staging, and no second meeting, so no correct operation takes less.
 class MachineBound {
  public:
   /// Collective. `most_bytes`: of the largest tensor.
@@ -25,7 +25,9 @@ class MachineBound {
   void run(const Cell& cell, int tp, int dp, std::size_t tensor_bytes);
 
  private:
-  [[nodiscard]] std::byte* area(int rank) const { return memory_.get() + static_cast<std::size_t>(rank) * stride_; }
+  [[nodiscard]] std::byte* area(int rank) const {
+    return memory_.get() + static_cast<std::size_t>(rank) * stride_;
+  }
 
   int rank_;
   int world_;

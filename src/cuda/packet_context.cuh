@@ -87,6 +87,8 @@ class PacketContext : public Lane {
     return {in_area(me()) - bytes_of(b_.start(packed, a_.grid.dp.member)), extent};
   }
 
+  __device__ void retract(const Input&) {}  // all have copies of their own
+
   /// two_shot: of my input, to every rank its share.
   __device__ Input share() {
     const Place extent = share_size();

@@ -7,21 +7,27 @@
 namespace mixcomm {
 namespace {
 
+bool sums_over_tp(const Circumstances& c) {
+  return shape_of(c.op).team != TeamKind::dp && c.tp > 1;
+}
+
 /// one_shot waits once, but each rank copies its input, and the ranks of a TP team all sum the same rows: it
 /// reads tp times what two_shot reads. Up to so many bytes that costs less than a second wait.
 std::size_t worth_a_wait_bytes(const Circumstances& c) {
+  constexpr std::size_t any = SIZE_MAX;
   if (c.backend == BackendKind::cuda)
     return std::size_t{192} << 10U;  // a hop between GPUs takes about a microsecond
   if (c.crowded) return std::size_t{c.symmetric ? 48U : 128U} << 10U;
-  return c.symmetric
-             ? 0
-             : std::size_t{16} << 10U;  // a wait takes a tenth of a microsecond, about a kilobyte's copy
+  // With a processor each: what is read is not taken back from the reader's cache, as it is when it is pushed
+  // there; but symmetric sums are only made once in two_shot, and where there are many ranks that counts for
+  // plain ones, too.
+  if (c.symmetric) return shape_of(c.op).gathers && !sums_over_tp(c) ? any : 0;
+  return c.tp <= 2 ? any : std::size_t{16} << 10U;
 }
 
 /// What one rank reads in one_shot. The tensor with all rows, once per rank that has a part of its sum.
 std::size_t bytes_read(const Circumstances& c) {
-  const bool sums_over_tp = shape_of(c.op).team != TeamKind::dp;
-  return c.bytes * static_cast<std::size_t>(sums_over_tp ? c.tp : 1);
+  return c.bytes * static_cast<std::size_t>(sums_over_tp(c) ? c.tp : 1);
 }
 
 }  // namespace

@@ -21,24 +21,25 @@ struct Order {
   bool check = false;                           ///< compare the last result with the exact sums
 };
 
-/// The head of memory that the bench makes, in zeroes; the ranks' meeting lies behind it. Both sides are built
-/// from this header.
+/// The head of memory that the bench makes, in zeroes; the ranks' meeting lies behind it. Both sides are
+/// built from this header.
 struct Control {
   // Written by the bench before the job is started:
   std::uint64_t bytes;       ///< of all of this memory
   std::uint64_t most_bytes;  ///< of the largest tensor
   std::int32_t tp;
   std::int32_t dp;
-  std::int32_t owner;     ///< process of the bench: without it, the job ends
+  std::int32_t owner;  ///< process of the bench: without it, the job ends
   std::int32_t timeout_ms;
   DType dtype;
   bool binds;  ///< each rank to a processor
 
   Order order;
-  alignas(128) std::atomic<std::uint32_t> ordered;   ///< orders given; the job sleeps on it
-  alignas(128) std::atomic<std::uint32_t> finished;  ///< orders carried out, or failed; the bench sleeps on it
-  alignas(128) std::atomic<std::uint32_t> arrived;   ///< ranks that have carried out all orders, times orders
-  std::atomic<bool> ends;                            ///< the job is to end
+  alignas(128) std::atomic<std::uint32_t> ordered;  ///< orders given; the job sleeps on it
+  alignas(
+      128) std::atomic<std::uint32_t> finished;     ///< orders carried out, or failed; the bench sleeps on it
+  alignas(128) std::atomic<std::uint32_t> arrived;  ///< ranks that have carried out all orders, times orders
+  std::atomic<bool> ends;                           ///< the job is to end
   std::atomic<bool> failed;
   std::array<char, 512> failure;  ///< by the first rank to fail, behind `failed`
 };

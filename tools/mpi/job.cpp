@@ -87,7 +87,8 @@ Job::Job(const Flavour& flavour, const Setting& setting, const JobOptions& optio
   control_->tp = options.tp;
   control_->dp = options.dp;
   control_->owner = getpid();
-  control_->timeout_ms = static_cast<std::int32_t>(std::min<std::int64_t>(options.timeout.count(), INT32_MAX));
+  control_->timeout_ms =
+      static_cast<std::int32_t>(std::min<std::int64_t>(options.timeout.count(), INT32_MAX));
   control_->dtype = options.dtype;
   control_->binds = setting.binds;
   place_ = std::make_unique<Meeting>(std::shared_ptr<std::byte>(memory_, memory_.get() + sizeof(Control)),
@@ -99,7 +100,8 @@ void Job::start(const std::string& worker) {
   const std::string control = fmt::format("/proc/{}/fd/{}", getpid(), memory_fd_.get());
   std::vector<std::string> words{flavour_.launcher};
   words.insert(words.end(), setting_.arguments.begin(), setting_.arguments.end());
-  for (const std::string& word : {std::string("-n"), std::to_string(options_.tp * options_.dp), worker, control})
+  for (const std::string& word :
+       {std::string("-n"), std::to_string(options_.tp * options_.dp), worker, control})
     words.push_back(word);
   std::vector<char*> pointers;
   pointers.reserve(words.size() + 1);
@@ -110,7 +112,8 @@ void Job::start(const std::string& worker) {
   std::fflush(nullptr);
   const pid_t parent = getpid();
   pid_ = fork();
-  if (pid_ < 0) throw SystemError(fmt::format("cannot start {}: {}", flavour_.launcher, std::strerror(errno)));
+  if (pid_ < 0)
+    throw SystemError(fmt::format("cannot start {}: {}", flavour_.launcher, std::strerror(errno)));
   if (pid_ > 0) return;
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -156,8 +159,7 @@ void Job::wait() const {
   const auto deadline = Clock::now() + options_.timeout;
   for (;;) {
     const std::uint32_t finished = control_->finished.load();
-    if (control_->failed.load())
-      throw SystemError(fmt::format("{}: {}", name(), control_->failure.data()));
+    if (control_->failed.load()) throw SystemError(fmt::format("{}: {}", name(), control_->failure.data()));
     if (finished == wanted) return;
     if (has_ended()) throw SystemError(fmt::format("{} ended by itself; it said:\n{}", name(), said()));
     if (Clock::now() > deadline)

@@ -5,11 +5,12 @@
 namespace mixcomm::tools::mpi {
 namespace {
 
-// What matters on one host (docs/performance.md says what was tried): how large messages are copied (once through the
-// kernel, or through shared memory), which algorithm sums, and, where ranks share processors, when a waiting rank gives
-// its processor up.
+// What matters on one host (docs/performance.md says what was tried): how large messages are copied (once
+// through the kernel, or through shared memory), which algorithm sums, and, where ranks share processors,
+// when a waiting rank gives its processor up.
 std::vector<Flavour> flavours(bool crowded) {
-  const std::vector<std::string> open_mpi{"--oversubscribe", "--bind-to", "none", "--mca", "pml", "ob1", "--mca", "btl", "self,vader"};
+  const std::vector<std::string> open_mpi{"--oversubscribe", "--bind-to", "none",      "--mca", "pml", "ob1",
+                                          "--mca",           "btl",       "self,vader"};
   const auto with = [](std::vector<std::string> base, const std::vector<std::string>& more) {
     base.insert(base.end(), more.begin(), more.end());
     return base;
@@ -18,12 +19,13 @@ std::vector<Flavour> flavours(bool crowded) {
   openmpi.settings.push_back({"default", open_mpi, {}});
   openmpi.settings.push_back(
       {"no kernel copies", with(open_mpi, {"--mca", "btl_vader_single_copy_mechanism", "none"}), {}});
-  openmpi.settings.push_back(
-      {"no kernel copies, long eager messages",
-       with(open_mpi, {"--mca", "btl_vader_single_copy_mechanism", "none", "--mca", "btl_vader_eager_limit", "65536"}),
-       {}});
+  openmpi.settings.push_back({"no kernel copies, long eager messages",
+                              with(open_mpi, {"--mca", "btl_vader_single_copy_mechanism", "none", "--mca",
+                                              "btl_vader_eager_limit", "65536"}),
+                              {}});
   if (crowded)
-    openmpi.settings.push_back({"yielding, unbound", with(open_mpi, {"--mca", "mpi_yield_when_idle", "1"}), {}, false});
+    openmpi.settings.push_back(
+        {"yielding, unbound", with(open_mpi, {"--mca", "mpi_yield_when_idle", "1"}), {}, false});
 
   Flavour mpich{"mpich", "mpiexec.mpich", "mixcomm-mpi-mpich", "mpich and libmpich-dev", {}};
   mpich.settings.push_back({"default", {"-bind-to", "none"}, {}});

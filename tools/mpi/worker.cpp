@@ -1,5 +1,5 @@
-// One rank of an MPI job that `mixcomm bench --against` measures: sleeps until the bench orders a chunk of calls, runs
-// it as MPI's users would, and notes how long each call took. Built once per MPI.
+// One rank of an MPI job that `mixcomm bench --against` measures: sleeps until the bench orders a chunk of
+// calls, runs it as MPI's users would, and notes how long each call took. Built once per MPI.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <mpi.h>
@@ -129,8 +129,7 @@ class Worker {
     even_ = std::all_of(counts_.begin(), counts_.end(), [&](int n) { return n == counts_[0]; });
     own_ = counts_[own];
     block_ = out_.get() + static_cast<std::size_t>(offsets_[own]) * size_of(control_.dtype);
-    const bool one_block =
-        order.op != Op::reduce_scatter && order.op != Op::reduce_scatter_all_reduce;
+    const bool one_block = order.op != Op::reduce_scatter && order.op != Op::reduce_scatter_all_reduce;
     in_bytes_ = static_cast<std::size_t>(one_block ? own_ : all) * size_of(control_.dtype);
   }
 
@@ -165,9 +164,11 @@ class Worker {
   }
   void reduce_scatter() {
     if (even_)
-      check(MPI_Reduce_scatter_block(in_.get(), out_.get(), own_, type_, sum_, dp_), "MPI_Reduce_scatter_block");
+      check(MPI_Reduce_scatter_block(in_.get(), out_.get(), own_, type_, sum_, dp_),
+            "MPI_Reduce_scatter_block");
     else
-      check(MPI_Reduce_scatter(in_.get(), out_.get(), counts_.data(), type_, sum_, dp_), "MPI_Reduce_scatter");
+      check(MPI_Reduce_scatter(in_.get(), out_.get(), counts_.data(), type_, sum_, dp_),
+            "MPI_Reduce_scatter");
   }
 
   Control& control_;
