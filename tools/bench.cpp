@@ -11,6 +11,7 @@
 #include "tools/machine.hpp"
 #include "tools/output.hpp"
 #include "tools/ranks.hpp"
+#include "tools/tuning_flag.hpp"
 
 namespace mixcomm::tools {
 namespace {
@@ -142,6 +143,8 @@ void check_flags(const BenchOptions& options, bool seconds_given) {
         "NCCL refuses ranks that share a GPU in one process; add --processes, or leave nccl out of --against "
         "and "
         "--algorithm");
+  if (cuda && !options.tuning_path.empty())
+    throw Unsupported("--tuning: only the CPU backend is tuned so far; leave it out with --backend cuda");
   if (cuda) return;
   if (options.rows_on_device) throw InvalidArgument("--rows-on-device is for --backend cuda");
   if (options.back_to_back) throw InvalidArgument("--back-to-back is for --backend cuda");
@@ -233,6 +236,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
       "CUDA: launch each graph once more, untimed, right before it is timed: without the time of launching");
   sub->add_option("--max-lanes", options->max_lanes, "CUDA: thread blocks of an operation at most")
       ->check(CLI::Range(1, 1024));
+  add_tuning_flag(*sub, options->tuning_path);
   add_rank_flags(*sub, options->ranks);
   sub->callback([&invocation, options, seconds] {
     const bool seconds_given = seconds->count() > 0;
@@ -240,6 +244,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
       options->effort.iterations = default_launches;
     invocation.action = [&invocation, options, seconds_given] {
       check_flags(*options, seconds_given);
+      options->tuning = tuning_table(options->tuning_path);
       return bench(*options, invocation.command_line);
     };
   });

@@ -63,7 +63,7 @@ CpuBench::CpuBench(Bootstrap& bootstrap, Communicator& communicator, const Optio
       options_(options),
       jobs_(jobs),
       meeting_(bootstrap, most_calls, communicator.options().timeout),
-      probe_(bootstrap, communicator.options().timeout, options.binds && has_processor_each(bootstrap)),
+      probe_(bootstrap, communicator.options().timeout, options.probes && has_processor_each(bootstrap)),
       bound_(bootstrap, options.most_bytes, communicator.options().timeout),
       inputs_(options.dtype, options.most_bytes),
       in_(communicator.allocate(std::max<std::size_t>(options.most_bytes, 1))),

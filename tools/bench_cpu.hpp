@@ -42,6 +42,7 @@ class CpuBench {
     DType dtype = DType::bf16;
     std::size_t most_bytes = 0;  ///< of tensor_bytes() of the cells to come
     bool binds = true;           ///< each rank to a processor
+    bool probes = true;          ///< how far apart processors are, where ranks 0 and 1 are bound to two
   };
   /// Collective.
   CpuBench(Bootstrap& bootstrap, Communicator& communicator, const Options& options,

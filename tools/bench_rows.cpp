@@ -37,7 +37,8 @@ Row row_of(const BenchOptions& options, const GridSize& grid, Cell cell) {
                        .bytes = known_bytes(options, grid, row.cell),
                        .symmetric = row.cell.buffers == Buffers::symmetric,
                        .crowded = !cuda && grid.world() > usable_processors(),
-                       .backend = options.backend.kind});
+                       .backend = options.backend.kind,
+                       .tuning = options.tuning ? &*options.tuning : nullptr});
   for (const Algorithm each : options.algorithms) {
     const Algorithm algorithm = each == Algorithm::automatic ? row.chosen : each;
     if (algorithm == Algorithm::two_shot)

@@ -13,8 +13,8 @@
 namespace mixcomm {
 
 /// What was measured on one machine for one grid and backend. Without one, choose() goes by static rules. All
-/// ranks of a communicator must have the same table (compared by hash when it is made), so that all choose alike.
-/// A value; `load` and `parse` give only tables that hold together.
+/// ranks of a communicator must have the same table (compared by hash when it is made), so that all choose
+/// alike. A value; `load` and `parse` give only tables that hold together.
 struct TuningTable {
   static constexpr int version = 1;  ///< of the files
 
@@ -27,9 +27,11 @@ struct TuningTable {
 
   /// For models of what an operation costs: wait_us * waits + bytes received / read_gbps.
   struct Costs {
-    double wait_us = 0;    ///< until all ranks have come to a point, when they come at the same time; microseconds
-    double read_gbps = 0;  ///< at which a rank copies what others have just written, all ranks at once; 1e9 bytes/s
-    double flag_us = 0;    ///< a flag from one processor to another; microseconds; 0: not measured
+    double wait_us =
+        0;  ///< until all ranks have come to a point, when they come at the same time; microseconds
+    double read_gbps =
+        0;  ///< at which a rank copies what others have just written, all ranks at once; 1e9 bytes/s
+    double flag_us = 0;  ///< a flag from one processor to another; microseconds; 0: not measured
   };
   Costs costs;
 
@@ -53,8 +55,8 @@ struct TuningTable {
 
   /// As versioned JSON, with the hash.
   [[nodiscard]] std::string text() const;
-  /// The table in such a text, which `origin` names in errors. Throws InvalidArgument for one that is damaged, of
-  /// another version, or does not hold together; it says where.
+  /// The table in such a text, which `origin` names in errors. Throws InvalidArgument for one that is
+  /// damaged, of another version, or does not hold together; it says where.
   [[nodiscard]] static TuningTable parse(std::string_view text, std::string_view origin);
 
   /// To and from files. Throw SystemError where they cannot be written or read, and what parse() throws.

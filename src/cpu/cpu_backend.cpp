@@ -123,6 +123,7 @@ class CpuBackend final : public Backend {
     return allocations_.place(data, bytes);
   }
 
+  [[nodiscard]] std::string machine() const override { return machine_name(); }
   [[nodiscard]] bool crowded() const override { return crowded_; }
 
   void check_alive() const override { shared_.failure->rethrow(); }
