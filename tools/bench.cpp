@@ -63,7 +63,9 @@ struct Contest {
 Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const Contest& contest) {
   const std::vector<Row>& rows = contest.rows;
   const GridSize grid = rows.front().grid;
-  Communicator communicator(bootstrap, {.tp = grid.tp, .dp = grid.dp, .timeout = options.ranks.timeout()});
+  Communicator communicator(
+      bootstrap,
+      {.tp = grid.tp, .dp = grid.dp, .timeout = options.ranks.timeout(), .tuning = options.tuning});
   CpuBench bench(bootstrap, communicator,
                  {.hidden = options.hidden,
                   .dtype = options.dtype,
