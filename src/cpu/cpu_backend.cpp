@@ -13,6 +13,7 @@
 #include "algorithms/two_shot.hpp"
 #include "allocations.hpp"
 #include "cpu/context.hpp"
+#include "cpu/numa.hpp"
 #include "cpu/staging.hpp"
 #include "mixcomm/error.hpp"
 
@@ -56,7 +57,9 @@ struct Slices {
 
 Slices share_slices(Bootstrap& bootstrap, std::size_t bytes) {
   const std::size_t stride = round_up(bytes, page);
-  return {bootstrap.share_memory(stride * static_cast<std::size_t>(bootstrap.world())), stride};
+  const Slices slices{bootstrap.share_memory(stride * static_cast<std::size_t>(bootstrap.world())), stride};
+  place_on_my_node(slices.of(bootstrap.rank()), stride);
+  return slices;
 }
 
 /// Runs one pass; returns how much of its time the rank waited.

@@ -18,12 +18,12 @@ bool sums_over_tp(const Circumstances& c) {
 std::size_t worth_a_wait_bytes(const Circumstances& c) {
   if (c.backend == BackendKind::cuda)
     return std::size_t{192} << 10U;  // a hop between GPUs takes about a microsecond
+  // What is read is not taken back from the reader's cache, as it is when it is pushed there. So where
+  // nothing is read twice, or twice at the most, of what is staged anyway, one_shot is quicker at any size.
+  if (!c.symmetric && c.tp <= 2) return any;
   if (c.crowded) return std::size_t{c.symmetric ? 48U : 128U} << 10U;
-  // With a processor each: what is read is not taken back from the reader's cache, as it is when it is pushed
-  // there; but symmetric sums are only made once in two_shot, and where there are many ranks that counts for
-  // plain ones, too.
-  if (c.symmetric) return shape_of(c.op).gathers && !sums_over_tp(c) ? any : 0;
-  return c.tp <= 2 ? any : std::size_t{16} << 10U;
+  if (!c.symmetric) return std::size_t{16} << 10U;
+  return shape_of(c.op).gathers && !sums_over_tp(c) ? any : 0;
 }
 
 /// What one rank reads in one_shot. The tensor with all rows, once per rank that has a part of its sum.
