@@ -1,6 +1,7 @@
 // The kernels of every instruction set that this processor has, against sums made one element at a time.
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -36,9 +37,11 @@ float value(DType dtype, const void* memory, std::size_t i) {
   return verify::decode(dtype, verify::load(dtype, static_cast<const std::byte*>(memory), i));
 }
 
-/// Equal bits; of NaN, which one it is depends on the order of an addition's operands.
-bool same(DType dtype, std::uint32_t a, std::uint32_t b) {
-  return a == b || (std::isnan(verify::decode(dtype, a)) && std::isnan(verify::decode(dtype, b)));
+/// The bits of `expected`; where that is NaN, any NaN: which one depends on the order of an addition's
+/// operands.
+bool is(DType dtype, std::uint32_t bits, float expected) {
+  return std::isnan(expected) ? std::isnan(verify::decode(dtype, bits))
+                              : bits == verify::encode(dtype, expected);
 }
 
 TEST(Kernels, AllGiveTheBitsOfTheDefinition) {
@@ -81,12 +84,12 @@ TEST(Kernels, AllGiveTheBitsOfTheDefinition) {
               partial += value(dtype, sources[static_cast<std::size_t>(o * inner + s)], i);
             total = o == 0 ? partial : total + partial;
           }
-          const std::uint32_t expected = verify::encode(dtype, total);
           for (const void* destination : destinations) {
             const std::uint32_t got = verify::load(dtype, static_cast<const std::byte*>(destination), i);
-            ASSERT_TRUE(same(dtype, got, expected))
+            ASSERT_TRUE(is(dtype, got, total))
                 << implementation.name << ", " << name(dtype) << ", element " << i << " of " << size << ", "
-                << inner << " x " << outer << " sources: " << std::hex << got << " instead of " << expected;
+                << inner << " x " << outer << " sources: " << std::hex << got << " instead of "
+                << std::bit_cast<std::uint32_t>(total);
           }
         }
         for (int k = 0; k < destination_count; ++k) {

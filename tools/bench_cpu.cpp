@@ -52,7 +52,8 @@ bool has_processor_each(const Bootstrap& bootstrap) {
 Latencies Measured::at(Distance distance) const {
   Latencies all;
   for (const Chunk& chunk : chunks)
-    if (chunk.distance == distance) all.insert(all.end(), chunk.latencies.begin(), chunk.latencies.end());
+    if (distance == Distance::mixed || chunk.distance == distance)
+      all.insert(all.end(), chunk.latencies.begin(), chunk.latencies.end());
   return all;
 }
 

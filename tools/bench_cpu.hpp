@@ -23,6 +23,7 @@ struct Chunk {
 /// What was measured of one contestant.
 struct Measured {
   std::vector<Chunk> chunks;
+  /// Of the chunks at that distance; for `mixed`, of all.
   [[nodiscard]] Latencies at(Distance distance) const;
 };
 

@@ -18,6 +18,7 @@ double rounded(double value) {
 }
 
 std::size_t chunks_at(const Measured& measured, Distance distance) {
+  if (distance == Distance::mixed) return measured.chunks.size();
   return static_cast<std::size_t>(std::count_if(measured.chunks.begin(), measured.chunks.end(),
                                                 [&](const Chunk& c) { return c.distance == distance; }));
 }
@@ -45,7 +46,7 @@ void add_jobs(Json& row, const CellResult& result, const std::vector<std::unique
 double flag_ns(const CellResult& result, Distance distance) {
   Latencies some;
   for (const double ns : result.flags_ns)
-    if (distance_of(ns, ns) == distance) some.push_back(ns);
+    if (distance == Distance::mixed || distance_of(ns, ns) == distance) some.push_back(ns);
   return std::round(median(std::move(some)));
 }
 
@@ -66,8 +67,8 @@ Json cpu_cell_json(const BenchOptions& options, const Row& row, const CellResult
   const bool far = chunks_at(result, Distance::far) > chunks_at(result, Distance::near);
   const Distance other = far ? Distance::near : Distance::far;
   Distance shown = far ? Distance::far : Distance::near;
-  // A machine that never stays as it is for a chunk has only chunks in between; better those than nothing.
-  if (chunks_at(result, shown) == 0) shown = Distance::moved;
+  // Where it changed all the time, no distance has chunks of all contestants; then all count that there are.
+  if (chunks_at(result, shown) == 0) shown = Distance::mixed;
   Json rows = rows_at(options, row, result, shown);
   for (Json& each : rows) add_jobs(each, result, jobs, shown);
   if (chunks_at(result, other) < least_chunks) return rows;

@@ -20,12 +20,12 @@ constexpr std::uint64_t per_batch = 20;
 }  // namespace
 
 std::string_view name(Distance distance) {
-  return distance == Distance::near ? "near" : distance == Distance::far ? "far" : "moved";
+  return distance == Distance::near ? "near" : distance == Distance::far ? "far" : "mixed";
 }
 
 Distance distance_of(double before_ns, double after_ns) {
   if (before_ns < far_flag_ns && after_ns < far_flag_ns) return Distance::near;
-  return before_ns >= far_flag_ns && after_ns >= far_flag_ns ? Distance::far : Distance::moved;
+  return before_ns >= far_flag_ns && after_ns >= far_flag_ns ? Distance::far : Distance::mixed;
 }
 
 FlagProbe::FlagProbe(Bootstrap& bootstrap, Milliseconds timeout, bool apart)

@@ -12,8 +12,8 @@ namespace mixcomm::tools {
 
 /// A host may move virtual processors between ones that share a cache and ones that do not, within seconds,
 /// and everything that ranks exchange then takes several times as long. So what is measured is tagged, and
-/// compared only with what has the same tag. `moved`: it changed in between.
-enum class Distance : std::uint8_t { near, far, moved };
+/// compared only with what has the same tag. `mixed`: it changed in between.
+enum class Distance : std::uint8_t { near, far, mixed };
 [[nodiscard]] std::string_view name(Distance distance);
 
 /// Flags cross between processors that share a cache in 20 to 60 ns, and between others in more than 100.

@@ -85,12 +85,9 @@ std::vector<Point> points_of(const TuneOptions& options) {
   return points;
 }
 
-/// All that was measured, near and far alike: a table must serve for both.
+/// Near and far alike: a table must serve for both.
 double p50(const Measured& measured) {
-  Latencies all;
-  for (const Chunk& chunk : measured.chunks)
-    all.insert(all.end(), chunk.latencies.begin(), chunk.latencies.end());
-  return median(std::move(all));
+  return median(measured.at(Distance::mixed));
 }
 
 double rounded(double value) {
