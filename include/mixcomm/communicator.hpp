@@ -99,7 +99,7 @@ class SymmetricBuffer {
 /// dtype.
 ///
 /// Buffers: any memory of any alignment (on CUDA device memory, aligned to its elements); null for 0 rows.
-/// Memory from allocate() is used in place by two_shot. Then all ranks of the call must pass the same place
+/// Memory from allocate() is used in place. Then all ranks of the call must pass the same place
 /// of the same buffer, or all plain memory; else they disagree. (Where a DP rank has 0 rows, it cannot know
 /// the others' place: then the tensor of rows[d] is staged.) `in` may be `out`, or where the shapes differ
 /// the smaller may be block d of the larger; any other overlap is refused.

@@ -16,6 +16,7 @@
 #include "algorithms/blocks.hpp"
 #include "cpu/kernels.hpp"
 #include "mixcomm/error.hpp"
+#include "tools/consume.hpp"
 #include "tools/exact_inputs.hpp"
 #include "tools/futex.hpp"
 #include "tools/meeting.hpp"
@@ -110,6 +111,7 @@ class Worker {
       const auto begin = Clock::now();
       run(order.op);
       meeting_.latencies(rank_)[i] = std::chrono::duration<float, std::micro>(Clock::now() - begin).count();
+      consume(out_.get(), out_bytes_);
     }
     if (!order.check) return;
     const std::string wrong = inputs_.wrong(cell_, grid_, order.hidden, round_, out_.get());
@@ -131,6 +133,8 @@ class Worker {
     block_ = out_.get() + static_cast<std::size_t>(offsets_[own]) * size_of(control_.dtype);
     const bool one_block = order.op != Op::reduce_scatter && order.op != Op::reduce_scatter_all_reduce;
     in_bytes_ = static_cast<std::size_t>(one_block ? own_ : all) * size_of(control_.dtype);
+    const bool gathers = order.op == Op::all_gather || order.op == Op::all_reduce_all_gather;
+    out_bytes_ = static_cast<std::size_t>(gathers ? all : own_) * size_of(control_.dtype);
   }
 
   void run(Op op) {
@@ -192,6 +196,7 @@ class Worker {
   int own_ = 0;
   std::byte* block_ = nullptr;  ///< mine, in a tensor with all rows
   std::size_t in_bytes_ = 0;
+  std::size_t out_bytes_ = 0;
 };
 
 std::shared_ptr<std::byte> map_control(const char* path) {
