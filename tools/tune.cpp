@@ -5,6 +5,7 @@
 #include <cmath>
 #include <memory>
 
+#include "cpu/cpu_backend.hpp"
 #include "tools/bench_cpu.hpp"
 #include "tools/machine.hpp"
 #include "tools/options.hpp"
@@ -150,7 +151,7 @@ TuningTable measure(Bootstrap& bootstrap, const TuneOptions& options, bool binds
                     .backend = options.backend,
                     .tp = options.tp,
                     .dp = options.dp,
-                    .crowded = options.tp * options.dp > usable_processors(),
+                    .crowded = options.tp * options.dp > cpu::usable_processors(bootstrap),
                     .costs = {},
                     .choices = {}};
   const std::vector<Point> points = points_of(options);

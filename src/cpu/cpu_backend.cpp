@@ -22,30 +22,6 @@ namespace {
 
 constexpr std::size_t page = 4096;
 
-/// Processors that the ranks may run on together: ranks may be bound to one each, and a container may have
-/// fewer than it sees. Collective.
-int usable_processors(Bootstrap& bootstrap) {
-  cpu_set_t mine;
-  CPU_ZERO(&mine);
-  sched_getaffinity(0, sizeof(mine), &mine);
-  cpu_set_t all = mine;
-  for (const std::string& theirs :
-       bootstrap.exchange("comparing processors", {reinterpret_cast<const char*>(&mine), sizeof(mine)})) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    std::memcpy(&set, theirs.data(), std::min(theirs.size(), sizeof(set)));
-    CPU_OR(&all, &all, &set);
-  }
-  int count = std::max(CPU_COUNT(&all), 1);
-  // "200000 100000" is time for two processors; "max 100000" is no limit.
-  double quota = 0;
-  double period = 0;
-  std::ifstream limit("/sys/fs/cgroup/cpu.max");
-  if (limit >> quota >> period && period > 0)
-    count = std::min(count, std::max(1, static_cast<int>(quota / period)));
-  return count;
-}
-
 /// Shared memory of which each rank owns a slice.
 struct Slices {
   std::shared_ptr<std::byte> memory;
@@ -216,6 +192,28 @@ class CpuBackend final : public Backend {
 };
 
 }  // namespace
+
+int usable_processors(Bootstrap& bootstrap) {
+  cpu_set_t mine;
+  CPU_ZERO(&mine);
+  sched_getaffinity(0, sizeof(mine), &mine);
+  cpu_set_t all = mine;
+  for (const std::string& theirs :
+       bootstrap.exchange("comparing processors", {reinterpret_cast<const char*>(&mine), sizeof(mine)})) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    std::memcpy(&set, theirs.data(), std::min(theirs.size(), sizeof(set)));
+    CPU_OR(&all, &all, &set);
+  }
+  int count = std::max(CPU_COUNT(&all), 1);
+  // "200000 100000" is time for two processors; "max 100000" is no limit.
+  double quota = 0;
+  double period = 0;
+  std::ifstream limit("/sys/fs/cgroup/cpu.max");
+  if (limit >> quota >> period && period > 0)
+    count = std::min(count, std::max(1, static_cast<int>(quota / period)));
+  return count;
+}
 
 std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
                                       const CommunicatorOptions& options) {

@@ -1,5 +1,8 @@
 #include "cpu/kernels.hpp"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <fmt/format.h>
 
 #include <cstdlib>
@@ -25,12 +28,23 @@ MIXCOMM_DECLARE_KERNELS(avx512_bf16)
 
 namespace {
 
+#if defined(__x86_64__)
+/// Not every compiler knows its name. What AVX-512 itself needs of the system is looked at beside it.
+bool has_avx512_bf16() {
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5U & 1U) != 0;
+}
+#endif
+
 std::vector<Implementation> find_implementations() {
   std::vector<Implementation> found;
 #if defined(__x86_64__)
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (has_avx512 && __builtin_cpu_supports("avx512bf16"))
+  if (has_avx512 && has_avx512_bf16())
     found.push_back({"AVX-512 BF16", avx512_bf16::ordered_sum, avx512_bf16::stream});
   if (has_avx512) found.push_back({"AVX-512", avx512::ordered_sum, avx512::stream});
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))

@@ -223,8 +223,9 @@ int run_worker(const char* path) {
     MPI_Comm_size(MPI_COMM_WORLD, &world);
     if (world != control->tp * control->dp)
       throw SystemError(fmt::format("{} ranks were started for {} x {}", world, control->tp, control->dp));
+    Worker worker(*control, memory);  // which looks how many processors there are
     if (control->binds) bind_to_processor_of(rank);
-    Worker(*control, memory).serve();
+    worker.serve();
     return 0;
   } catch (const std::exception& error) {
     fmt::print(stderr, "{}\n", error.what());
