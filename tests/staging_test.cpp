@@ -8,12 +8,12 @@ namespace {
 
 /// A machine on which one kind of stores is quicker; how many of `passes` used the streamed ones.
 int streamed_of(StagingStores& staging, int passes, std::uint64_t cached_cost, std::uint64_t streamed_cost,
-                std::size_t bytes = 1 << 16) {
+                const StagingStores::Work& work = {0, 1 << 16}) {
   int streamed = 0;
   for (int pass = 0; pass < passes; ++pass) {
-    const Stores stores = staging.choose(bytes, static_cast<std::size_t>(pass));
+    const Stores stores = staging.choose(work, static_cast<std::size_t>(pass));
     streamed += stores == Stores::streamed ? 1 : 0;
-    staging.note(bytes, stores, stores == Stores::streamed ? streamed_cost : cached_cost);
+    staging.note(work, stores, stores == Stores::streamed ? streamed_cost : cached_cost);
   }
   return streamed;
 }
@@ -36,14 +36,15 @@ TEST(Staging, NoticesThatTheMachineChanges) {
 TEST(Staging, OneInterruptionIsNoChange) {
   StagingStores staging;
   (void)streamed_of(staging, 320, 100, 200);
-  staging.note(1 << 16, Stores::cached, 1'000'000);
-  EXPECT_EQ(staging.choose(1 << 16, 0), Stores::cached);
+  staging.note({0, 1 << 16}, Stores::cached, 1'000'000);
+  EXPECT_EQ(staging.choose({0, 1 << 16}, 0), Stores::cached);
 }
 
-TEST(Staging, SizesAreApart) {
+TEST(Staging, SizesAndKindsOfWorkAreApart) {
   StagingStores staging;
-  (void)streamed_of(staging, 320, 100, 200, 1 << 16);
-  EXPECT_EQ(staging.choose(1 << 12, 0), Stores::streamed);
+  (void)streamed_of(staging, 320, 100, 200);
+  EXPECT_EQ(staging.choose({0, 1 << 12}, 0), Stores::streamed);
+  EXPECT_EQ(staging.choose({11, 1 << 16}, 0), Stores::streamed);
 }
 
 }  // namespace

@@ -132,12 +132,14 @@ class CpuBackend final : public Backend {
       call.blocks.cover(pass);
       buffers.staged_in = area(kind, 0);
       buffers.staged_out = area(kind, 1);
-      const std::size_t bytes = call.blocks.packed_size() * size_of(call.dtype);
-      buffers.staging = staging_.choose(bytes, passes_[kind]);
+      const StagingStores::Work work{
+          kind * 4 + (call.gathers ? 2 : 0) + (call.algorithm == Algorithm::one_shot ? 1 : 0),
+          call.blocks.packed_size() * size_of(call.dtype)};
+      buffers.staging = staging_.choose(work, passes_[kind]);
       ++passes_[kind];
       const std::uint64_t begin = ticks();
       const std::uint64_t waited = run_pass(call, grid, channels_[kind], buffers);
-      if (staged) staging_.note(bytes, buffers.staging, ticks() - begin - waited);
+      if (staged) staging_.note(work, buffers.staging, ticks() - begin - waited);
     }
   }
 
@@ -188,6 +190,7 @@ class CpuBackend final : public Backend {
   std::vector<Channel> channels_;
   std::array<std::size_t, team_kinds> passes_{};
   StagingStores staging_;
+  static_assert(StagingStores::most_kinds == std::size_t{team_kinds} * 4);
   Allocations<std::size_t> allocations_;  ///< with their strides
 };
 

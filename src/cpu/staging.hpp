@@ -29,17 +29,25 @@ namespace mixcomm::cpu {
 /// falls to the readers too. A rank's choice has no effect on results, so ranks need not agree.
 class StagingStores {
  public:
-  /// For pass number `pass` of a team that stages `bytes`.
-  [[nodiscard]] Stores choose(std::size_t bytes, std::size_t pass) const {
-    const Costs& costs = costs_[size_class(bytes)];
+  /// What costs alike: passes of one kind (which operation, algorithm and team: a number below most_kinds)
+  /// and about one size.
+  struct Work {
+    std::size_t kind = 0;
+    std::size_t bytes = 0;
+  };
+  static constexpr std::size_t most_kinds = 12;
+
+  /// For pass number `pass` of a team.
+  [[nodiscard]] Stores choose(const Work& work, std::size_t pass) const {
+    const Costs& costs = costs_[index(work)];
     const bool streams = costs[0] == 0 || costs[1] <= costs[0];
     const bool tries = pass % trial_period == trial_period - 1;
     return streams != tries ? Stores::streamed : Stores::cached;
   }
 
   /// What a pass took, without its waits.
-  void note(std::size_t bytes, Stores stores, std::uint64_t cost) {
-    auto& known = costs_[size_class(bytes)][stores == Stores::streamed ? 1 : 0];
+  void note(const Work& work, Stores stores, std::uint64_t cost) {
+    auto& known = costs_[index(work)][stores == Stores::streamed ? 1 : 0];
     if (known == 0 || cost < known)
       known = cost;
     else  // interruptions must not count for much, and a change of the machine must be noticed
@@ -49,9 +57,12 @@ class StagingStores {
  private:
   using Costs = std::array<std::uint64_t, 2>;  ///< cached, streamed; 0: not known
   static constexpr std::size_t trial_period = 32;
-  static std::size_t size_class(std::size_t bytes) { return static_cast<std::size_t>(std::bit_width(bytes)); }
+  static constexpr std::size_t sizes = 65;
+  static std::size_t index(const Work& work) {
+    return work.kind * sizes + static_cast<std::size_t>(std::bit_width(work.bytes));
+  }
 
-  std::array<Costs, 65> costs_{};
+  std::array<Costs, most_kinds * sizes> costs_{};
 };
 
 }  // namespace mixcomm::cpu

@@ -36,7 +36,7 @@ bool in_path(const std::string& program) {
   std::string text = path != nullptr ? path : "/usr/bin:/bin";
   std::replace(text.begin(), text.end(), ':', ',');
   for (const std::string& directory : split(text))
-    if (access((directory + "/" + program).c_str(), X_OK) == 0) return true;
+    if (access((std::filesystem::path(directory) / program).c_str(), X_OK) == 0) return true;
   return false;
 }
 
