@@ -1,5 +1,5 @@
 # The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
-.PHONY: help build demo check check-cuda cycles lint format asan tsan fuzz clean
+.PHONY: help build demo check check-cuda bench-cpu cycles lint format asan tsan fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -21,6 +21,12 @@ check: build ## every test but those on a GPU, the library's under ThreadSanitiz
 
 check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer
 	@scripts/check-cuda
+
+bench-cpu: ## the CPU backend against Open MPI and MPICH, into bench/results/; some minutes
+	@scripts/setup --mpi
+	@cmake --preset default $(if $(V),,--log-level=WARNING)
+	@cmake --build --preset default --target mixcomm_tool
+	@scripts/bench-cpu
 
 tsan: ## the collectives' tests under ThreadSanitizer, into build-tsan/
 	@scripts/setup

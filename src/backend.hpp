@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "algorithms/blocks.hpp"
 #include "call.hpp"
@@ -20,6 +21,7 @@ struct Call {
   void* out = nullptr;
   Placement in_placement;
   Placement out_placement;
+  bool reads_in_place = false;  ///< CPU, one_shot: peers read my input where it is, not a copy of it
   Blocks blocks;  ///< with counts in device memory: of the largest counts there may be
   const std::int64_t* device_rows =
       nullptr;  ///< CUDA: the counts themselves, of the operation's first block on
@@ -59,6 +61,8 @@ class Backend {
   virtual SymmetricMemory allocate(std::size_t bytes) = 0;
   /// Whether [data, data + bytes) lies in one allocation, and where. Kind::plain if not.
   [[nodiscard]] virtual Placement place(const void* data, std::size_t bytes) const = 0;
+  /// What a tuning table calls the machine that this runs on.
+  [[nodiscard]] virtual std::string machine() const = 0;
   /// More ranks than processors; the same on every rank.
   [[nodiscard]] virtual bool crowded() const = 0;
   /// Throws the error of a rank that has failed.

@@ -67,7 +67,7 @@ struct CallRecord {
   std::uint64_t rows[listed_rows] = {};  ///< of the first blocks
   std::uint64_t rows_hash = 0;           ///< of all blocks
 
-  // Left plain for one_shot, in which no rank touches a buffer of another.
+  // Left plain where no rank touches a buffer of another: for one_shot, unless Call::reads_in_place.
   Placement all_blocks;  ///< of the buffer with all blocks
   Placement one_block;   ///< of the other one
 

@@ -105,6 +105,7 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
             .out = out.data,
             .in_placement = {},
             .out_placement = {},
+            .reads_in_place = false,
             .blocks = Blocks(team.dp.size, [&](int d) { return checked.rows[d] * in.hidden; }),
             .device_rows = checked.rows.device(),
             .hidden = in.hidden,
@@ -141,7 +142,14 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
     record.rows_on_device = 1;
     record.rows_hash = fold(record.rows_hash, call.most_rows);
   }
-  if (algorithm != Algorithm::one_shot) {
+  // Where a wait is cheap, a second one is cheaper than a copy. But nobody may write a sum where others still
+  // read: with sums over tp, into an input that is a block of the output or holds it, which not every rank
+  // can know of all.
+  const bool apart =
+      team.tp.size == 1 || (shape.gathers && call.in_placement.kind == Placement::Kind::symmetric);
+  call.reads_in_place = algorithm == Algorithm::one_shot && backend.kind() == BackendKind::cpu &&
+                        !backend.crowded() && call.in_placement.kind != Placement::Kind::plain && apart;
+  if (algorithm != Algorithm::one_shot || call.reads_in_place) {
     record.all_blocks = all_placement;
     record.one_block = one_placement;
   }

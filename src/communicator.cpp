@@ -64,6 +64,26 @@ void agree(Bootstrap& bootstrap, std::string_view step, const std::function<std:
                                      step, r, all[r], all[0]));
 }
 
+/// A table of another machine would choose other algorithms than were measured to be good, on one rank or on
+/// all: so all ranks refuse it if one has to.
+void check_fits(Bootstrap& bootstrap, const TuningTable& table, const Backend& backend,
+                const CommunicatorOptions& options) {
+  const auto describe = [](std::string_view machine, BackendKind kind, int tp, int dp, bool crowded) {
+    return fmt::format("machine '{}', backend {}, tp {} x dp {}, {}", machine, name(kind), tp, dp,
+                       crowded ? "more ranks than processors" : "a processor for each rank");
+  };
+  const std::string of_table = describe(table.machine, table.backend, table.tp, table.dp, table.crowded);
+  const auto here = bootstrap.exchange(
+      "checking the tuning table",
+      describe(backend.machine(), backend.kind(), options.tp, options.dp, backend.crowded()));
+  for (std::size_t r = 0; r < here.size(); ++r)
+    if (here[r] != of_table)
+      throw InvalidArgument(fmt::format(
+          "the tuning table is for {}, but rank {} is on {}; run 'mixcomm tune' here, or go without a "
+          "table",
+          of_table, r, here[r]));
+}
+
 }  // namespace
 
 struct Communicator::State {
@@ -110,15 +130,17 @@ Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& give
     check_options(bootstrap, options);
     return fmt::format(
         "tp {}, dp {}, algorithm {}, workspace_bytes {}, check_agreement {}, backend {}, protocol {}, "
-        "multicast {}, nccl {}, nccl_windows {}",
+        "multicast {}, nccl {}, nccl_windows {}, tuning table {}",
         options.tp, options.dp, name(options.algorithm), options.workspace_bytes, *options.check_agreement,
         name(options.backend), name(options.cuda.protocol), options.cuda.multicast,
-        options.cuda.nccl != nullptr, options.cuda.nccl_windows);
+        options.cuda.nccl != nullptr, options.cuda.nccl_windows,
+        options.tuning ? fmt::format("{:016x}", options.tuning->hash()) : "none");
   });
   const Grid grid = Grid::of(options.tp, options.dp, bootstrap.rank());
   const auto make_backend = options.backend == BackendKind::cuda ? cuda::make_backend : cpu::make_backend;
   state_ = std::unique_ptr<State>(
       new State{bootstrap, options, grid, make_backend(bootstrap, grid, options), 0, nullptr});
+  if (options.tuning) check_fits(bootstrap, *options.tuning, *state_->backend, options);
 }
 
 Communicator::~Communicator() = default;
@@ -174,7 +196,8 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
          .bytes = all_rows * in.hidden * size_of(in.dtype),
          .symmetric = state.backend->place(all.data, all.bytes()).kind == Placement::Kind::symmetric,
          .crowded = state.backend->crowded(),
-         .backend = state.backend->kind()});
+         .backend = state.backend->kind(),
+         .tuning = state.options.tuning ? &*state.options.tuning : nullptr});
   };
   if (algorithm == Algorithm::automatic) algorithm = chosen(op);
   const bool in_two = algorithm == Algorithm::composed || algorithm == Algorithm::nccl;

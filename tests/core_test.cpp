@@ -339,7 +339,16 @@ TEST(Choose, DependsOnWhatAWaitCosts) {
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 4096}), Algorithm::one_shot);
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 4096, .symmetric = true, .crowded = true}),
             Algorithm::one_shot);
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 20, .crowded = true}), Algorithm::two_shot);
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 4, .bytes = 1 << 20, .crowded = true}), Algorithm::two_shot);
+}
+
+/// What need not be pushed is better read, at any size.
+TEST(Choose, ReadsWhereNothingIsReadManyTimes) {
+  constexpr std::size_t large = std::size_t{1} << 28U;
+  EXPECT_EQ(choose({.op = Op::all_gather, .dp = 2, .bytes = large, .symmetric = true}), Algorithm::one_shot);
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = large}), Algorithm::one_shot);
+  EXPECT_EQ(choose({.op = Op::reduce_scatter, .dp = 2, .bytes = large, .symmetric = true}),
+            Algorithm::two_shot);
 }
 
 /// Every pair of layouts, run for real: either refused, or the result is the sum that the layouts speak of.

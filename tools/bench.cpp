@@ -6,10 +6,12 @@
 
 #include "tools/bench_gpu.hpp"
 #include "tools/bench_rows.hpp"
+#include "tools/cpu_rows.hpp"
 #include "tools/gpus.hpp"
 #include "tools/machine.hpp"
 #include "tools/output.hpp"
 #include "tools/ranks.hpp"
+#include "tools/tuning_flag.hpp"
 
 namespace mixcomm::tools {
 namespace {
@@ -17,7 +19,11 @@ namespace {
 constexpr const char* examples =
     R"(CPU: before each call every rank writes new inputs, and all ranks meet at a barrier; a call takes as long as on its slowest
 rank. The algorithms of a cell take turns of some calls each. `composed` runs the two collectives of today one after the
-other; it is always measured along, and the ratio is composed's p50 over this one's.
+other; it is always measured along, and the ratio is composed's p50 over this one's. Each rank is bound to a processor.
+--against openmpi,mpich runs the same calls as two MPI calls each, in jobs of their own, started beside ours with several
+settings of each MPI (the quickest counts), which sleep until it is their turn. Around each turn the time of a flag between
+two processors is measured, and only turns at the same distance, near or far, are compared. `bound` is what one meeting of
+the ranks and copies of as many bytes take. Results are compared with exact sums: if one is wrong, there are no figures.
 
 CUDA: a CUDA graph of 50 calls in a row is launched 20 times (--iterations), the graphs of a cell's algorithms in turns; p50 and
 p99 are those of the 20, a fiftieth of each. With --one-gpu one graph holds the calls of all ranks, else each rank launches
@@ -33,6 +39,7 @@ Examples:
   mixcomm bench --tp 2 --dp 1 --rows 1,4,16,64 --hidden 4096
   mixcomm bench --op all_reduce_all_gather --tp 2 --dp 2 --uneven 3,0 --algorithm all --buffers all
   mixcomm bench --op all --tp 2 --dp 2 --processes --json bench.json
+  mixcomm bench --processes --grids 2x1,2x2 --algorithm auto --buffers all --against openmpi,mpich
   mixcomm bench --backend cuda --one-gpu --grids 4x2,2x4,2x2 --algorithm auto --buffers all --json bench.json
   mixcomm bench --backend cuda --one-gpu --tp 4 --dp 2 --uneven 9,3 --rows-on-device
   mixcomm bench --backend cuda --one-gpu --processes --tp 2 --dp 2 --against nccl     (under MPS)
@@ -46,30 +53,89 @@ std::vector<GridSize> grids_of(const BenchOptions& options) {
   return {{options.tp, options.dp}};
 }
 
-Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const std::vector<Row>& rows) {
+/// `binds`: ranks bind themselves to processors, unless a launcher has placed them.
+struct Contest {
+  const std::vector<Row>& rows;
+  const std::vector<std::unique_ptr<mpi::Job>>& jobs;
+  bool binds;
+};
+
+Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const Contest& contest) {
+  const std::vector<Row>& rows = contest.rows;
   const GridSize grid = rows.front().grid;
-  Communicator communicator(bootstrap, {.tp = grid.tp, .dp = grid.dp, .timeout = options.ranks.timeout()});
-  Bench bench(bootstrap, communicator, options.hidden, options.dtype, most_bytes(options, rows));
+  Communicator communicator(
+      bootstrap,
+      {.tp = grid.tp, .dp = grid.dp, .timeout = options.ranks.timeout(), .tuning = options.tuning});
+  CpuBench bench(bootstrap, communicator,
+                 {.hidden = options.hidden,
+                  .dtype = options.dtype,
+                  .most_bytes = most_bytes(options, rows),
+                  .binds = contest.binds},
+                 contest.jobs);
   std::unique_ptr<Progress> progress;
-  if (bootstrap.rank() == 0) progress = std::make_unique<Progress>("bench");
+  if (bootstrap.rank() == 0)
+    progress = std::make_unique<Progress>(fmt::format("bench {}x{}", grid.tp, grid.dp));
   Json results = Json::array();
-  for (std::size_t i = 0; i < rows.size(); ++i) {
+  std::string wrong;
+  for (std::size_t i = 0; i < rows.size() && wrong.empty(); ++i) {
     if (progress) progress->update(i, rows.size(), name(rows[i].cell.op));
-    const auto latencies = bench.measure(rows[i].cell, options.effort);
+    const CellResult result = bench.measure(rows[i].cell, options.effort);
+    for (std::string& each : exchange_long(bootstrap, "comparing results", result.wrong))
+      if (wrong.empty()) wrong = std::move(each);
     if (bootstrap.rank() != 0) continue;
-    for (Json& result : cell_json(options, rows[i], latencies, Json::object()))
-      results.push_back(std::move(result));
+    for (Json& each : cpu_cell_json(options, rows[i], result, contest.jobs))
+      results.push_back(std::move(each));
   }
-  return {{"rows", results}, {"wrong", ""}};
+  return {{"rows", results}, {"wrong", wrong}};
+}
+
+bool is_mpi(const std::string& other) {
+  return mpi::flavour(other, false) != nullptr;
+}
+
+/// The jobs of other MPIs, one for each of their settings, that take turns with the ranks of one grid. Throws
+/// Unsupported for an MPI that is not there.
+std::vector<std::unique_ptr<mpi::Job>> start_jobs(const BenchOptions& options, const GridSize& grid,
+                                                  std::size_t bytes) {
+  std::vector<std::unique_ptr<mpi::Job>> jobs;
+  for (const std::string& other : options.against) {
+    if (!is_mpi(other)) continue;
+    const mpi::Flavour& flavour = *mpi::flavour(other, grid.world() > usable_processors());
+    std::string problems;
+    const std::size_t before = jobs.size();
+    for (const mpi::Setting& setting : flavour.settings) try {
+        auto job = std::make_unique<mpi::Job>(
+            flavour, setting,
+            mpi::JobOptions{grid.tp, grid.dp, options.dtype, bytes, options.ranks.timeout()});
+        job->order({}, 0, 0, false);  // no calls: it is up
+        job->wait();
+        jobs.push_back(std::move(job));
+      } catch (const SystemError& error) {
+        fmt::print(stderr, "bench: left out: {}\n", error.what());
+        problems = error.what();
+      }
+    if (jobs.size() == before) throw SystemError(fmt::format("--against {}: {}", other, problems));
+  }
+  return jobs;
 }
 
 /// What only one of the backends has.
 void check_flags(const BenchOptions& options, bool seconds_given) {
   const bool cuda = options.backend.cuda();
-  for (const std::string& other : options.against)
-    if (other != "composed" && !(cuda && other == "nccl"))
-      throw Unsupported(fmt::format("--against {}: this build compares with composed{}", other,
-                                    cuda ? " and nccl alone" : " alone; --backend cuda also with nccl"));
+  for (const std::string& other : options.against) {
+    if (other != "composed" && !(cuda ? other == "nccl" : is_mpi(other)))
+      throw Unsupported(
+          fmt::format("--against {}: there are composed; with --backend cuda also nccl; with "
+                      "--backend cpu also openmpi and mpich",
+                      other));
+    if (!is_mpi(other)) continue;
+    (void)mpi::find_worker(*mpi::flavour(other, false));
+    if (launched_world() != 0)
+      throw Unsupported(
+          fmt::format("--against {}: MPI's ranks and ours are started by this command itself; run it "
+                      "without a launcher",
+                      other));
+  }
   if (cuda && seconds_given)
     throw InvalidArgument(
         "--seconds is for --backend cpu; with cuda, --iterations says how many graphs are launched");
@@ -79,6 +145,8 @@ void check_flags(const BenchOptions& options, bool seconds_given) {
         "NCCL refuses ranks that share a GPU in one process; add --processes, or leave nccl out of --against "
         "and "
         "--algorithm");
+  if (cuda && !options.tuning_path.empty())
+    throw Unsupported("--tuning: only the CPU backend is tuned so far; leave it out with --backend cuda");
   if (cuda) return;
   if (options.rows_on_device) throw InvalidArgument("--rows-on-device is for --backend cuda");
   if (options.back_to_back) throw InvalidArgument("--back-to-back is for --backend cuda");
@@ -101,11 +169,14 @@ int bench(const BenchOptions& options, const std::string& command_line) {
   bool prints = true;
   for (const GridSize& grid : grids) {
     const std::vector<Row> rows = rows_of(options, grid);
+    const auto jobs = start_jobs(options, grid, most_bytes(options, rows));
+    const bool binds = launched_world() == 0;
     GpuBench on_gpus(options, rows);
     const auto [measured, is_first] = run_ranks(
         {.world = grid.world(), .processes = options.ranks.processes, .timeout = options.ranks.timeout()},
         [&](Bootstrap& bootstrap) {
-          return options.backend.cuda() ? on_gpus.run(bootstrap) : measure_on_cpu(bootstrap, options, rows);
+          return options.backend.cuda() ? on_gpus.run(bootstrap)
+                                        : measure_on_cpu(bootstrap, options, {rows, jobs, binds});
         });
     prints = is_first;
     if (const auto wrong = measured["wrong"].get<std::string>(); !wrong.empty()) {
@@ -116,12 +187,11 @@ int bench(const BenchOptions& options, const std::string& command_line) {
   }
   if (!prints) return all_well;
   Json about = machine();
-  if (options.backend.cuda()) {
-    about["gpu"] = measured_gpus();
-    about["commit"] = commit();
-  }
+  if (options.backend.cuda()) about["gpu"] = measured_gpus();
+  about["commit"] = commit();
   file.write({{"machine", about}, {"command", command_line}, {"rows", results}});
   print_table(results);
+  if (!options.backend.cuda()) print_cpu_table(results);
   return all_well;
 }
 
@@ -153,7 +223,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
       {"--buffers", "Kinds of memory (symmetric)", buffers_from_name, {Buffers::symmetric, Buffers::plain}},
       options->buffers);
   sub->add_option("--against", options->against,
-                  "What to compare with: composed, which is always measured; CUDA: nccl")
+                  "What to compare with: composed, which is always measured; CPU: openmpi, mpich; CUDA: nccl")
       ->type_name("NAME,...")
       ->delimiter(',');
   sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
@@ -168,6 +238,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
       "CUDA: launch each graph once more, untimed, right before it is timed: without the time of launching");
   sub->add_option("--max-lanes", options->max_lanes, "CUDA: thread blocks of an operation at most")
       ->check(CLI::Range(1, 1024));
+  add_tuning_flag(*sub, options->tuning_path);
   add_rank_flags(*sub, options->ranks);
   sub->callback([&invocation, options, seconds] {
     const bool seconds_given = seconds->count() > 0;
@@ -175,6 +246,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
       options->effort.iterations = default_launches;
     invocation.action = [&invocation, options, seconds_given] {
       check_flags(*options, seconds_given);
+      options->tuning = tuning_table(options->tuning_path);
       return bench(*options, invocation.command_line);
     };
   });

@@ -1,11 +1,10 @@
-// The measuring of `mixcomm bench`: one rank's part.
+// What `mixcomm bench` measures: one shape of one operation, carried out in several ways.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "mixcomm/mixcomm.hpp"
-#include "tools/meeting.hpp"
 
 namespace mixcomm::tools {
 
@@ -43,36 +42,5 @@ using Latencies = std::vector<double>;
 
 /// The tensor with all rows; for all_reduce, the largest.
 [[nodiscard]] std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype);
-
-class Bench {
- public:
-  /// Collective. `most_bytes`: of tensor_bytes() of the cells to come.
-  Bench(Bootstrap& bootstrap, Communicator& communicator, std::size_t hidden, DType dtype,
-        std::size_t most_bytes);
-
-  /// Before each call every rank writes new inputs, then all meet; then each measures its call. Variants
-  /// take turns of some calls each, so that noise of the machine meets them alike. Collective; by variant,
-  /// filled on rank 0 alone.
-  [[nodiscard]] std::vector<Latencies> measure(const Cell& cell, const Effort& effort);
-
- private:
-  struct Memory {
-    std::byte* in;
-    std::byte* out;
-  };
-  void turn(const Cell& cell, Algorithm algorithm, const Memory& memory, std::size_t calls);
-  void collect(std::size_t calls, Latencies& into) const;
-
-  Communicator& communicator_;
-  std::size_t hidden_;
-  DType dtype_;
-  Meeting meeting_;
-  SymmetricBuffer in_;
-  SymmetricBuffer out_;
-  std::vector<std::byte> plain_in_;
-  std::vector<std::byte> plain_out_;
-  std::vector<std::byte> source_;  ///< inputs are copied from somewhere in it
-  std::size_t written_ = 0;
-};
 
 }  // namespace mixcomm::tools

@@ -37,7 +37,8 @@ Row row_of(const BenchOptions& options, const GridSize& grid, Cell cell) {
                        .bytes = known_bytes(options, grid, row.cell),
                        .symmetric = row.cell.buffers == Buffers::symmetric,
                        .crowded = !cuda && grid.world() > usable_processors(),
-                       .backend = options.backend.kind});
+                       .backend = options.backend.kind,
+                       .tuning = options.tuning ? &*options.tuning : nullptr});
   for (const Algorithm each : options.algorithms) {
     const Algorithm algorithm = each == Algorithm::automatic ? row.chosen : each;
     if (algorithm == Algorithm::two_shot)
@@ -53,11 +54,6 @@ Row row_of(const BenchOptions& options, const GridSize& grid, Cell cell) {
 
 double rounded(double value) {
   return std::round(value * 1000) / 1000;
-}
-
-std::string rows_text(const std::vector<std::size_t>& rows) {
-  const bool even = std::all_of(rows.begin(), rows.end(), [&](std::size_t n) { return n == rows[0]; });
-  return even ? std::to_string(rows[0]) : fmt::format("{}", fmt::join(rows, ","));
 }
 
 std::string algorithm_text(const Json& row) {
@@ -136,6 +132,11 @@ Json cell_json(const BenchOptions& options, const Row& row, const std::vector<La
     results.push_back(std::move(result));
   }
   return results;
+}
+
+std::string rows_text(const std::vector<std::size_t>& rows) {
+  const bool even = std::all_of(rows.begin(), rows.end(), [&](std::size_t n) { return n == rows[0]; });
+  return even ? std::to_string(rows[0]) : fmt::format("{}", fmt::join(rows, ","));
 }
 
 void print_table(const Json& results) {

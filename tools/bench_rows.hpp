@@ -1,6 +1,7 @@
 // What `mixcomm bench` is asked for, the cells that it measures, and how it shows them.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,8 @@ struct BenchOptions {
   bool back_to_back = false;
   int max_lanes = 0;  ///< CudaOptions::max_lanes
   std::string json_path;
+  std::string tuning_path;
+  std::optional<TuningTable> tuning;  ///< read from there
   RankFlags ranks;
 
   [[nodiscard]] bool needs_nccl() const;
@@ -53,5 +56,8 @@ struct Row {
                              const std::vector<Latencies>& latencies, const Json& more);
 
 void print_table(const Json& results);
+
+/// "4", or "3,0,5" where they differ.
+[[nodiscard]] std::string rows_text(const std::vector<std::size_t>& rows);
 
 }  // namespace mixcomm::tools

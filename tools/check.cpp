@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 
 #include "tools/backend.hpp"
 #include "tools/check_cases.hpp"
@@ -11,6 +12,7 @@
 #include "tools/machine.hpp"
 #include "tools/output.hpp"
 #include "tools/ranks.hpp"
+#include "tools/tuning_flag.hpp"
 #include "verify/verify.hpp"
 
 namespace mixcomm::tools {
@@ -38,6 +40,8 @@ struct CheckOptions {
   CaseFlags cases;
   BackendFlags backend;
   std::string json_path;
+  std::string tuning_path;
+  std::optional<TuningTable> tuning;  ///< read from there
   RankFlags ranks;
 };
 
@@ -101,7 +105,8 @@ Json check_grid(Bootstrap& bootstrap, const CheckOptions& options, const GridSiz
                              .dp = grid.dp,
                              .timeout = options.ranks.timeout(),
                              .workspace_bytes = verify::workspace_bytes,
-                             .backend = options.backend.kind};
+                             .backend = options.backend.kind,
+                             .tuning = options.tuning};
   Json result{{"tp", grid.tp}, {"dp", grid.dp}};
   if (options.backend.cuda()) {
     const GpuPlace place = place_on_gpu(bootstrap, options.backend, options.ranks);
@@ -205,9 +210,13 @@ void add_check(CLI::App& app, Invocation& invocation) {
   add_case_flags(*sub, options->cases);
   add_backend_flags(*sub, options->backend);
   sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
+  add_tuning_flag(*sub, options->tuning_path);
   add_rank_flags(*sub, options->ranks);
   sub->callback([&invocation, options] {
-    invocation.action = [&invocation, options] { return check(*options, invocation.command_line); };
+    invocation.action = [&invocation, options] {
+      options->tuning = tuning_table(options->tuning_path);
+      return check(*options, invocation.command_line);
+    };
   });
 }
 

@@ -30,6 +30,7 @@ void add_info(CLI::App& app, Invocation& invocation);
 void add_run(CLI::App& app, Invocation& invocation);
 void add_check(CLI::App& app, Invocation& invocation);
 void add_bench(CLI::App& app, Invocation& invocation);
+void add_tune(CLI::App& app, Invocation& invocation);
 void add_plan(CLI::App& app, Invocation& invocation);
 void add_decode(CLI::App& app, Invocation& invocation);
 void add_eval(CLI::App& app, Invocation& invocation);

@@ -1,7 +1,6 @@
 #include "tools/machine.hpp"
 
 #include <fmt/format.h>
-#include <sched.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -50,12 +49,6 @@ double processor_limit() {
 }
 
 }  // namespace
-
-int usable_processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-}
 
 Json machine() {
   Json result;

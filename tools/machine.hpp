@@ -4,11 +4,9 @@
 #include <string>
 
 #include "tools/command.hpp"
+#include "tools/processors.hpp"
 
 namespace mixcomm::tools {
-
-/// Processors that this process may run on.
-[[nodiscard]] int usable_processors();
 
 /// {"cpu": "...", "processors": 2, ...}: nothing in it names the host or the user. What the system does not
 /// tell is left out.

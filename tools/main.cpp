@@ -26,7 +26,7 @@ Exit code: 0 all is well, 1 a check failed, 2 bad input or a failure of set-up.
 
 /// One line per subcommand.
 constexpr auto subcommands = {
-    add_info, add_run, add_check, add_bench, add_plan, add_decode, add_eval, add_demo,
+    add_info, add_run, add_check, add_bench, add_tune, add_plan, add_decode, add_eval, add_demo,
 };
 
 std::string quoted(std::string_view word) {

@@ -21,18 +21,26 @@ bool more_than_processors(int ranks) {
 
 }  // namespace
 
+std::size_t Meeting::bytes(int world, std::size_t capacity) {
+  const auto ranks = static_cast<std::size_t>(world);
+  return (ranks + 1) * sizeof(Line) + ranks * capacity * sizeof(float);
+}
+
 Meeting::Meeting(Bootstrap& bootstrap, std::size_t capacity, Milliseconds timeout)
-    : rank_(bootstrap.rank()),
-      world_(bootstrap.world()),
+    : Meeting(bootstrap.share_memory(bytes(bootstrap.world(), capacity)),
+              Grid::of(bootstrap.world(), 1, bootstrap.rank()).world, capacity, timeout) {}
+
+Meeting::Meeting(std::shared_ptr<std::byte> memory, const Team& world, std::size_t capacity,
+                 Milliseconds timeout)
+    : rank_(world.member),
+      world_(world.size),
       capacity_(capacity),
       timeout_(timeout),
-      crowded_(more_than_processors(bootstrap.world())) {
-  const auto ranks = static_cast<std::size_t>(world_);
-  memory_ = bootstrap.share_memory((ranks + 1) * sizeof(Line) + ranks * capacity * sizeof(float));
-  // Zeroed memory is what these begin with.
-  arrivals_ = reinterpret_cast<Line*>(memory_.get());
-  decision_ = arrivals_ + world_;
-}
+      crowded_(more_than_processors(world.size)),
+      memory_(std::move(memory)),
+      // Zeroed memory is what these begin with.
+      arrivals_(reinterpret_cast<Line*>(memory_.get())),
+      decision_(arrivals_ + world_) {}
 
 int Meeting::first_missing(int from) const {
   for (int r = from; r < world_; ++r)
@@ -43,13 +51,15 @@ int Meeting::first_missing(int from) const {
 void Meeting::barrier() {
   ++passed_;
   arrivals_[rank_].value.store(passed_, std::memory_order_release);
-  const auto start = std::chrono::steady_clock::now();
+  using Clock = std::chrono::steady_clock;
   const int polls = crowded_ ? 20 : 20'000;
+  Clock::time_point start{};
   for (int next = 0;;) {
     for (int i = 0; i < polls; ++i)
       if ((next = first_missing(next)) == world_) return;
     std::this_thread::yield();
-    if (std::chrono::steady_clock::now() - start < timeout_) continue;
+    if (start == Clock::time_point{}) start = Clock::now();
+    if (Clock::now() - start < timeout_) continue;
     std::vector<int> missing;
     for (int r = 0; r < world_; ++r)
       if (arrivals_[r].value.load() < passed_) missing.push_back(r);
@@ -66,10 +76,10 @@ std::span<float> Meeting::latencies(int r) const {
   return {first + static_cast<std::size_t>(r) * capacity_, capacity_};
 }
 
-bool Meeting::decided_by_rank_0(bool value) {
-  if (rank_ == 0) decision_->value.store(value ? 1 : 0, std::memory_order_relaxed);
+std::uint64_t Meeting::decided_by_rank_0(std::uint64_t value) {
+  if (rank_ == 0) decision_->value.store(value, std::memory_order_relaxed);
   barrier();
-  const bool decided = decision_->value.load(std::memory_order_relaxed) != 0;
+  const std::uint64_t decided = decision_->value.load(std::memory_order_relaxed);
   barrier();  // before rank 0 decides again
   return decided;
 }

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "mixcomm/bootstrap.hpp"
+#include "mixcomm/grid.hpp"
 
 namespace mixcomm::tools {
 
@@ -16,6 +17,10 @@ class Meeting {
   /// Collective. Each rank may note down `capacity` latencies at a time.
   Meeting(Bootstrap& bootstrap, std::size_t capacity, Milliseconds timeout);
 
+  /// Over zeroed memory that the ranks of `world` share, of bytes(world.size, capacity).
+  Meeting(std::shared_ptr<std::byte> memory, const Team& world, std::size_t capacity, Milliseconds timeout);
+  [[nodiscard]] static std::size_t bytes(int world, std::size_t capacity);
+
   /// Returns when all ranks have come. Throws Timeout, naming those that have not.
   void barrier();
 
@@ -23,7 +28,7 @@ class Meeting {
   [[nodiscard]] std::span<float> latencies(int r) const;
 
   /// What rank 0 says, on all ranks. Collective.
-  [[nodiscard]] bool decided_by_rank_0(bool value);
+  [[nodiscard]] std::uint64_t decided_by_rank_0(std::uint64_t value);
 
  private:
   struct alignas(128) Line {

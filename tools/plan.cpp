@@ -6,12 +6,14 @@
 #include <cmath>
 #include <memory>
 #include <numeric>
+#include <optional>
 
 #include "runner/layouts.hpp"
 #include "tools/machine.hpp"
 #include "tools/model.hpp"
 #include "tools/output.hpp"
 #include "tools/traffic.hpp"
+#include "tools/tuning_flag.hpp"
 
 namespace mixcomm::tools {
 namespace {
@@ -31,6 +33,8 @@ struct PlanOptions {
   RowFlags rows{.equal = {1}, .uneven = {}};
   BackendKind backend = BackendKind::cpu;
   bool json = false;
+  std::string tuning_path;
+  std::optional<TuningTable> tuning;  ///< read from there
 };
 
 /// Where rows pass from one module to the next, `count` times in a step.
@@ -92,7 +96,8 @@ Json operation_json(const Transition::Step& operation, const Step& step) {
       .bytes = bytes,
       .symmetric = true,  // as the runner's
       .crowded = step.options.backend == BackendKind::cpu && tp * dp > usable_processors(),
-      .backend = step.options.backend};
+      .backend = step.options.backend,
+      .tuning = step.options.tuning ? &*step.options.tuning : nullptr};
   json["algorithm"] = name(automatic ? choose(circumstances) : asked);
   json["why_algorithm"] = automatic ? why_chosen(circumstances) : "--algorithm asks for it";
   return json;
@@ -105,6 +110,19 @@ Json boundary_json(const Boundary& boundary, const Step& step) {
   for (const Transition::Step& each : transition.steps) operations.push_back(operation_json(each, step));
   return {{"boundary", boundary.name},    {"count", boundary.count},  {"from", to_string(boundary.from)},
           {"to", to_string(boundary.to)}, {"operations", operations}, {"why", transition.why}};
+}
+
+/// A plan may be for another machine than this, so that of the table is taken; the rest must fit.
+void check_tuning(const PlanOptions& options) {
+  if (!options.tuning) return;
+  const TuningTable& table = *options.tuning;
+  const ModelFlags& model = options.model;
+  if (table.backend != options.backend || table.tp != model.attn_tp || table.dp != model.attn_dp)
+    throw InvalidArgument(fmt::format(
+        "the tuning table is for backend {}, tp {} x dp {}, but the plan for backend {}, tp {} x dp {}; run "
+        "'mixcomm "
+        "tune' for that, or leave out --tuning",
+        name(table.backend), table.tp, table.dp, name(options.backend), model.attn_tp, model.attn_dp));
 }
 
 Json plan_json(const PlanOptions& options, const std::filesystem::path& directory) {
@@ -172,8 +190,11 @@ void add_plan(CLI::App& app, Invocation& invocation) {
   add_named(*sub, "--backend", options->backend, backend_from_name,
             "What would run it: cpu (default) or cuda");
   sub->add_flag("--json", options->json, "As one JSON object");
+  add_tuning_flag(*sub, options->tuning_path);
   sub->callback([&invocation, options] {
     invocation.action = [options] {
+      options->tuning = tuning_table(options->tuning_path);
+      check_tuning(*options);
       const Json plan = plan_json(*options, model_directory(options->model));
       if (options->json)
         fmt::print("{}\n", dump(plan));

@@ -10,37 +10,11 @@
 
 #include "mixcomm/bootstrap.hpp"
 #include "mixcomm/grid.hpp"
+#include "mixcomm/operation.hpp"
 #include "mixcomm/tensor.hpp"
+#include "mixcomm/tuning.hpp"
 
 namespace mixcomm {
-
-enum class Op : std::uint8_t {
-  all_reduce,
-  all_gather,
-  reduce_scatter,
-  all_reduce_all_gather,
-  reduce_scatter_all_reduce,
-};
-
-/// How an operation is carried out. `automatic` picks one by a rule that all ranks share (see choose() in
-/// plan.hpp).
-/// composed: two operations one after the other; nccl (CUDA): the same through the collectives of
-/// CudaOptions::nccl.
-enum class Algorithm : std::uint8_t { automatic, one_shot, two_shot, composed, nccl };
-
-[[nodiscard]] std::string_view name(Op op);
-[[nodiscard]] std::string_view name(Algorithm algorithm);
-
-/// The value of that name ("auto" for Algorithm::automatic). Throws InvalidArgument, with the names, for any
-/// other.
-[[nodiscard]] Op op_from_name(std::string_view name);
-[[nodiscard]] Algorithm algorithm_from_name(std::string_view name);
-
-/// Where tensors live: in host memory, or in the memory of a CUDA device.
-enum class BackendKind : std::uint8_t { cpu, cuda };
-
-[[nodiscard]] std::string_view name(BackendKind backend);
-[[nodiscard]] BackendKind backend_from_name(std::string_view name);
 
 /// How two_shot's data and signals travel on CUDA. `packets`: each 16 bytes carry 8 bytes of data and 8 of
 /// the call's number, so nothing else is waited for; twice the bytes. `barriers`: plain data between two
@@ -76,6 +50,8 @@ struct CommunicatorOptions {
                                     ///< 0: 1 MiB for CPU, 4 MiB for CUDA
   BackendKind backend = BackendKind::cpu;
   CudaOptions cuda{};
+  std::optional<TuningTable> tuning{};  ///< for automatic algorithms; the same on all ranks, and made on this
+                                        ///< machine for this grid and backend; none: static rules
 };
 
 struct CallOptions {
@@ -123,7 +99,7 @@ class SymmetricBuffer {
 /// dtype.
 ///
 /// Buffers: any memory of any alignment (on CUDA device memory, aligned to its elements); null for 0 rows.
-/// Memory from allocate() is used in place by two_shot. Then all ranks of the call must pass the same place
+/// Memory from allocate() is used in place. Then all ranks of the call must pass the same place
 /// of the same buffer, or all plain memory; else they disagree. (Where a DP rank has 0 rows, it cannot know
 /// the others' place: then the tensor of rows[d] is staged.) `in` may be `out`, or where the shapes differ
 /// the smaller may be block d of the larger; any other overlap is refused.
@@ -139,8 +115,8 @@ class SymmetricBuffer {
 class Communicator {
  public:
   /// Collective over the bootstrap's ranks, which must agree on the options. The bootstrap must outlive this.
-  /// Every rank succeeds, or every rank throws: InvalidArgument, Unsupported, Disagreement, SystemError,
-  /// Timeout.
+  /// Every rank succeeds, or every rank throws: InvalidArgument (also for a tuning table that is not for this
+  /// machine, grid and backend), Unsupported, Disagreement, SystemError, Timeout.
   Communicator(Bootstrap& bootstrap, const CommunicatorOptions& options);
   ~Communicator();
   Communicator(Communicator&&) noexcept;

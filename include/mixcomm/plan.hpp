@@ -66,6 +66,7 @@ struct Circumstances {
   bool symmetric = false;  ///< that tensor is memory from allocate()
   bool crowded = false;    ///< more ranks than processors, so that a wait costs a change of threads
   BackendKind backend = BackendKind::cpu;
+  const TuningTable* tuning = nullptr;  ///< what was measured, where anything was
 };
 
 /// The algorithm that `automatic` runs.

@@ -16,9 +16,9 @@ namespace mixcomm {
 ///   share()               my input, where those who sum it can read it after the next barrier(): rank m sums
 ///   the
 ///                         elements b.share(m, ranks)
-///   publish()             my input for all who need it, ready when it returns; it may be overwritten after
-///   it, and no
-///                         barrier() is needed before the next pass
+///   publish()             my input for all who need it, ready when it returns
+///   retract(in)           after my last sum: when it returns, my input may be overwritten; no barrier() is
+///                         needed between it and the next pass
 ///   open() / close(out)   my output, where those sums go that belong to it, between two barriers; close()
 ///   after the
 ///                         last one completes it
@@ -32,6 +32,7 @@ concept Context = requires(C c, const Team& team, const SumOrder& order, Range r
                            typename C::Input in, typename C::Output out) {
   { c.share() } -> std::same_as<typename C::Input>;
   { c.publish() } -> std::same_as<typename C::Input>;
+  c.retract(in);
   { c.open() } -> std::same_as<typename C::Output>;
   c.close(out);
   c.barrier();

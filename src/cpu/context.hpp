@@ -10,6 +10,7 @@
 #include "backend.hpp"
 #include "cpu/channel.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/staging.hpp"
 
 namespace mixcomm::cpu {
 
@@ -35,6 +36,8 @@ struct PassBuffers {
   View out;
   View staged_in;
   View staged_out;
+  Stores staging = Stores::cached;  ///< how input is staged
+  Stores pushing = Stores::cached;  ///< how sums are written to peers
 };
 
 template <class T>
@@ -63,28 +66,44 @@ class CpuContext {
   }
 
   Input publish() {
-    const View staged = stage_input();
+    const View input = call_.reads_in_place ? buffers_.in : stage_input();
     barrier();
-    return staged;
+    return input;
+  }
+
+  void retract(const Input& in) {
+    if (!in.staged) barrier();  // peers may still be reading it
   }
 
   Output open() {
     return call_.out_placement.kind != Placement::Kind::plain ? buffers_.out : buffers_.staged_out;
   }
 
+  /// Fetches from each other rank's workspace what it has summed of my output.
   void close(const Output& out) {
     if (!out.staged) return;
-    for_my_blocks(call_.gathers, [&](int d) {
-      std::memcpy(mine(call_.out, call_.gathers, d), at(out, grid_.rank(), d, 0),
-                  call_.blocks.size(d) * sizeof(T));
-    });
+    const int world = grid_.world.size;
+    for (int i = 1; i < world; ++i) {
+      const int member = (grid_.world.member + i) % world;
+      for (const Tile tile : tiles(call_.blocks.share(member, world)))
+        if (needs(tile.block))
+          copy(mine(call_.out, call_.gathers, tile.block) + tile.range.begin,
+               at(out, grid_.world.rank(member), tile.block, tile.range.begin), tile.range.size * sizeof(T),
+               Stores::cached);
+    }
   }
 
   void barrier() {
 #if defined(MIXCOMM_MUTANTS)
     if (drops_barrier(barriers_++)) return;
 #endif
+    const std::uint64_t begin = ticks();
     channel_.barrier(call_.record, hash_);
+    waited_ += ticks() - begin;
+  }
+  /// How much of the time, in ticks(), this rank has been in barriers.
+  [[nodiscard]] std::uint64_t waited() const {
+    return waited_;
   }
 
   /// The blocks that have elements in a run.
@@ -126,14 +145,25 @@ class CpuContext {
 
   void store(const Tile& tile, const Sum& sum) {
     void* destination = mine(call_.out, call_.gathers, tile.block) + tile.range.begin;
-    add_up(tile, sum, {&destination, 1});
+    add_up(tile, sum, {&destination, 1}, 0);
   }
 
   void store_all(const Team& team, const Output& out, const Tile& tile, const Sum& sum) {
     std::array<void*, max_ranks> destinations;
-    for (int m = 0; m < team.size; ++m)
-      destinations[static_cast<std::size_t>(m)] = at(out, team.rank(m), tile.block, tile.range.begin);
-    add_up(tile, sum, {destinations.data(), static_cast<std::size_t>(team.size)});
+    std::size_t count = 0;
+    if (needs(tile.block))
+      destinations[count++] = mine(call_.out, call_.gathers, tile.block) + tile.range.begin;
+    const std::size_t kept = count;
+    if (out.staged) {  // the others fetch it, once
+      if (team.size > 1 || kept == 0)
+        destinations[count++] = at(out, grid_.rank(), tile.block, tile.range.begin);
+    } else {
+      for (int m = 0; m < team.size; ++m)
+        if (team.rank(m) != grid_.rank())
+          destinations[count++] = at(out, team.rank(m), tile.block, tile.range.begin);
+    }
+    add_up(tile, sum, {destinations.data(), count},
+           buffers_.pushing == Stores::streamed ? static_cast<int>(count - kept) : 0);
   }
 
  private:
@@ -157,27 +187,43 @@ class CpuContext {
            call_.blocks.start(view.coordinates, d) + i;
   }
 
+  /// What peers sum of my input, to where they can read it.
   View stage_input() {
+    const bool alone = grid_.tp.size == 1;
     for_my_blocks(!call_.gathers, [&](int d) {
-      std::memcpy(at(buffers_.staged_in, grid_.rank(), d, 0), mine(call_.in, !call_.gathers, d),
-                  call_.blocks.size(d) * sizeof(T));
+      // Where nobody else sums my block of a scattered tensor, it stays where it is.
+      if (!call_.gathers && alone && d == grid_.dp.member && call_.algorithm == Algorithm::one_shot) return;
+      copy(at(buffers_.staged_in, grid_.rank(), d, 0), mine(call_.in, !call_.gathers, d),
+           call_.blocks.size(d) * sizeof(T), buffers_.staging);
     });
     return buffers_.staged_in;
   }
 
-  void add_up(const Tile& tile, const Sum& sum, std::span<void* const> destinations) const {
+  /// Whether my output holds block d.
+  [[nodiscard]] bool needs(int d) const {
+    return call_.gathers || d == grid_.dp.member;
+  }
+
+  /// A tile of a rank's input; of my own where the caller has it, which may be closer than what I staged.
+  [[nodiscard]] const void* source(const View& in, int rank, const Tile& tile) const {
+    if (in.staged && rank == grid_.rank())
+      return mine(call_.in, !call_.gathers, tile.block) + tile.range.begin;
+    return at(in, rank, tile.block, tile.range.begin);
+  }
+
+  void add_up(const Tile& tile, const Sum& sum, std::span<void* const> destinations, int streamed) const {
     std::array<const void*, max_ranks> sources;
     const int inner = sum.order.inner.size;
     std::size_t count = 0;
     for (int o = 0; o < sum.order.outer_size; ++o)
-      for (int i = 0; i < inner; ++i)
-        sources[count++] = at(sum.in, sum.order.rank(i, o), tile.block, tile.range.begin);
+      for (int i = 0; i < inner; ++i) sources[count++] = source(sum.in, sum.order.rank(i, o), tile);
     ordered_sum({.dtype = dtype_of<T>,
                  .sources = sources.data(),
                  .inner = inner,
                  .outer = sum.order.outer_size,
                  .destinations = destinations.data(),
                  .destination_count = static_cast<int>(destinations.size()),
+                 .streamed_count = streamed,
                  .size = tile.range.size});
   }
 
@@ -186,6 +232,7 @@ class CpuContext {
   Channel& channel_;
   const PassBuffers& buffers_;
   std::uint32_t hash_;
+  std::uint64_t waited_ = 0;
 #if defined(MIXCOMM_MUTANTS)
   int barriers_ = 0;
 #endif

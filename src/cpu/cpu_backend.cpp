@@ -13,36 +13,14 @@
 #include "algorithms/two_shot.hpp"
 #include "allocations.hpp"
 #include "cpu/context.hpp"
+#include "cpu/numa.hpp"
+#include "cpu/staging.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cpu {
 namespace {
 
 constexpr std::size_t page = 4096;
-
-/// Processors that the ranks may run on together: ranks may be bound to one each, and a container may have
-/// fewer than it sees. Collective.
-int usable_processors(Bootstrap& bootstrap) {
-  cpu_set_t mine;
-  CPU_ZERO(&mine);
-  sched_getaffinity(0, sizeof(mine), &mine);
-  cpu_set_t all = mine;
-  for (const std::string& theirs :
-       bootstrap.exchange("comparing processors", {reinterpret_cast<const char*>(&mine), sizeof(mine)})) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    std::memcpy(&set, theirs.data(), std::min(theirs.size(), sizeof(set)));
-    CPU_OR(&all, &all, &set);
-  }
-  int count = std::max(CPU_COUNT(&all), 1);
-  // "200000 100000" is time for two processors; "max 100000" is no limit.
-  double quota = 0;
-  double period = 0;
-  std::ifstream limit("/sys/fs/cgroup/cpu.max");
-  if (limit >> quota >> period && period > 0)
-    count = std::min(count, std::max(1, static_cast<int>(quota / period)));
-  return count;
-}
 
 /// Shared memory of which each rank owns a slice.
 struct Slices {
@@ -55,17 +33,37 @@ struct Slices {
 
 Slices share_slices(Bootstrap& bootstrap, std::size_t bytes) {
   const std::size_t stride = round_up(bytes, page);
-  return {bootstrap.share_memory(stride * static_cast<std::size_t>(bootstrap.world())), stride};
+  const Slices slices{bootstrap.share_memory(stride * static_cast<std::size_t>(bootstrap.world())), stride};
+  place_on_my_node(slices.of(bootstrap.rank()), stride);
+  return slices;
 }
 
+/// Runs one pass; returns how much of its time the rank waited.
 template <class T>
-void run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
+std::uint64_t run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
   CpuContext<T> context(call, grid, channel, buffers);
   const bool one_shot = call.algorithm == Algorithm::one_shot;
-  if (call.gathers && one_shot) return all_reduce_all_gather_one_shot(context, grid, call.blocks);
-  if (call.gathers) return all_reduce_all_gather_two_shot(context, grid, call.blocks);
-  if (one_shot) return reduce_scatter_all_reduce_one_shot(context, grid, call.blocks);
-  reduce_scatter_all_reduce_two_shot(context, grid, call.blocks);
+  if (call.gathers && one_shot)
+    all_reduce_all_gather_one_shot(context, grid, call.blocks);
+  else if (call.gathers)
+    all_reduce_all_gather_two_shot(context, grid, call.blocks);
+  else if (one_shot)
+    reduce_scatter_all_reduce_one_shot(context, grid, call.blocks);
+  else
+    reduce_scatter_all_reduce_two_shot(context, grid, call.blocks);
+  return context.waited();
+}
+
+std::uint64_t run_pass(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
+  switch (call.dtype) {
+    case DType::bf16:
+      return run_body<bf16>(call, grid, channel, buffers);
+    case DType::fp16:
+      return run_body<fp16>(call, grid, channel, buffers);
+    case DType::fp32:
+      break;
+  }
+  return run_body<float>(call, grid, channel, buffers);
 }
 
 class CpuBackend final : public Backend {
@@ -107,6 +105,7 @@ class CpuBackend final : public Backend {
     return allocations_.place(data, bytes);
   }
 
+  [[nodiscard]] std::string machine() const override { return machine_name(); }
   [[nodiscard]] bool crowded() const override { return crowded_; }
 
   void check_alive() const override { shared_.failure->rethrow(); }
@@ -124,33 +123,41 @@ class CpuBackend final : public Backend {
       return;
     }
 
-    const int passes = passes_for(call.blocks, area_bytes_ / size_of(call.dtype));
+    // A pass holds what the workspace does, or everything where it is not needed.
+    const bool staged = is_staged(call);
+    const int passes = passes_for(call.blocks, staged ? area_bytes_ / size_of(call.dtype) : most_elements);
     PassBuffers buffers{.in = direct(call.seen_input()),
                         .out = direct(call.seen_output()),
                         .staged_in = {},
-                        .staged_out = {}};
+                        .staged_out = {},
+                        .pushing = crowded_ ? Stores::cached : Stores::streamed};
     for (int pass = 0; pass < passes; ++pass) {
       call.blocks.cover(pass);
       buffers.staged_in = area(kind, 0);
       buffers.staged_out = area(kind, 1);
+      const StagingStores::Work work{
+          kind * 4 + (call.gathers ? 2 : 0) + (call.algorithm == Algorithm::one_shot ? 1 : 0),
+          call.blocks.packed_size() * size_of(call.dtype)};
+      buffers.staging = staging_.choose(work, passes_[kind]);
       ++passes_[kind];
-      switch (call.dtype) {
-        case DType::bf16:
-          run_body<bf16>(call, grid, channels_[kind], buffers);
-          break;
-        case DType::fp16:
-          run_body<fp16>(call, grid, channels_[kind], buffers);
-          break;
-        case DType::fp32:
-          run_body<float>(call, grid, channels_[kind], buffers);
-          break;
-      }
+      const std::uint64_t begin = ticks();
+      const std::uint64_t waited = run_pass(call, grid, channels_[kind], buffers);
+      if (staged) staging_.note(work, buffers.staging, ticks() - begin - waited);
     }
   }
 
  private:
   static constexpr std::size_t areas = std::size_t{team_kinds} * 2 * 2;
   static constexpr std::size_t state_bytes = round_up(sizeof(Failure) + sizeof(RankState), page);
+
+  static constexpr std::size_t most_elements = std::size_t{1} << 30U;  ///< that Blocks can cut
+
+  /// Whether anything goes through the workspace; the same on all ranks of the call.
+  [[nodiscard]] static bool is_staged(const Call& call) {
+    const bool plain_in = call.in_placement.kind == Placement::Kind::plain;
+    const bool plain_out = call.out_placement.kind == Placement::Kind::plain;
+    return call.algorithm == Algorithm::one_shot ? !call.reads_in_place : plain_in || plain_out;
+  }
 
   /// The view of a buffer in symmetric memory, as seen from rank 0's slice; empty for a plain one.
   [[nodiscard]] View direct(const Call::Seen& buffer) const {
@@ -186,10 +193,34 @@ class CpuBackend final : public Backend {
   std::vector<Grid> grids_;
   std::vector<Channel> channels_;
   std::array<std::size_t, team_kinds> passes_{};
+  StagingStores staging_;
+  static_assert(StagingStores::most_kinds == std::size_t{team_kinds} * 4);
   Allocations<std::size_t> allocations_;  ///< with their strides
 };
 
 }  // namespace
+
+int usable_processors(Bootstrap& bootstrap) {
+  cpu_set_t mine;
+  CPU_ZERO(&mine);
+  sched_getaffinity(0, sizeof(mine), &mine);
+  cpu_set_t all = mine;
+  for (const std::string& theirs :
+       bootstrap.exchange("comparing processors", {reinterpret_cast<const char*>(&mine), sizeof(mine)})) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    std::memcpy(&set, theirs.data(), std::min(theirs.size(), sizeof(set)));
+    CPU_OR(&all, &all, &set);
+  }
+  int count = std::max(CPU_COUNT(&all), 1);
+  // "200000 100000" is time for two processors; "max 100000" is no limit.
+  double quota = 0;
+  double period = 0;
+  std::ifstream limit("/sys/fs/cgroup/cpu.max");
+  if (limit >> quota >> period && period > 0)
+    count = std::min(count, std::max(1, static_cast<int>(quota / period)));
+  return count;
+}
 
 std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
                                       const CommunicatorOptions& options) {

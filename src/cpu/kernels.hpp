@@ -2,11 +2,19 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "mixcomm/tensor.hpp"
 
 namespace mixcomm::cpu {
+
+/// How memory is written. `streamed` (non-temporal): past the caches, for what another processor reads next,
+/// and had read before: taking such lines back from its cache costs more than the way through memory. Only
+/// where the destination is aligned to 64 bytes; else as `cached`. Fenced: what is written later is seen
+/// later.
+enum class Stores : std::uint8_t { cached, streamed };
 
 /// destination[k][i] = round(ordered sum over o, then over s, of sources[o * inner + s][i]), 0 <= i < size.
 ///   ((x[0,0] + x[1,0] + ...) + (x[0,1] + x[1,1] + ...)) + ...   in fp32, rounded once.
@@ -18,12 +26,26 @@ struct OrderedSum {
   int outer = 1;
   void* const* destinations = nullptr;
   int destination_count = 1;
+  int streamed_count = 0;  ///< so many of them, the last ones, are written with Stores::streamed
   std::size_t size = 0;
 };
 
 void ordered_sum(const OrderedSum& sum);
 
-/// The instruction set in use: "AVX-512", "AVX2" or "baseline". All give the same bits.
+/// memcpy, or nothing where both are the same.
+void copy(void* destination, const void* source, std::size_t bytes, Stores stores);
+
+/// The kernels for one instruction set. All give the same bits.
+struct Implementation {
+  std::string_view name;                   ///< "AVX-512 BF16", "AVX-512", "AVX2" or "baseline"
+  void (*ordered_sum)(const OrderedSum&);  ///< of two sources or more, and of elements
+  void (*stream)(void* destination, const void* source, std::size_t lines);  ///< 64 bytes each, aligned
+};
+
+/// Those that this processor has, the best first; the last one is always there.
+[[nodiscard]] std::span<const Implementation> usable_implementations();
+
+/// The instruction set in use: the best, or the one that MIXCOMM_INSTRUCTION_SET names.
 [[nodiscard]] std::string_view instruction_set();
 
 }  // namespace mixcomm::cpu

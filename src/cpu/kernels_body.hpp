@@ -3,9 +3,14 @@
 #error "define MIXCOMM_ISA before including kernels_body.hpp"
 #endif
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <type_traits>
 
 #include "cpu/kernels.hpp"
@@ -42,48 +47,164 @@ inline void round_to(float x, fp16& out) {
   out.bits = std::bit_cast<std::uint16_t>(static_cast<_Float16>(x));
 }
 
-// Vectors of the compiler's, as wide as the widest registers; narrower ones take several.
-constexpr std::size_t lanes = 16;
-using Floats = float __attribute__((vector_size(64)));
-using Words = std::uint32_t __attribute__((vector_size(64)));
-using HalfWords = std::uint16_t __attribute__((vector_size(32)));
+// Vectors of the compiler's, as wide as the registers: wider ones, cut up by it, are several times slower.
+#if defined(__AVX512F__)
+constexpr std::size_t register_bytes = 64;
+#elif defined(__AVX2__)
+constexpr std::size_t register_bytes = 32;
+#else
+constexpr std::size_t register_bytes = 16;
+#endif
+constexpr std::size_t lanes = register_bytes / sizeof(float);
+using Floats = float __attribute__((vector_size(register_bytes)));
+using Words = std::uint32_t __attribute__((vector_size(register_bytes)));
+using HalfWords = std::uint16_t __attribute__((vector_size(register_bytes / 2)));
 
-template <class T>
-inline Floats load(const T* source) {
+// Between 16 and 32 bits: in one instruction, for which the compiler's own conversions take ten.
+#if defined(__AVX512F__)
+constexpr __mmask16 all = 0xFFFF;  // the forms without a mask warn, in g++ 12, of an uninitialized value
+inline Words widened(const HalfWords& halves) {
+  return std::bit_cast<Words>(_mm512_maskz_cvtepu16_epi32(all, std::bit_cast<__m256i>(halves)));
+}
+inline HalfWords narrowed(const Words& words) {
+  return std::bit_cast<HalfWords>(_mm512_maskz_cvtepi32_epi16(all, std::bit_cast<__m512i>(words)));
+}
+inline Floats from_fp16(const HalfWords& halves) {
+  return std::bit_cast<Floats>(_mm512_maskz_cvtph_ps(all, std::bit_cast<__m256i>(halves)));
+}
+inline HalfWords to_fp16(const Floats& vector) {
+  return std::bit_cast<HalfWords>(_mm512_maskz_cvtps_ph(all, std::bit_cast<__m512>(vector),
+                                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#elif defined(__AVX2__)
+inline Words widened(const HalfWords& halves) {
+  return std::bit_cast<Words>(_mm256_cvtepu16_epi32(std::bit_cast<__m128i>(halves)));
+}
+inline HalfWords narrowed(const Words& words) {  // each fits into 16 bits
+  const auto both = std::bit_cast<__m256i>(words);
+  return std::bit_cast<HalfWords>(
+      _mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+}
+inline Floats from_fp16(const HalfWords& halves) {
+  return std::bit_cast<Floats>(_mm256_cvtph_ps(std::bit_cast<__m128i>(halves)));
+}
+inline HalfWords to_fp16(const Floats& vector) {
+  return std::bit_cast<HalfWords>(_mm256_cvtps_ph(std::bit_cast<__m256>(vector), _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+inline Words widened(const HalfWords& halves) {
+  return __builtin_convertvector(halves, Words);
+}
+inline HalfWords narrowed(const Words& words) {
+  return __builtin_convertvector(words, HalfWords);
+}
+inline Floats from_fp16(const HalfWords& halves) {
   Floats vector;
-  if constexpr (std::is_same_v<T, float>) {
-    std::memcpy(&vector, source, sizeof(vector));
-  } else if constexpr (std::is_same_v<T, bf16>) {
-    HalfWords halves;
-    std::memcpy(&halves, source, sizeof(halves));
-    vector = std::bit_cast<Floats>(__builtin_convertvector(halves, Words) << 16U);
-  } else {
-    for (std::size_t i = 0; i < lanes; ++i) vector[i] = to_float(source[i]);
-  }
+  for (std::size_t i = 0; i < lanes; ++i) vector[i] = to_float(fp16{halves[i]});
   return vector;
 }
+inline HalfWords to_fp16(const Floats& vector) {
+  HalfWords halves;
+  for (std::size_t i = 0; i < lanes; ++i)
+    halves[i] = std::bit_cast<std::uint16_t>(static_cast<_Float16>(vector[i]));
+  return halves;
+}
+#endif
 
-template <class T>
-inline void store(const Floats& vector, T* destination) {
-  if constexpr (std::is_same_v<T, float>) {
-    std::memcpy(destination, &vector, sizeof(vector));
-  } else if constexpr (std::is_same_v<T, bf16>) {
-    const HalfWords halves = __builtin_convertvector(bf16_bits(std::bit_cast<Words>(vector)), HalfWords);
-    std::memcpy(destination, &halves, sizeof(halves));
-  } else {
-    for (std::size_t i = 0; i < lanes; ++i) round_to(vector[i], destination[i]);
+template <class Vector>
+inline Vector read(const void* source) {
+  Vector vector;
+  std::memcpy(&vector, source, sizeof(vector));
+  return vector;
+}
+inline Floats load(const float* source) {
+  return read<Floats>(source);
+}
+inline Floats load(const bf16* source) {
+  return std::bit_cast<Floats>(widened(read<HalfWords>(source)) << 16U);
+}
+inline Floats load(const fp16* source) {
+  return from_fp16(read<HalfWords>(source));
+}
+
+template <std::size_t vectors>
+inline void round_all(const Floats (&sums)[vectors], Floats (&rounded)[vectors], const float* /*as*/) {
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < vectors; ++v) rounded[v] = sums[v];
+}
+template <std::size_t vectors>
+inline void round_all(const Floats (&sums)[vectors], HalfWords (&rounded)[vectors], const fp16* /*as*/) {
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < vectors; ++v) rounded[v] = to_fp16(sums[v]);
+}
+template <std::size_t vectors>
+inline void round_all(const Floats (&sums)[vectors], HalfWords (&rounded)[vectors], const bf16* /*as*/) {
+#if defined(__AVX512BF16__)
+  // One instruction, which gives the bits of bf16_bits() except that it takes subnormal numbers for zero.
+  constexpr int subnormal = 0x20;
+  unsigned found = 0;
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < vectors; ++v)
+    found |= _mm512_fpclass_ps_mask(std::bit_cast<__m512>(sums[v]), subnormal);
+  if (found == 0) {
+#pragma GCC unroll 8
+    for (std::size_t v = 0; v < vectors; ++v)
+      rounded[v] = std::bit_cast<HalfWords>(_mm512_cvtneps_pbh(std::bit_cast<__m512>(sums[v])));
+    return;
   }
+#endif
+#pragma GCC unroll 8
+  for (std::size_t v = 0; v < vectors; ++v) rounded[v] = narrowed(bf16_bits(std::bit_cast<Words>(sums[v])));
+}
+
+/// Vectors in a row written past the caches, at an address aligned to 64 bytes; whole lines at a time where
+/// there are instructions for that.
+template <std::size_t vectors, class Vector>
+inline void write_past(void* destination, const Vector (&values)[vectors]) {
+  constexpr std::size_t bytes = sizeof(values);
+#if defined(__AVX512F__)
+  static_assert(bytes % 64 == 0);
+#pragma GCC unroll 8
+  for (std::size_t i = 0; i < bytes / 64; ++i) {
+    __m512i line;
+    if constexpr (sizeof(Vector) == 64)
+      line = std::bit_cast<__m512i>(values[i]);
+    else
+      line = _mm512_maskz_inserti64x4(0xFF, _mm512_castsi256_si512(std::bit_cast<__m256i>(values[2 * i])),
+                                      std::bit_cast<__m256i>(values[2 * i + 1]), 1);
+    _mm512_stream_si512(static_cast<__m512i*>(destination) + i, line);
+  }
+#elif defined(__x86_64__)
+  static_assert(bytes % sizeof(__m128i) == 0);
+  __m128i parts[bytes / sizeof(__m128i)];
+  std::memcpy(parts, values, bytes);
+#pragma GCC unroll 8
+  for (std::size_t i = 0; i < bytes / sizeof(__m128i); ++i)
+    _mm_stream_si128(static_cast<__m128i*>(destination) + i, parts[i]);
+#else
+  std::memcpy(destination, values, bytes);
+#endif
+}
+
+/// What was written past the caches is seen before what is written from here on.
+inline void fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
 }
 
 /// The sums of `lanes` x `vectors` elements, in registers: all sources are read before anything is written.
+/// `cached`: how many destinations are written in the usual way; the rest past the caches.
 template <std::size_t vectors, class T>
-inline void sum_vectors(const OrderedSum& sum, std::size_t begin) {
+inline void sum_vectors(const OrderedSum& sum, int cached, std::size_t begin) {
   const auto source = [&](int s, int o) {
     return static_cast<const T*>(sum.sources[o * sum.inner + s]) + begin;
   };
   const auto sum_over_inner = [&](int o, Floats(&partial)[vectors]) {
+#pragma GCC unroll 8
     for (std::size_t v = 0; v < vectors; ++v) partial[v] = load(source(0, o) + v * lanes);
     for (int s = 1; s < sum.inner; ++s)
+#pragma GCC unroll 8
       for (std::size_t v = 0; v < vectors; ++v) partial[v] += load(source(s, o) + v * lanes);
   };
   Floats total[vectors];
@@ -91,11 +212,16 @@ inline void sum_vectors(const OrderedSum& sum, std::size_t begin) {
   for (int o = 1; o < sum.outer; ++o) {
     Floats partial[vectors];
     sum_over_inner(o, partial);
+#pragma GCC unroll 8
     for (std::size_t v = 0; v < vectors; ++v) total[v] += partial[v];
   }
-  for (int k = 0; k < sum.destination_count; ++k)
-    for (std::size_t v = 0; v < vectors; ++v)
-      store(total[v], static_cast<T*>(sum.destinations[k]) + begin + v * lanes);
+  std::conditional_t<std::is_same_v<T, float>, Floats, HalfWords> result[vectors];
+  round_all(total, result, static_cast<const T*>(nullptr));
+  for (int k = 0; k < cached; ++k)
+    std::memcpy(static_cast<T*>(sum.destinations[k]) + begin, result, sizeof(result));
+  if constexpr (vectors > 1)
+    for (int k = cached; k < sum.destination_count; ++k)
+      write_past(static_cast<T*>(sum.destinations[k]) + begin, result);
 }
 
 template <class T>
@@ -115,11 +241,30 @@ inline void sum_element(const OrderedSum& sum, std::size_t i) {
 
 template <class T>
 void ordered_sum_of(const OrderedSum& sum) {
-  constexpr std::size_t vectors = 4;
+  // A few lines at a time: of each source in turn, so that there are loads enough under way.
+  constexpr std::size_t vectors = register_bytes == 64 ? 16 / sizeof(T) : 4;
+  constexpr std::size_t step = vectors * lanes;
+  // Sources lie in other processors' caches, up to 200 ns away, which the additions would not cover.
+  constexpr std::size_t ahead = 2048 / sizeof(T);
+  const auto prefetch = [&](std::size_t begin) {
+    for (int s = 0; s < sum.inner * sum.outer; ++s) {
+      const auto* source = static_cast<const std::byte*>(sum.sources[s]) + begin * sizeof(T);
+      for (std::size_t line = 0; line < step * sizeof(T); line += 64) __builtin_prefetch(source + line);
+    }
+  };
+  for (std::size_t at = 0; at < ahead && at + step <= sum.size; at += step) prefetch(at);
+
+  int cached = sum.destination_count - sum.streamed_count;
+  for (int k = cached; k < sum.destination_count; ++k)
+    if (reinterpret_cast<std::uintptr_t>(sum.destinations[k]) % 64 != 0) cached = sum.destination_count;
   std::size_t i = 0;
-  for (; i + vectors * lanes <= sum.size; i += vectors * lanes) sum_vectors<vectors, T>(sum, i);
-  for (; i + lanes <= sum.size; i += lanes) sum_vectors<1, T>(sum, i);
+  for (; i + step <= sum.size; i += step) {
+    if (i + ahead < sum.size) prefetch(i + ahead);
+    sum_vectors<vectors, T>(sum, cached, i);
+  }
+  for (; i + lanes <= sum.size; i += lanes) sum_vectors<1, T>(sum, sum.destination_count, i);
   for (; i < sum.size; ++i) sum_element<T>(sum, i);
+  if (cached != sum.destination_count) fence();
 }
 
 }  // namespace
@@ -133,6 +278,15 @@ void ordered_sum(const OrderedSum& sum) {
     case DType::fp32:
       return ordered_sum_of<float>(sum);
   }
+}
+
+void stream(void* destination, const void* source, std::size_t lines) {
+  for (std::size_t i = 0; i < lines; ++i) {
+    Floats line[64 / sizeof(Floats)];
+    std::memcpy(line, static_cast<const std::byte*>(source) + i * sizeof(line), sizeof(line));
+    write_past(static_cast<std::byte*>(destination) + i * sizeof(line), line);
+  }
+  fence();
 }
 
 }  // namespace mixcomm::cpu::MIXCOMM_ISA

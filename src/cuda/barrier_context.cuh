@@ -45,6 +45,7 @@ class BarrierContext : public Lane {
     return staged;
   }
   __device__ Input publish() { return share(); }
+  __device__ void retract(const Input&) {}
 
   __device__ Output open() { return a_.out_view.first != nullptr ? a_.out_view : staging(5); }
 

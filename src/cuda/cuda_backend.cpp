@@ -110,6 +110,11 @@ class CudaBackend final : public Backend {
     return allocations_.place(data, bytes);
   }
 
+  [[nodiscard]] std::string machine() const override {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, device_), "asking for the device's name");
+    return properties.name;
+  }
   [[nodiscard]] bool crowded() const override { return false; }
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cuda; }
   void check_alive() const override { failure_.rethrow(); }

@@ -85,6 +85,8 @@ class PacketContext : public Lane {
     send();
     return {in_area(me()), static_cast<Place>(bytes_of(extent_))};
   }
+  __device__ void retract(const Input&) {}  // all have copies of their own
+
   /// two_shot: of my input, to every rank its share.
   __device__ Input share() {
     send();

@@ -7,30 +7,47 @@
 namespace mixcomm {
 namespace {
 
+constexpr std::size_t any = SIZE_MAX;
+
+bool sums_over_tp(const Circumstances& c) {
+  return shape_of(c.op).team != TeamKind::dp && c.tp > 1;
+}
+
 /// one_shot waits once, but each rank copies its input, and the ranks of a TP team all sum the same rows: it
 /// reads tp times what two_shot reads. Up to so many bytes that costs less than a second wait.
 std::size_t worth_a_wait_bytes(const Circumstances& c) {
   if (c.backend == BackendKind::cuda)
     return std::size_t{192} << 10U;  // a hop between GPUs takes about a microsecond
+  // What is read is not taken back from the reader's cache, as it is when it is pushed there. So where
+  // nothing is read twice, or twice at the most, of what is staged anyway, one_shot is quicker at any size.
+  if (!c.symmetric && c.tp <= 2) return any;
   if (c.crowded) return std::size_t{c.symmetric ? 48U : 128U} << 10U;
-  return c.symmetric
-             ? 0
-             : std::size_t{16} << 10U;  // a wait takes a tenth of a microsecond, about a kilobyte's copy
+  if (!c.symmetric) return std::size_t{16} << 10U;
+  return shape_of(c.op).gathers && !sums_over_tp(c) ? any : 0;
 }
 
 /// What one rank reads in one_shot. The tensor with all rows, once per rank that has a part of its sum.
 std::size_t bytes_read(const Circumstances& c) {
-  const bool sums_over_tp = shape_of(c.op).team != TeamKind::dp;
-  return c.bytes * static_cast<std::size_t>(sums_over_tp ? c.tp : 1);
+  return c.bytes * static_cast<std::size_t>(sums_over_tp(c) ? c.tp : 1);
+}
+
+Algorithm tuned_algorithm(const Circumstances& c) {
+  return c.tuning == nullptr ? Algorithm::automatic : c.tuning->algorithm(c.op, c.symmetric, c.bytes);
 }
 
 }  // namespace
 
 Algorithm choose(const Circumstances& c) {
+  if (const Algorithm tuned = tuned_algorithm(c); tuned != Algorithm::automatic) return tuned;
   return bytes_read(c) <= worth_a_wait_bytes(c) ? Algorithm::one_shot : Algorithm::two_shot;
 }
 
 std::string why_chosen(const Circumstances& c) {
+  if (const Algorithm tuned = tuned_algorithm(c); tuned != Algorithm::automatic)
+    return fmt::format("{} was quicker for {} bytes when this grid was tuned", name(tuned), c.bytes);
+  if (worth_a_wait_bytes(c) == any)
+    return "one_shot reads no more than two_shot writes, and what a rank has read need not be taken back "
+           "from its cache";
   const std::string_view wait = c.backend == BackendKind::cuda ? "on CUDA, where a wait is a hop between GPUs"
                                 : c.crowded ? "with more ranks than processors, where a wait is dear"
                                             : "with a processor per rank, where a wait is cheap";

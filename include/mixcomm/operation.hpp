@@ -1,0 +1,37 @@
+// The words of the library: operations, algorithms, backends.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace mixcomm {
+
+enum class Op : std::uint8_t {
+  all_reduce,
+  all_gather,
+  reduce_scatter,
+  all_reduce_all_gather,
+  reduce_scatter_all_reduce,
+};
+
+/// How an operation is carried out. `automatic` picks one by a rule that all ranks share (see choose() in
+/// plan.hpp).
+/// composed: two operations one after the other; nccl (CUDA): the same through the collectives of
+/// CudaOptions::nccl.
+enum class Algorithm : std::uint8_t { automatic, one_shot, two_shot, composed, nccl };
+
+[[nodiscard]] std::string_view name(Op op);
+[[nodiscard]] std::string_view name(Algorithm algorithm);
+
+/// The value of that name ("auto" for Algorithm::automatic). Throws InvalidArgument, with the names, for any
+/// other.
+[[nodiscard]] Op op_from_name(std::string_view name);
+[[nodiscard]] Algorithm algorithm_from_name(std::string_view name);
+
+/// Where tensors live: in host memory, or in the memory of a CUDA device.
+enum class BackendKind : std::uint8_t { cpu, cuda };
+
+[[nodiscard]] std::string_view name(BackendKind backend);
+[[nodiscard]] BackendKind backend_from_name(std::string_view name);
+
+}  // namespace mixcomm

@@ -1,0 +1,70 @@
+// Which algorithm pays where, as measured on one machine: made by `mixcomm tune`, passed to communicators.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "mixcomm/operation.hpp"
+
+namespace mixcomm {
+
+/// What was measured on one machine for one grid and backend. Without one, choose() goes by static rules. All
+/// ranks of a communicator must have the same table (compared by hash when it is made), so that all choose
+/// alike. A value; `load` and `parse` give only tables that hold together.
+struct TuningTable {
+  static constexpr int version = 1;  ///< of the files
+
+  // What it is for:
+  std::string machine;  ///< machine_name() of where it was measured
+  BackendKind backend = BackendKind::cpu;
+  int tp = 1;
+  int dp = 1;
+  bool crowded = false;  ///< with more ranks than processors
+
+  /// For models of what an operation costs: wait_us * waits + bytes received / read_gbps.
+  struct Costs {
+    double wait_us =
+        0;  ///< until all ranks have come to a point, when they come at the same time; microseconds
+    double read_gbps =
+        0;  ///< at which a rank copies what others have just written, all ranks at once; 1e9 bytes/s
+    double flag_us = 0;  ///< a flag from one processor to another; microseconds; 0: not measured
+  };
+  Costs costs;
+
+  struct Step {
+    std::uint64_t up_to_bytes = UINT64_MAX;  ///< of the tensor with all rows, inclusive
+    Algorithm algorithm = Algorithm::two_shot;
+  };
+  /// What is best for one operation and kind of memory, by size.
+  struct Choice {
+    Op op = Op::all_reduce_all_gather;
+    bool symmetric = false;
+    std::vector<Step> steps;  ///< ascending; the last one is without a limit
+  };
+  std::vector<Choice> choices;  ///< none for what was not measured: there the static rules go on
+
+  /// The algorithm for that many bytes; automatic where nothing was measured.
+  [[nodiscard]] Algorithm algorithm(Op op, bool symmetric, std::uint64_t bytes) const;
+
+  /// Of all of the above; equal for equal tables.
+  [[nodiscard]] std::uint64_t hash() const;
+
+  /// As versioned JSON, with the hash.
+  [[nodiscard]] std::string text() const;
+  /// The table in such a text, which `origin` names in errors. Throws InvalidArgument for one that is
+  /// damaged, of another version, or does not hold together; it says where.
+  [[nodiscard]] static TuningTable parse(std::string_view text, std::string_view origin);
+
+  /// To and from files. Throw SystemError where they cannot be written or read, and what parse() throws.
+  void save(const std::filesystem::path& file) const;
+  [[nodiscard]] static TuningTable load(const std::filesystem::path& file);
+};
+
+/// This machine, as tables name it: its processors and their number. Nothing in it names the host.
+[[nodiscard]] std::string machine_name();
+
+}  // namespace mixcomm

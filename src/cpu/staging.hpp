@@ -1,0 +1,68 @@
+// With which stores input is staged: what measures better on this machine, at this moment, for messages of
+// this size.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/kernels.hpp"
+
+namespace mixcomm::cpu {
+
+/// A clock that is read in a few nanoseconds; its unit is of no matter.
+[[nodiscard]] inline std::uint64_t ticks() {
+#if defined(__x86_64__)
+  return __builtin_ia32_rdtsc();
+#else
+  return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+#endif
+}
+
+/// Streamed stores save taking a line back from the cache of the processor that has read it, which costs 6 ns
+/// where they share a cache and 25 ns where they do not; but what they wrote comes from memory. So which are
+/// better depends on where the ranks run and on the size, and virtual processors move. Both are tried: the
+/// better one almost always, and the other now and then, on all ranks in the same pass, because its cost
+/// falls to the readers too. A rank's choice has no effect on results, so ranks need not agree.
+class StagingStores {
+ public:
+  /// What costs alike: passes of one kind (which operation, algorithm and team: a number below most_kinds)
+  /// and about one size.
+  struct Work {
+    std::size_t kind = 0;
+    std::size_t bytes = 0;
+  };
+  static constexpr std::size_t most_kinds = 12;
+
+  /// For pass number `pass` of a team.
+  [[nodiscard]] Stores choose(const Work& work, std::size_t pass) const {
+    const Costs& costs = costs_[index(work)];
+    const bool streams = costs[0] == 0 || costs[1] <= costs[0];
+    const bool tries = pass % trial_period == trial_period - 1;
+    return streams != tries ? Stores::streamed : Stores::cached;
+  }
+
+  /// What a pass took, without its waits.
+  void note(const Work& work, Stores stores, std::uint64_t cost) {
+    auto& known = costs_[index(work)][stores == Stores::streamed ? 1 : 0];
+    if (known == 0 || cost < known)
+      known = cost;
+    else  // interruptions must not count for much, and a change of the machine must be noticed
+      known += (std::min(cost, 2 * known) - known) / 4;
+  }
+
+ private:
+  using Costs = std::array<std::uint64_t, 2>;  ///< cached, streamed; 0: not known
+  static constexpr std::size_t trial_period = 32;
+  static constexpr std::size_t sizes = 65;
+  static std::size_t index(const Work& work) {
+    return work.kind * sizes + static_cast<std::size_t>(std::bit_width(work.bytes));
+  }
+
+  std::array<Costs, most_kinds * sizes> costs_{};
+};
+
+}  // namespace mixcomm::cpu

@@ -1,0 +1,128 @@
+// The kernels of every instruction set that this processor has, against sums made one element at a time.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "cpu/kernels.hpp"
+#include "verify/numbers.hpp"
+
+namespace mixcomm::cpu {
+namespace {
+
+struct Memory {
+  alignas(64) std::byte bytes[4096 * 4 + 64];
+};
+
+/// Any bits at all: subnormal numbers, infinities and NaN included, and more of those than chance would
+/// bring.
+std::uint32_t random_bits(DType dtype, std::mt19937_64& random) {
+  const auto bits = static_cast<std::uint32_t>(random());
+  const bool wide = dtype == DType::fp32;
+  switch (random() % 8) {
+    case 0:  // subnormal, or zero
+      return wide ? bits & 0x807FFFFFU : bits & (dtype == DType::bf16 ? 0x807FU : 0x83FFU);
+    case 1:  // infinite, or NaN
+      return wide ? bits | 0x7F800000U : (bits | (dtype == DType::bf16 ? 0x7F80U : 0x7C00U)) & 0xFFFFU;
+    default:
+      return wide ? bits : bits & 0xFFFFU;
+  }
+}
+
+float value(DType dtype, const void* memory, std::size_t i) {
+  return verify::decode(dtype, verify::load(dtype, static_cast<const std::byte*>(memory), i));
+}
+
+/// The bits of `expected`; where that is NaN, any NaN: which one depends on the order of an addition's
+/// operands.
+bool is(DType dtype, std::uint32_t bits, float expected) {
+  return std::isnan(expected) ? std::isnan(verify::decode(dtype, bits))
+                              : bits == verify::encode(dtype, expected);
+}
+
+TEST(Kernels, AllGiveTheBitsOfTheDefinition) {
+  std::mt19937_64 random(1);
+  const auto memories = std::make_unique<Memory[]>(12);
+  for (const Implementation& implementation : usable_implementations())
+    for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32})
+      for (int round = 0; round < 150; ++round) {
+        const int inner = 1 + static_cast<int>(random() % 4);
+        const int outer = 1 + static_cast<int>(random() % (inner == 1 ? 3 : 2)) + (inner == 1 ? 1 : 0);
+        const int destination_count = 1 + static_cast<int>(random() % 3);
+        const std::size_t size = 1 + random() % (round % 2 == 0 ? 4096 : 100);
+        const std::size_t shift = random() % 3 == 0 ? size_of(dtype) : 0;
+        std::vector<const void*> sources;
+        for (int s = 0; s < inner * outer; ++s) {
+          std::byte* memory = memories[static_cast<std::size_t>(s)].bytes + shift;
+          for (std::size_t i = 0; i < size; ++i) verify::store(dtype, memory, i, random_bits(dtype, random));
+          sources.push_back(memory);
+        }
+        std::vector<void*> destinations;
+        for (int k = 0; k < destination_count; ++k) {
+          Memory& memory = memories[static_cast<std::size_t>(9 + k)];
+          std::memset(memory.bytes, 0x5A, sizeof(memory.bytes));
+          destinations.push_back(memory.bytes + shift);
+        }
+        implementation.ordered_sum(
+            {.dtype = dtype,
+             .sources = sources.data(),
+             .inner = inner,
+             .outer = outer,
+             .destinations = destinations.data(),
+             .destination_count = destination_count,
+             .streamed_count = static_cast<int>(random() % static_cast<unsigned>(destination_count + 1)),
+             .size = size});
+        for (std::size_t i = 0; i < size; ++i) {
+          float total = 0;
+          for (int o = 0; o < outer; ++o) {
+            float partial = value(dtype, sources[static_cast<std::size_t>(o * inner)], i);
+            for (int s = 1; s < inner; ++s)
+              partial += value(dtype, sources[static_cast<std::size_t>(o * inner + s)], i);
+            total = o == 0 ? partial : total + partial;
+          }
+          for (const void* destination : destinations) {
+            const std::uint32_t got = verify::load(dtype, static_cast<const std::byte*>(destination), i);
+            ASSERT_TRUE(is(dtype, got, total))
+                << implementation.name << ", " << name(dtype) << ", element " << i << " of " << size << ", "
+                << inner << " x " << outer << " sources: " << std::hex << got << " instead of "
+                << std::bit_cast<std::uint32_t>(total);
+          }
+        }
+        for (int k = 0; k < destination_count; ++k) {
+          const Memory& memory = memories[static_cast<std::size_t>(9 + k)];
+          for (std::size_t i = shift + size * size_of(dtype); i < sizeof(memory.bytes); ++i)
+            ASSERT_EQ(memory.bytes[i], std::byte{0x5A}) << implementation.name << " wrote behind the end";
+        }
+      }
+}
+
+TEST(Kernels, CopiesWithEitherStoresAndAnyAlignment) {
+  std::mt19937_64 random(2);
+  const auto from = std::make_unique<Memory>();
+  const auto to = std::make_unique<Memory>();
+  for (std::byte& b : from->bytes) b = static_cast<std::byte>(random());
+  for (const Stores stores : {Stores::cached, Stores::streamed})
+    for (int round = 0; round < 300; ++round) {
+      const std::size_t source = random() % 64;
+      const std::size_t destination = round % 2 == 0 ? 0 : random() % 64;
+      const std::size_t size = random() % (round % 3 == 0 ? 16000 : 200);
+      std::memset(to->bytes, 0x5A, sizeof(to->bytes));
+      copy(to->bytes + destination, from->bytes + source, size, stores);
+      ASSERT_EQ(std::memcmp(to->bytes + destination, from->bytes + source, size), 0);
+      for (std::size_t i = 0; i < sizeof(to->bytes); ++i) {
+        const bool outside = i < destination || i >= destination + size;
+        ASSERT_TRUE(!outside || to->bytes[i] == std::byte{0x5A}) << i;
+      }
+    }
+}
+
+TEST(Kernels, TheBaselineIsAlwaysThere) {
+  EXPECT_EQ(usable_implementations().back().name, "baseline");
+}
+
+}  // namespace
+}  // namespace mixcomm::cpu

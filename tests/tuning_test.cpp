@@ -1,0 +1,177 @@
+// Tuning tables: what they say, how they are kept, and that no rank goes by one that does not belong.
+#include "mixcomm/tuning.hpp"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "mixcomm/mixcomm.hpp"
+#include "support/spawn.hpp"
+
+namespace mixcomm::test {
+namespace {
+
+/// For this machine, where two ranks may have a processor each or not.
+TuningTable example(bool crowded) {
+  return {
+      .machine = machine_name(),
+      .backend = BackendKind::cpu,
+      .tp = 2,
+      .dp = 1,
+      .crowded = crowded,
+      .costs = {.wait_us = 0.1, .read_gbps = 20.25, .flag_us = 1e-3},
+      .choices = {{Op::all_reduce, false, {{4096, Algorithm::two_shot}, {65536, Algorithm::one_shot}, {}}},
+                  {Op::all_reduce, true, {{UINT64_MAX, Algorithm::one_shot}}}}};
+}
+
+template <class Error, class F>
+std::string message_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+#define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
+
+TEST(Tuning, AlgorithmsGoByTheSteps) {
+  const TuningTable table = example(false);
+  EXPECT_EQ(table.algorithm(Op::all_reduce, false, 0), Algorithm::two_shot);
+  EXPECT_EQ(table.algorithm(Op::all_reduce, false, 4096), Algorithm::two_shot);
+  EXPECT_EQ(table.algorithm(Op::all_reduce, false, 4097), Algorithm::one_shot);
+  EXPECT_EQ(table.algorithm(Op::all_reduce, false, 65537), Algorithm::two_shot);
+  EXPECT_EQ(table.algorithm(Op::all_gather, false, 1), Algorithm::automatic);
+  Circumstances c{.op = Op::all_reduce, .tp = 2, .bytes = 4096, .tuning = &table};
+  EXPECT_EQ(choose(c), Algorithm::two_shot);
+  EXPECT_HAS(why_chosen(c), "tuned");
+  c.tuning = nullptr;
+  EXPECT_EQ(choose(c), Algorithm::one_shot);
+  c.tuning = &table;
+  c.op = Op::all_reduce_all_gather;  // not in the table: as without one
+  EXPECT_EQ(choose(c), Algorithm::one_shot);
+}
+
+TEST(Tuning, WhatIsWrittenIsRead) {
+  const TuningTable table = example(true);
+  const TuningTable read = TuningTable::parse(table.text(), "here");
+  EXPECT_EQ(read.text(), table.text());
+  EXPECT_EQ(read.hash(), table.hash());
+  EXPECT_EQ(read.costs.flag_us, 1e-3);
+  const std::string file = testing::TempDir() + "mixcomm_tuning_test.json";
+  table.save(file);
+  EXPECT_EQ(TuningTable::load(file).hash(), table.hash());
+  std::filesystem::remove(file);
+  EXPECT_HAS(message_of<SystemError>([&] { (void)TuningTable::load(file); }), "mixcomm tune");
+  EXPECT_HAS(message_of<SystemError>([&] { table.save("/nonexistent/table.json"); }),
+             "/nonexistent/table.json");
+}
+
+TEST(Tuning, EveryPartCountsForTheHash) {
+  std::vector<TuningTable> tables(9, example(false));
+  tables[1].machine += "!";
+  tables[2].backend = BackendKind::cuda;
+  tables[3].tp = 3;
+  tables[4].crowded = true;
+  tables[5].costs.read_gbps += 1;
+  tables[6].choices[0].op = Op::all_gather;
+  tables[7].choices[0].steps[0].up_to_bytes = 4095;
+  tables[8].choices[1].steps[0].algorithm = Algorithm::two_shot;
+  for (std::size_t a = 0; a < tables.size(); ++a)
+    for (std::size_t b = 0; b < a; ++b) EXPECT_NE(tables[a].hash(), tables[b].hash()) << a << " " << b;
+}
+
+/// Any one character changed or left out: another table never comes of it.
+TEST(Tuning, ADamagedTableIsRefused) {
+  const TuningTable table = example(false);
+  const std::string text = table.text();
+  int refused = 0;
+  const auto try_one = [&](const std::string& damaged) {
+    try {
+      const TuningTable read = TuningTable::parse(damaged, "here");
+      EXPECT_EQ(read.hash(), table.hash()) << damaged;  // white space, or the like
+    } catch (const InvalidArgument& error) {
+      ++refused;
+      EXPECT_HAS(std::string(error.what()), "here");
+    }
+  };
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    std::string damaged = text;
+    damaged[i] = static_cast<char>(damaged[i] ^ 1);
+    try_one(damaged);
+    try_one(text.substr(0, i) + text.substr(i + 1));
+    try_one(text.substr(0, i));
+  }
+  EXPECT_GT(refused, static_cast<int>(text.size()) * 2);
+  for (const char* other :
+       {"", "[]", "null", "{}", "3", "{\"format\": \"mixcomm tuning table\", \"version\": 2}"})
+    EXPECT_HAS(message_of<InvalidArgument>([&] { (void)TuningTable::parse(other, "here"); }), "here");
+  EXPECT_HAS(message_of<InvalidArgument>([&] {
+               (void)TuningTable::parse("{\"format\": \"mixcomm tuning table\", \"version\": 2}", "here");
+             }),
+             "version 2");
+}
+
+TEST(Tuning, ATableThatDoesNotHoldTogetherIsRefused) {
+  const auto refused = [](auto change) {
+    TuningTable table = example(false);
+    change(table);
+    return message_of<InvalidArgument>([&] { (void)TuningTable::parse(table.text(), "here"); });
+  };
+  EXPECT_HAS(refused([](TuningTable& t) { t.choices[0].steps[1].up_to_bytes = 4096; }), "ascend");
+  EXPECT_HAS(refused([](TuningTable& t) { t.choices[0].steps.pop_back(); }), "last step");
+  EXPECT_HAS(refused([](TuningTable& t) { t.choices[0].steps.clear(); }), "steps");
+  EXPECT_HAS(refused([](TuningTable& t) { t.choices[1] = t.choices[0]; }), "two choices");
+  EXPECT_HAS(refused([](TuningTable& t) { t.choices[0].steps[0].algorithm = Algorithm::composed; }),
+             "composed");
+  EXPECT_HAS(refused([](TuningTable& t) { t.tp = 65; }), "65");
+  EXPECT_HAS(refused([](TuningTable& t) { t.costs.wait_us = -1; }), "wait_us");
+}
+
+/// What each of two ranks says about a communicator with that table.
+std::vector<std::string> communicators(const std::function<std::optional<TuningTable>(int)>& table_of,
+                                       int tp = 2) {
+  return spawn(Ranks::threads, 2, [&](Bootstrap& bootstrap) -> std::string {
+    Communicator communicator(bootstrap, {.tp = tp, .dp = 2 / tp, .tuning = table_of(bootstrap.rank())});
+    const std::vector<float> in(5000, 1.0F);
+    std::vector<float> out(5000);
+    communicator.all_reduce(tensor(in.data(), 1, in.size()), tensor(out.data(), 1, out.size()));
+    return out[4999] == static_cast<float>(tp) ? "" : "wrong sum";
+  });
+}
+
+TEST(Tuning, ACommunicatorTakesItsOwnTableAndNoOther) {
+  // Whether two ranks have a processor each here: one of the two fits, and the other is refused.
+  const bool crowded = failures(communicators([](int) { return example(false); })) != "";
+  EXPECT_EQ(failures(communicators([&](int) { return example(crowded); })), "");
+
+  for (const auto& [change, part] : std::vector<std::pair<std::function<void(TuningTable&)>, std::string>>{
+           {[](TuningTable& t) { t.machine = "abacus"; }, "abacus"},
+           {[](TuningTable& t) { t.backend = BackendKind::cuda; }, "backend cuda"},
+           {[](TuningTable& t) { std::swap(t.tp, t.dp); }, "tp 1 x dp 2"},
+           {[](TuningTable& t) { t.crowded = !t.crowded; }, "processors"}})
+    for (const std::string& said : communicators([&, &change = change](int) {
+           TuningTable table = example(crowded);
+           change(table);
+           return table;
+         })) {
+      EXPECT_HAS(said, part);
+      EXPECT_HAS(said, "mixcomm tune");
+    }
+}
+
+TEST(Tuning, RanksWithOtherTablesDisagree) {
+  for (const std::string& said : communicators([](int rank) {
+         TuningTable table = example(false);
+         table.choices[0].steps[0].up_to_bytes += static_cast<std::uint64_t>(rank);
+         return table;
+       }))
+    EXPECT_HAS(said, "rank 1 has");
+  for (const std::string& said :
+       communicators([](int rank) { return rank == 0 ? std::optional(example(false)) : std::nullopt; }))
+    EXPECT_HAS(said, "tuning table none");
+}
+
+}  // namespace
+}  // namespace mixcomm::test
