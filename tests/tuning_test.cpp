@@ -113,6 +113,12 @@ TEST(Tuning, ADamagedTableIsRefused) {
              "version 2");
 }
 
+TEST(Tuning, ADeepTextIsRefusedAndNotFollowed) {
+  constexpr std::size_t levels = 500'000;
+  const std::string deep = R"({"format":)" + std::string(levels, '[') + std::string(levels, ']') + "}";
+  EXPECT_HAS(message_of<InvalidArgument>([&] { (void)TuningTable::parse(deep, "deep"); }), "nested deeper");
+}
+
 TEST(Tuning, ATableThatDoesNotHoldTogetherIsRefused) {
   const auto refused = [](auto change) {
     TuningTable table = example(false);

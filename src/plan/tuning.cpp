@@ -19,6 +19,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::string_view format_name = "mixcomm tuning table";
 constexpr std::size_t most_text_bytes = std::size_t{1} << 20U;
+constexpr int most_levels = 8;  ///< a table has four; what reads and prints JSON calls itself for each
 
 [[noreturn]] void refuse(const std::string& why) {
   throw InvalidArgument(why);
@@ -62,7 +63,8 @@ T value(const Json& json, const char* key) {
   try {
     return json.at(key).get<T>();
   } catch (const Json::exception&) {
-    refuse(fmt::format("'{}' is {}", key, dump(json.at(key), -1)));
+    const Json& found = json.at(key);
+    refuse(fmt::format("'{}' is {}", key, found.is_structured() ? "a list or an object" : dump(found, -1)));
   }
 }
 
@@ -162,7 +164,11 @@ std::string TuningTable::text() const {
 TuningTable TuningTable::parse(std::string_view text, std::string_view origin) {
   try {
     if (text.size() > most_text_bytes) refuse(fmt::format("it has {} bytes", text.size()));
-    const Json json = Json::parse(text, nullptr, false);
+    const auto watch = [](int depth, Json::parse_event_t /*event*/, Json& /*parsed*/) {
+      if (depth > most_levels) refuse(fmt::format("it is nested deeper than {} levels", most_levels));
+      return true;
+    };
+    const Json json = Json::parse(text, watch, false);
     if (json.is_discarded()) refuse("it is no JSON");
     return table_from(json);
   } catch (const InvalidArgument& error) {
