@@ -22,7 +22,7 @@ struct Call {
   Placement in_placement;
   Placement out_placement;
   bool reads_in_place = false;  ///< CPU, one_shot: peers read my input where it is, not a copy of it
-  Blocks blocks;  ///< with counts in device memory: of the largest counts there may be
+  Blocks blocks;                ///< with counts in device memory: of the largest counts there may be
   const std::int64_t* device_rows =
       nullptr;  ///< CUDA: the counts themselves, of the operation's first block on
   std::size_t hidden = 0;

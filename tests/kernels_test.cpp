@@ -63,7 +63,7 @@ TEST(Kernels, AllGiveTheBitsOfTheDefinition) {
         }
         std::vector<void*> destinations;
         for (int k = 0; k < destination_count; ++k) {
-          Memory& memory = memories[static_cast<std::size_t>(9 + k)];
+          Memory& memory = memories[9 + static_cast<std::size_t>(k)];
           std::memset(memory.bytes, 0x5A, sizeof(memory.bytes));
           destinations.push_back(memory.bytes + shift);
         }
@@ -76,12 +76,14 @@ TEST(Kernels, AllGiveTheBitsOfTheDefinition) {
              .destination_count = destination_count,
              .streamed_count = static_cast<int>(random() % static_cast<unsigned>(destination_count + 1)),
              .size = size});
+        const auto source = [&](int index, std::size_t i) {
+          return value(dtype, sources[static_cast<std::size_t>(index)], i);
+        };
         for (std::size_t i = 0; i < size; ++i) {
           float total = 0;
           for (int o = 0; o < outer; ++o) {
-            float partial = value(dtype, sources[static_cast<std::size_t>(o * inner)], i);
-            for (int s = 1; s < inner; ++s)
-              partial += value(dtype, sources[static_cast<std::size_t>(o * inner + s)], i);
+            float partial = source(o * inner, i);
+            for (int s = 1; s < inner; ++s) partial += source(o * inner + s, i);
             total = o == 0 ? partial : total + partial;
           }
           for (const void* destination : destinations) {
@@ -93,7 +95,7 @@ TEST(Kernels, AllGiveTheBitsOfTheDefinition) {
           }
         }
         for (int k = 0; k < destination_count; ++k) {
-          const Memory& memory = memories[static_cast<std::size_t>(9 + k)];
+          const Memory& memory = memories[9 + static_cast<std::size_t>(k)];
           for (std::size_t i = shift + size * size_of(dtype); i < sizeof(memory.bytes); ++i)
             ASSERT_EQ(memory.bytes[i], std::byte{0x5A}) << implementation.name << " wrote behind the end";
         }

@@ -149,7 +149,7 @@ std::vector<std::string> communicators(const std::function<std::optional<TuningT
 
 TEST(Tuning, ACommunicatorTakesItsOwnTableAndNoOther) {
   // Whether two ranks have a processor each here: one of the two fits, and the other is refused.
-  const bool crowded = failures(communicators([](int) { return example(false); })) != "";
+  const bool crowded = !failures(communicators([](int) { return example(false); })).empty();
   EXPECT_EQ(failures(communicators([&](int) { return example(crowded); })), "");
 
   for (const auto& [change, part] : std::vector<std::pair<std::function<void(TuningTable&)>, std::string>>{

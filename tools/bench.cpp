@@ -70,7 +70,8 @@ Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const Con
                  {.hidden = options.hidden,
                   .dtype = options.dtype,
                   .most_bytes = most_bytes(options, rows),
-                  .binds = contest.binds},
+                  .binds = contest.binds,
+                  .probes = contest.binds},
                  contest.jobs);
   std::unique_ptr<Progress> progress;
   if (bootstrap.rank() == 0)

@@ -33,7 +33,7 @@ struct Slices {
 
 Slices share_slices(Bootstrap& bootstrap, std::size_t bytes) {
   const std::size_t stride = round_up(bytes, page);
-  const Slices slices{bootstrap.share_memory(stride * static_cast<std::size_t>(bootstrap.world())), stride};
+  Slices slices{bootstrap.share_memory(stride * static_cast<std::size_t>(bootstrap.world())), stride};
   place_on_my_node(slices.of(bootstrap.rank()), stride);
   return slices;
 }

@@ -52,7 +52,7 @@ void add(void* in, void* inout, int* count, MPI_Datatype* /*type*/) {
 
 class Worker {
  public:
-  Worker(Control& control, std::shared_ptr<std::byte> memory)
+  Worker(Control& control, const std::shared_ptr<std::byte>& memory)
       : control_(control),
         rank_(world_rank()),
         grid_(Grid::of(control.tp, control.dp, rank_)),
