@@ -50,7 +50,8 @@ int check_plan(const CheckPlanOptions& options, const std::string& command_line)
   {
     Progress progress("check --plan");
     const auto report = verify::check_plans(
-        {.most_ranks = options.symbolic_ranks, .every = options.quick ? quick_symbolic : 1}, [&](int world) {
+        {.most_ranks = options.symbolic_ranks, .selection = {.every = options.quick ? quick_symbolic : 1}},
+        [&](int world) {
           progress.update(static_cast<std::size_t>(world), static_cast<std::size_t>(options.symbolic_ranks), "ranks");
         });
     if (options.symbolic_ranks > 0)
@@ -58,7 +59,8 @@ int check_plan(const CheckPlanOptions& options, const std::string& command_line)
   }
   for (int world = 1; world <= options.real_ranks; ++world) {
     const auto body = [&](Bootstrap& bootstrap) {
-      Json mine = to_json(verify::check_plans_on(bootstrap, options.quick ? quick_real : 1));
+      Json mine = to_json(verify::check_plans_on(
+          bootstrap, {.every = options.quick ? quick_real : 1, .boundaries_once = true}));
       // Every rank looks at its own rows: what one of them finds wrong is wrong.
       Json all = mine;
       for (const std::string& text : exchange_long(bootstrap, "comparing results", mine.dump())) {

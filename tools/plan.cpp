@@ -1,4 +1,170 @@
-#include "tools/command.hpp"
+// mixcomm plan: which collective runs at each boundary of a model, what it moves and takes, and why.
+#include <fmt/format.h>
+
+#include <memory>
+#include <system_error>
+
+#include "runner/json_file.hpp"
+#include "tools/machine.hpp"
+#include "tools/model.hpp"
+#include "tools/output.hpp"
+#include "tools/plan_compare.hpp"
+#include "tools/plan_picture.hpp"
+#include "tools/plan_report.hpp"
+
 namespace mixcomm::tools {
-void add_plan(CLI::App& app, Invocation& invocation) { (void)app; (void)invocation; }
+namespace {
+
+constexpr const char* examples =
+    R"(Needs a model's config.json alone: of Qwen3.5-MoE, Qwen3-MoE, or DeepSeek-V3; shapes of published models lie in models/shapes.
+`per rank` is what each rank receives in one step of --rows rows per DP rank, with the algorithm that is named. Times are
+predicted from constants that are printed with their sources; --constants FILE.json takes others:
+{"links": [{"name": "mine", "call_us": 1.5, "wait_us": 1.1, "gbps": 450, "source": "measured"}]}.
+
+Examples:
+  mixcomm plan --attn-tp 2 --attn-dp 2 --rows 4
+  mixcomm plan --model models/shapes/qwen3.5-397b-a17b --attn-tp 4 --attn-dp 2 --moe-tp 2 --moe-ep 4 --rows 16 --backend cuda
+  mixcomm plan --model models/shapes/deepseek-v3 --attn-tp 2 --attn-dp 4 --mlp-tp 1 --uneven 7,0,3,3 --link nvlink5
+  mixcomm plan --model models/shapes/qwen3.5-397b-a17b --gpus 8 --batch 64 --compare
+  mixcomm plan --attn-tp 2 --attn-dp 2 --json --picture plan.svg)";
+
+struct PlanFlags {
+  ModelFlags model;
+  RowFlags rows{.equal = {1}, .uneven = {}};
+  BackendKind backend = BackendKind::cpu;
+  int mlp_tp = 0;
+  ModelChoices choices;
+  RowsWay way = RowsWay::exact;
+  std::string link;
+  std::string network = "network400";
+  int per_node = 8;
+  std::filesystem::path constants;
+  std::filesystem::path picture;
+  int gpus = 0;
+  std::size_t batch = 64;
+  bool compare = false;
+  bool json = false;
+};
+
+/// Those that a file has take the place of known ones: of the link, unless its name is that of the network.
+void read_constants(const std::filesystem::path& path, CostModel& model) {
+  constexpr std::size_t most_bytes = std::size_t{1} << 20U;
+  const runner::Json document = runner::read_json_file(path, most_bytes);
+  const runner::JsonView root(document, path.string());
+  const runner::Range<double> range{.min = 0, .max = 1e9};
+  const runner::JsonView links = root.at("links");
+  for (std::size_t i = 0; i < links.as_array().size(); ++i) {
+    const runner::JsonView each = links.element(i);
+    const std::string& name = each.at("name").as_string();
+    LinkConstants& link = name == model.network.name ? model.network : model.link;
+    link.name = name;
+    link.call_us = each.at("call_us").as_number(range);
+    link.wait_us = each.at("wait_us").as_number(range);
+    link.gbps = each.at("gbps").as_number({.min = 1e-6, .max = 1e9});
+    link.source = each.has("source") ? each.at("source").as_string() : path.string();
+  }
 }
+
+CostModel cost_model(const PlanFlags& flags, int world) {
+  CostModel model;
+  const bool cpu = flags.backend == BackendKind::cpu && !flags.compare;
+  model.link = link_from_name(!flags.link.empty() ? flags.link : cpu ? "shm" : "nvlink4");
+  model.network = link_from_name(flags.network);
+  model.per_node = flags.per_node;
+  if (!flags.constants.empty()) read_constants(flags.constants, model);
+  if (model.link.backend == BackendKind::cpu) {
+    model.link.crowded = world > usable_processors();
+    model.per_node = std::max(model.per_node, world);  // shared memory has no other node
+  }
+  return model;
+}
+
+std::filesystem::path model_path(const ModelFlags& flags) {
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(flags.directory, ignored)) return flags.directory;
+  return model_directory(flags);
+}
+
+int plan(const PlanFlags& flags) {
+  const std::filesystem::path path = model_path(flags.model);
+  PlanRequest request{.shape = read_model_shape(path),
+                      .choices = flags.choices,
+                      .parallelism = {},
+                      .rows = {},
+                      .way = flags.way,
+                      .dtype = flags.model.dtype,
+                      .algorithm = flags.model.algorithm,
+                      .model = {}};
+  Json result{{"model", path.string()}};
+  if (flags.compare) {
+    if (flags.gpus == 0) throw InvalidArgument("--compare needs --gpus");
+    request.parallelism.mlp_tp = flags.mlp_tp;
+    request.model = cost_model(flags, flags.gpus);
+    result.update(compare_json(request, flags.gpus, flags.batch));
+    if (flags.json)
+      fmt::print("{}\n", dump(result));
+    else
+      print_comparison(result);
+    return all_well;
+  }
+  request.parallelism = parallelism_of(flags.model, request.shape.config);
+  request.parallelism.mlp_tp = flags.mlp_tp;
+  check(request.parallelism);
+  const auto sweep = flags.rows.per_dp_rank(request.parallelism.attn_dp);
+  if (sweep.size() != 1) throw InvalidArgument("--rows takes one count here: a plan is for one step");
+  request.rows = sweep[0];
+  request.model = cost_model(flags, request.parallelism.world());
+  result.update(plan_json(request));
+  if (!flags.picture.empty()) write_picture(result, flags.picture);
+  if (flags.json)
+    fmt::print("{}\n", dump(result));
+  else
+    print_plan(result);
+  return all_well;
+}
+
+ModelChoices::Head head_from_name(std::string_view name) {
+  if (name == "whole") return ModelChoices::Head::whole;
+  if (name == "sharded") return ModelChoices::Head::sharded;
+  if (name == "world") return ModelChoices::Head::world;
+  throw InvalidArgument(fmt::format("no LM head is named '{}'; there are: whole, sharded, world", name));
+}
+
+ModelChoices::Shared shared_from_name(std::string_view name) {
+  if (name == "summed") return ModelChoices::Shared::summed;
+  if (name == "apart") return ModelChoices::Shared::apart;
+  throw InvalidArgument(fmt::format("a shared expert is not joined '{}'; there are: summed, apart", name));
+}
+
+}  // namespace
+
+void add_plan(CLI::App& app, Invocation& invocation) {
+  auto* sub = app.add_subcommand("plan", "Show which collective runs at each boundary of a model, and why");
+  sub->footer(examples);
+  const auto flags = std::make_shared<PlanFlags>();
+  const CLI::Range ranks(1, max_ranks);
+  add_model_flags(*sub, flags->model);
+  sub->add_option("--mlp-tp", flags->mlp_tp, "TP ranks of dense MLPs (as --attn-tp); 1: fully data-parallel")->check(ranks);
+  add_row_flags(*sub, flags->rows);
+  add_named(*sub, "--rows-way", flags->way, rows_way_from_name, "exact (default), max_len or sum_len");
+  add_named(*sub, "--head", flags->choices.head, head_from_name,
+            "LM head: whole (default), sharded over attn_tp, or over the world");
+  add_named(*sub, "--shared", flags->choices.shared, shared_from_name,
+            "Shared experts: summed with the routed ones (default), or apart");
+  sub->add_flag("--sharded-embedding", flags->choices.sharded_embedding, "The embedding's vocabulary over attn_tp");
+  add_named(*sub, "--backend", flags->backend, backend_from_name, "What would run it: cpu (default) or cuda");
+  sub->add_option("--link", flags->link, "What connects ranks (shm, or nvlink4 with --backend cuda)")->type_name("NAME");
+  sub->add_option("--network", flags->network, "What connects nodes (network400)")->type_name("NAME");
+  sub->add_option("--ranks-per-node", flags->per_node, "Ranks of one node (8)")->check(ranks);
+  sub->add_option("--constants", flags->constants, "Constants of links, in place of known ones")->type_name("FILE");
+  sub->add_option("--picture", flags->picture, "Write it as .svg, or as Graphviz .dot")->type_name("FILE");
+  auto* compare = sub->add_flag("--compare", flags->compare, "All spreads over --gpus, the quickest first");
+  sub->add_option("--gpus", flags->gpus, "--compare: how many")->check(ranks)->needs(compare);
+  sub->add_option("--batch", flags->batch, "--compare: rows of all DP ranks together (64)")
+      ->check(CLI::Range(1, most_rows))
+      ->needs(compare);
+  sub->add_flag("--json", flags->json, "As one JSON object");
+  sub->callback([&invocation, flags] { invocation.action = [flags] { return plan(*flags); }; });
+}
+
+}  // namespace mixcomm::tools

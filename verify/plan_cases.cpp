@@ -5,6 +5,8 @@
 
 #include <numeric>
 #include <optional>
+#include <set>
+#include <utility>
 
 #include "mixcomm/error.hpp"
 #include "verify/symbolic.hpp"
@@ -76,6 +78,14 @@ std::vector<End> ends() {
           {modules::head(), all}};
 }
 
+std::string what_happens(const Boundary& boundary) {
+  std::string text = to_string(boundary.transition.from) + " -> " + to_string(boundary.transition.to);
+  for (const Addend& each : boundary.addends)
+    text += fmt::format("; {} {} {} -> {}", each.name, name(each.added), to_string(each.way.from),
+                        to_string(each.way.to));
+  return text;
+}
+
 }  // namespace
 
 std::vector<Parallelism> mappings(int ranks) {
@@ -123,7 +133,10 @@ std::vector<Variant> variants(const Parallelism& p) {
   return all;
 }
 
-void check_mapping(const Parallelism& parallelism, int every, const RunCase& run, PlanCheckReport& report) {
+void check_mapping(const Parallelism& parallelism, const Selection& selection, const RunCase& run,
+                   PlanCheckReport& report) {
+  const auto every = static_cast<std::size_t>(selection.every);
+  std::set<std::string> seen;
   const std::size_t offset = report.mappings++;
   const auto all = variants(parallelism);
   const auto rows = distributions(parallelism.attn_dp);
@@ -140,13 +153,18 @@ void check_mapping(const Parallelism& parallelism, int every, const RunCase& run
     known.push_back(collective_for(from, to, p, options));
     return known.back();
   };
-  for (std::size_t v = offset % static_cast<std::size_t>(every); v < all.size(); v += static_cast<std::size_t>(every)) {
+  for (std::size_t v = offset % every; v < all.size(); v += every) {
     std::optional<LayerPlan> plan;
     try {
       plan.emplace(all[v].modules, parallelism, PlanOptions{}, remembered);
     } catch (const InvalidArgument&) {
       ++report.refused;
       continue;
+    }
+    if (selection.boundaries_once) {
+      const std::size_t before = seen.size();
+      for (const Boundary& each : std::as_const(*plan).boundaries()) seen.insert(what_happens(each));
+      if (seen.size() == before) continue;
     }
     ++report.models;
     for (std::size_t d = 0; d < rows.size(); ++d)
@@ -170,7 +188,7 @@ PlanCheckReport check_plans(const PlanCheckOptions& options, const std::function
     std::iota(ranks.begin(), ranks.end(), 0);
     for (const Parallelism& each : mappings(world))
       check_mapping(
-          each, options.every,
+          each, options.selection,
           [&](const ToyCase& toy) { return run_toy(toy, ranks, symbolic_exchange(toy)); }, report);
     if (progress) progress(world);
   }

@@ -29,9 +29,15 @@ struct Variant {
 };
 [[nodiscard]] std::vector<Variant> variants(const Parallelism& parallelism);
 
+/// Which of the models are run.
+struct Selection {
+  int every = 1;  ///< only each so manieth variant of a mapping, another one for each mapping
+  bool boundaries_once = false;  ///< only those with a boundary that none before had on this mapping
+};
+
 struct PlanCheckOptions {
   int most_ranks = 16;
-  int every = 1;  ///< only each so manieth variant of a mapping, another one for each mapping
+  Selection selection{};
 };
 
 struct PlanCheckReport {
@@ -48,7 +54,8 @@ struct PlanCheckReport {
 using RunCase = std::function<ToyResult(const ToyCase&)>;
 
 /// Runs one mapping's cases, and adds to the report.
-void check_mapping(const Parallelism& parallelism, int every, const RunCase& run, PlanCheckReport& report);
+void check_mapping(const Parallelism& parallelism, const Selection& selection, const RunCase& run,
+                   PlanCheckReport& report);
 
 /// All mappings up to some ranks, symbolically. `progress` is called behind each number of ranks.
 [[nodiscard]] PlanCheckReport check_plans(const PlanCheckOptions& options,

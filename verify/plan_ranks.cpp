@@ -71,7 +71,7 @@ class RealExchange {
 
 }  // namespace
 
-PlanCheckReport check_plans_on(Bootstrap& bootstrap, int every) {
+PlanCheckReport check_plans_on(Bootstrap& bootstrap, const Selection& selection) {
   constexpr std::size_t workspace = std::size_t{64} << 10U;
   Communicators communicators(bootstrap, {.workspace_bytes = workspace});
   // Columns of logits are padded to a multiple of the shards.
@@ -85,7 +85,7 @@ PlanCheckReport check_plans_on(Bootstrap& bootstrap, int every) {
     std::unique_ptr<LayerCommunicator> layers;
     std::size_t model = 0;
     check_mapping(
-        each, every,
+        each, selection,
         [&](const ToyCase& toy) {
           if (made_for == nullptr || model != report.models) {
             layers = std::make_unique<LayerCommunicator>(

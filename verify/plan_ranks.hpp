@@ -7,8 +7,8 @@
 
 namespace mixcomm::verify {
 
-/// Every mapping of the bootstrap's ranks, in fp32 on the CPU backend. Collective. `every`: see PlanCheckOptions. The report
-/// is the calling rank's.
-[[nodiscard]] PlanCheckReport check_plans_on(Bootstrap& bootstrap, int every);
+/// Every mapping of the bootstrap's ranks, in fp32 on the CPU backend. Collective. The report is the calling
+/// rank's.
+[[nodiscard]] PlanCheckReport check_plans_on(Bootstrap& bootstrap, const Selection& selection);
 
 }  // namespace mixcomm::verify

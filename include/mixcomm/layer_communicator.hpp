@@ -47,7 +47,7 @@ struct LayerCommunicatorOptions {
 class LayerCommunicator {
  public:
   /// Collective: makes the communicators that the plan needs, and scratch memory where a boundary takes several
-  /// operations. Checks every boundary (see check): throws InvalidArgument on every rank, before anything is sent, for a
+  /// operations. Checks the plan (see check): throws InvalidArgument on every rank, before anything is sent, for a
   /// plan in which a sum is left out or made twice. `communicators` must outlive this.
   LayerCommunicator(LayerPlan plan, Communicators& communicators, const LayerCommunicatorOptions& options);
   ~LayerCommunicator();

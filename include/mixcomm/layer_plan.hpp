@@ -126,4 +126,8 @@ class LayerPlan {
   std::vector<Boundary> stay_;  ///< of layers behind the first: their input is there already
 };
 
+/// Checks every boundary, and that each module's output gets its residual and its shared expert once. Throws
+/// InvalidArgument.
+void check(const LayerPlan& plan);
+
 }  // namespace mixcomm

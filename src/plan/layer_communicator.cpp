@@ -66,6 +66,9 @@ struct LayerCommunicator::State {
   LayerCommunicatorOptions options;
   std::array<SymmetricBuffer, 2> scratch{};
   Communicator* local = nullptr;  ///< for what sends nothing
+
+  /// Collective: communicators and scratch memory that the boundaries need.
+  void prepare();
 };
 
 std::vector<Boundary>& LayerCommunicatorTestHook::boundaries(LayerCommunicator& layers) {
@@ -80,6 +83,30 @@ bool needs_scratch(const Transition& transition) {
          std::any_of(transition.steps.begin(), transition.steps.end(),
                      [](const Step& step) { return step.kind == Step::Kind::gather_columns; });
 }
+
+}  // namespace
+
+void LayerCommunicator::State::prepare() {
+  bool needed = false;
+  const auto look_at = [&](const Transition& transition) {
+    needed = needed || needs_scratch(transition);
+    for (const Step& step : transition.steps)
+      if (step.communicates()) (void)communicators.on(step.grid);
+  };
+  for (const Boundary& each : std::as_const(plan).boundaries()) {
+    look_at(each.transition);
+    for (const Addend& addend : each.addends) look_at(addend.way);
+  }
+  if (!needed || scratch[0].data() != nullptr) return;
+  const std::size_t row_bytes = std::max(options.hidden, options.vocab) * size_of(options.dtype);
+  for (SymmetricBuffer& buffer : scratch) buffer = local->allocate(options.max_rows * row_bytes);
+}
+
+void LayerCommunicatorTestHook::prepare(LayerCommunicator& layers) {
+  layers.state_->prepare();
+}
+
+namespace {
 
 std::byte* row_of(const Tensor& tensor, std::size_t row) {
   if (tensor.data == nullptr) return nullptr;
@@ -208,22 +235,9 @@ LayerCommunicator::LayerCommunicator(LayerPlan plan, Communicators& communicator
   if (options.hidden == 0 || options.max_rows == 0)
     throw InvalidArgument(fmt::format("LayerCommunicatorOptions has hidden {} and max_rows {}; both must be at least 1",
                                       options.hidden, options.max_rows));
-  const std::span<const Boundary> boundaries = std::as_const(s.plan).boundaries();
-  for (const Boundary& each : boundaries) check(each, p);
+  check(s.plan);
   s.local = &communicators.on({1, p.attn_tp, p.attn_dp});
-  bool scratch = false;
-  const auto prepare = [&](const Transition& transition) {
-    scratch = scratch || needs_scratch(transition);
-    for (const Step& step : transition.steps)
-      if (step.communicates()) (void)communicators.on(step.grid);
-  };
-  for (const Boundary& each : boundaries) {
-    prepare(each.transition);
-    for (const Addend& addend : each.addends) prepare(addend.way);
-  }
-  if (!scratch) return;
-  const std::size_t row_bytes = std::max(options.hidden, options.vocab) * size_of(options.dtype);
-  for (SymmetricBuffer& buffer : s.scratch) buffer = s.local->allocate(options.max_rows * row_bytes);
+  s.prepare();
 }
 
 LayerCommunicator::~LayerCommunicator() = default;

@@ -10,6 +10,8 @@ namespace mixcomm {
 
 struct LayerCommunicatorTestHook {
   [[nodiscard]] static std::vector<Boundary>& boundaries(LayerCommunicator& layers);
+  /// Collective: what changed boundaries need besides.
+  static void prepare(LayerCommunicator& layers);
 };
 
 }  // namespace mixcomm

@@ -173,6 +173,24 @@ LayerPlan::LayerPlan(ModelModules modules, const Parallelism& parallelism, const
   boundary(modules_.head, modules_.logits, "logits");
 }
 
+void check(const LayerPlan& plan) {
+  const auto once = [&](const Boundary& boundary, std::string_view name, bool wanted) {
+    const auto count = std::count_if(boundary.addends.begin(), boundary.addends.end(),
+                                     [name](const Addend& each) { return each.name == name; });
+    if (count != (wanted ? 1 : 0))
+      throw InvalidArgument(fmt::format("{} on {}: the {} is added {} times, not {}", boundary.name,
+                                        to_string(plan.parallelism()), name, count, wanted ? 1 : 0));
+  };
+  for (const Boundary& each : plan.boundaries()) check(each, plan.parallelism());
+  const auto& layers = plan.modules().layers;
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    for (const auto& [module, boundary] : {std::pair(&layers[i].attention, &plan.before_mlp(i)),
+                                           std::pair(&layers[i].mlp, &plan.after_mlp(i))}) {
+      once(*boundary, "residual", !module->adds_residual);
+      once(*boundary, "shared expert", module->shared.has_value());
+    }
+}
+
 const Boundary& LayerPlan::before_attention(std::size_t layer) const {
   return layer == 0 ? boundaries_.at(0) : stay_.at(layer);
 }

@@ -7,9 +7,12 @@
 namespace mixcomm::runner {
 
 struct DecoderTestHook {
-  /// Replaces every boundary, unchecked.
-  static void edit(Decoder& decoder, const std::function<void(Boundary&)>& edit) {
-    for (Boundary& each : LayerCommunicatorTestHook::boundaries(decoder.state_->boundaries)) edit(each);
+  /// Breaks every boundary that can be, unchecked.
+  static void edit(Decoder& decoder, const std::function<bool(Boundary&, const Parallelism&)>& edit,
+                   const Parallelism& parallelism) {
+    if (!edit) return;
+    for (Boundary& each : LayerCommunicatorTestHook::boundaries(decoder.state_->boundaries)) (void)edit(each, parallelism);
+    LayerCommunicatorTestHook::prepare(decoder.state_->boundaries);
   }
 };
 
