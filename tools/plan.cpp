@@ -1,6 +1,7 @@
 // mixcomm plan: which collective runs at each boundary of a model, what it moves and takes, and why.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 #include <system_error>
 
@@ -18,7 +19,7 @@ namespace {
 constexpr const char* examples =
     R"(Needs a model's config.json alone: of Qwen3.5-MoE, Qwen3-MoE, or DeepSeek-V3; shapes of published models lie in models/shapes.
 `per rank` is what each rank receives in one step of --rows rows per DP rank, with the algorithm that is named. Times are
-predicted from constants that are printed with their sources; --constants FILE.json takes others:
+predicted from constants that are printed with their sources; --constants FILE.json takes others, of 'mixcomm tune' or your own:
 {"links": [{"name": "mine", "call_us": 1.5, "wait_us": 1.1, "gbps": 450, "source": "measured"}]}.
 
 Examples:
@@ -52,6 +53,14 @@ void read_constants(const std::filesystem::path& path, CostModel& model) {
   const runner::Json document = runner::read_json_file(path, most_bytes);
   const runner::JsonView root(document, path.string());
   const runner::Range<double> range{.min = 0, .max = 1e9};
+  if (const auto measured = root.find("costs")) {  // a table of mixcomm tune
+    model.link.name = "tuned";
+    model.link.call_us = 0;  // the waits that it measured hold it
+    model.link.wait_us = measured->at("wait_us").as_number(range);
+    model.link.gbps = measured->at("read_gbps").as_number({.min = 1e-6, .max = 1e9});
+    model.link.source = fmt::format("mixcomm tune, {}", path.string());
+    return;
+  }
   const runner::JsonView links = root.at("links");
   for (std::size_t i = 0; i < links.as_array().size(); ++i) {
     const runner::JsonView each = links.element(i);
