@@ -1,5 +1,5 @@
 # The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
-.PHONY: help build demo check check-cuda lint format asan tsan clean
+.PHONY: help build demo check check-plan check-cuda lint format asan tsan clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -17,6 +17,9 @@ check: build ## every test but those on a GPU, and the collectives under ThreadS
 	@ctest --preset default --progress --label-exclude cuda
 	@$(MAKE) --no-print-directory tsan
 	@scripts/check-cuda --status
+
+check-plan: build ## the whole of the planner's checks, some minutes; 'make check' runs a part of them
+	@build/tools/mixcomm check --plan
 
 check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer
 	@scripts/check-cuda

@@ -1,6 +1,7 @@
-// How an engine uses the planner: it declares what its modules take and give, and a LayerCommunicator carries rows between
-// them. Here a toy decoder in fp32 on attention TP 2 x DP 2 and experts TP 2 x EP 2, ranks as threads. Each module
-// multiplies with a number that its ranks share out, so that the end can be checked against one rank.
+// How an engine uses the planner: it declares what its modules take and give, and a LayerCommunicator carries
+// rows between them. Here a toy decoder in fp32 on attention TP 2 x DP 2 and experts TP 2 x EP 2, ranks as
+// threads. Each module multiplies with a number that its ranks share out, so that the end can be checked
+// against one rank.
 #include <cstdio>
 #include <mixcomm/mixcomm.hpp>
 #include <span>
@@ -19,14 +20,13 @@ const mixcomm::Parallelism parallelism{.attn_tp = 2, .attn_dp = 2, .moe_tp = 2, 
 /// What the modules' authors declare. Nothing below names a collective.
 mixcomm::ModelModules declare() {
   using namespace mixcomm;
-  Module attention{.name = "attention",
-                   .takes = {Rows::by_dp_rank},
-                   .gives = {Rows::by_dp_rank, TeamName::attn_tp}};
+  Module attention{
+      .name = "attention", .takes = {Rows::by_dp_rank}, .gives = {Rows::by_dp_rank, TeamName::attn_tp}};
   Module moe{.name = "MoE",
              .takes = {Rows::replicated},
              .gives = {Rows::replicated, partial_over(TeamName::moe_tp, TeamName::moe_ep)}};
-  // Each moe_ep rank has the same part of the shared expert. Declared as joined on every rank, it would be counted
-  // twice, and so refused when the plan is made.
+  // Each moe_ep rank has the same part of the shared expert. Declared as joined on every rank, it would be
+  // counted twice, and so refused when the plan is made.
   moe.shared = SharedExpert{{Rows::replicated, TeamName::moe_tp}, Joined::on_one_member};
   return {.embedding = modules::embedding(),
           .layers = std::vector<LayerModules>(layers, {attention, moe}),
@@ -53,7 +53,8 @@ void engine(mixcomm::Bootstrap& bootstrap) {
   const mixcomm::RowPlan rows = boundaries.rows(counts);
   const mixcomm::RowRange own = boundaries.range(Rows::by_dp_rank, rows);
   std::vector<float> residual(own.count * hidden);
-  for (std::size_t i = 0; i < residual.size(); ++i) residual[i] = static_cast<float>(own.first + i / hidden + 1);
+  for (std::size_t i = 0; i < residual.size(); ++i)
+    residual[i] = static_cast<float>(own.first + i / hidden + 1);
   std::vector<float> all(rows.total() * hidden);
   std::vector<float> mixed(residual.size());
   std::vector<float> moe(all.size());
@@ -63,14 +64,17 @@ void engine(mixcomm::Bootstrap& bootstrap) {
     multiply(residual, attention_weight / parallelism.attn_tp, mixed);
     const mixcomm::Boundary& before_mlp = boundaries.before_mlp(layer);
     if (boundaries.adds_before(before_mlp, "residual")) add(residual, mixed);
-    boundaries.cross(before_mlp, tensor(mixed.data(), own.count, hidden), tensor(all.data(), rows.total(), hidden), rows);
+    boundaries.cross(before_mlp, tensor(mixed.data(), own.count, hidden),
+                     tensor(all.data(), rows.total(), hidden), rows);
 
     multiply(all, experts_weight / parallelism.world(), moe);
     multiply(all, shared_weight / parallelism.moe_tp, shared);
     const mixcomm::Boundary& after_mlp = boundaries.after_mlp(layer);
     if (boundaries.adds_before(after_mlp, "shared expert")) add(shared, moe);
-    boundaries.cross(after_mlp, tensor(moe.data(), rows.total(), hidden), tensor(residual.data(), own.count, hidden), rows);
-    // The plan says that the residual, of which every rank has all rows by now, is added behind the collective.
+    boundaries.cross(after_mlp, tensor(moe.data(), rows.total(), hidden),
+                     tensor(residual.data(), own.count, hidden), rows);
+    // The plan says that the residual, of which every rank has all rows by now, is added behind the
+    // collective.
     add(std::span(all).subspan(own.first * hidden, own.count * hidden), residual);
   }
 

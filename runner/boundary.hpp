@@ -19,13 +19,13 @@ struct Crossing {
   const RowPlan& rows;
 };
 
-/// What a LayerCommunicator needs of memory: activations of the compute dtype in symmetric memory, on both sides of a
-/// boundary. One is used for all boundaries of a kind.
+/// What a LayerCommunicator needs of memory: activations of the compute dtype in symmetric memory, on both
+/// sides of a boundary. One is used for all boundaries of a kind.
 class BoundaryBuffers {
  public:
   /// Collective: allocates for `max_rows` rows on both sides.
   BoundaryBuffers(Communicator& communicator, std::size_t max_rows, std::size_t hidden,
-           const DecoderOptions& options);
+                  const DecoderOptions& options);
 
   /// Appends when the communication began and ended. Every rank crosses, also with no rows of its own.
   void cross(LayerCommunicator& layers, const Boundary& boundary, const Crossing& crossing,

@@ -158,7 +158,8 @@ void Decoder::State::run_layer(std::size_t index) {
     const auto normed = grown(own_normed, own_rows * hidden);
     layer.input_norm(residual, normed);
     layer.mixer->forward({sequences, angles}, normed, mixed);
-    // One TP rank adds the residual, so that the sum over them holds it once; or all do, where they have all rows.
+    // One TP rank adds the residual, so that the sum over them holds it once; or all do, where they have all
+    // rows.
     if (boundaries.adds_before(before_moe, "residual")) add(residual, mixed);
   }
   const auto all = grown(all_residual, step_rows->total() * hidden);

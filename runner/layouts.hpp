@@ -1,5 +1,5 @@
-// What the modules of this decoder declare. The decoder runs what a LayerPlan finds between them, and `mixcomm plan` shows
-// it.
+// What the modules of this decoder declare. The decoder runs what a LayerPlan finds between them, and
+// `mixcomm plan` shows it.
 #pragma once
 
 #include "mixcomm/layer_plan.hpp"
@@ -7,8 +7,8 @@
 
 namespace mixcomm::runner {
 
-/// The shared expert is sliced over all ranks, and so summed with the routed ones; the embedding and the head are whole on
-/// every rank.
+/// The shared expert is sliced over all ranks, and so summed with the routed ones; the embedding and the head
+/// are whole on every rank.
 [[nodiscard]] inline ModelModules modules_of(const ModelConfig& config) {
   ModelModules model{.embedding = modules::embedding(), .layers = {}, .head = modules::head(), .logits = {}};
   for (const LayerKind kind : config.layers)

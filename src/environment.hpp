@@ -5,8 +5,9 @@
 
 namespace mixcomm {
 
-/// MIXCOMM_ALGORITHM takes the place of Algorithm::automatic; MIXCOMM_DISABLE=fusion,multicast switches off what is named:
-/// fusion makes every operation composed that names no algorithm of its own. Throws InvalidArgument naming the variable.
+/// MIXCOMM_ALGORITHM takes the place of Algorithm::automatic; MIXCOMM_DISABLE=fusion,multicast switches off
+/// what is named: fusion makes every operation composed that names no algorithm of its own. Throws
+/// InvalidArgument naming the variable.
 [[nodiscard]] CommunicatorOptions with_environment(CommunicatorOptions options);
 
 }  // namespace mixcomm

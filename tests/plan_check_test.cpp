@@ -1,9 +1,10 @@
-// The planner's checker, that it can fail, and a LayerCommunicator on ranks. The whole of it is `mixcomm check --plan`.
+// The planner's checker, that it can fail, and a LayerCommunicator on ranks. The whole of it is `mixcomm
+// check --plan`.
 #include <gtest/gtest.h>
 
+#include <fmt/format.h>
 #include <cstdio>
 #include <cstdlib>
-#include <fmt/format.h>
 
 #include "mixcomm/mixcomm.hpp"
 #include "support/spawn.hpp"
@@ -25,14 +26,16 @@ TEST(PlanCheck, OnRanks) {
   for (const int world : {1, 2, 4, 6}) {
     const auto results = spawn(Ranks::threads, world, [](Bootstrap& bootstrap) -> std::string {
       const auto report = verify::check_plans_on(bootstrap, {.every = 13, .boundaries_once = true});
-      return report.failed == 0 && report.cases >= 70 ? "" : fmt::format("{} cases, {}", report.cases, report.first);
+      return report.failed == 0 && report.cases >= 70
+                 ? ""
+                 : fmt::format("{} cases, {}", report.cases, report.first);
     });
     EXPECT_EQ(failures(results), "") << world << " ranks";
   }
 }
 
-/// Each seeded mistake is found in every model that it changes, and refused where a declaration expresses it. With
-/// MIXCOMM_PRINT_MUTANTS, prints the table of docs/plan.md.
+/// Each seeded mistake is found in every model that it changes, and refused where a declaration expresses it.
+/// With MIXCOMM_PRINT_MUTANTS, prints the table of docs/plan.md.
 TEST(PlanCheck, EveryMutantIsCaught) {
   const bool prints = std::getenv("MIXCOMM_PRINT_MUTANTS") != nullptr;
   const auto mutants = verify::plan_mutants();
@@ -56,7 +59,8 @@ TEST(PlanCheck, EveryMutantIsCaught) {
     if (prints)
       fmt::print("| {} | {} of {} | {} | {} |\n", mutant.name, sum.caught, sum.applied,
                  sum.refused == 0 ? "cannot see it" : fmt::format("{} of {}", sum.refused, sum.applied),
-                 mutant.declaration ? fmt::format("{} of {} mappings", sum.declarations_refused, sum.declared) : "none says it");
+                 mutant.declaration ? fmt::format("{} of {} mappings", sum.declarations_refused, sum.declared)
+                                    : "none says it");
   }
 }
 
@@ -82,8 +86,10 @@ TEST(LayerCommunicator, RefusesWhatDoesNotFit) {
       broken.boundaries()[1].transition.steps[0].op = Op::all_gather;
       const LayerCommunicator layers(broken, communicators, {.hidden = 4});
     });
-    count += refused([&] { const LayerCommunicator layers(LayerPlan(model, {}), communicators, {.hidden = 4}); });
-    count += refused([&] { const LayerCommunicator layers(LayerPlan(model, p), communicators, {.hidden = 0}); });
+    count +=
+        refused([&] { const LayerCommunicator layers(LayerPlan(model, {}), communicators, {.hidden = 4}); });
+    count +=
+        refused([&] { const LayerCommunicator layers(LayerPlan(model, p), communicators, {.hidden = 0}); });
     LayerCommunicator layers(LayerPlan(model, p), communicators, {.hidden = 4, .dtype = DType::fp32});
     const std::vector<std::size_t> counts = {2, 1};
     const RowPlan rows = layers.rows(counts);
@@ -91,7 +97,8 @@ TEST(LayerCommunicator, RefusesWhatDoesNotFit) {
     std::vector<float> in(16, 1.0F);
     std::vector<float> out(16, 0.0F);
     const auto cross = [&](std::size_t in_rows, std::size_t out_rows, std::size_t hidden) {
-      layers.cross(layers.before_mlp(0), tensor(in.data(), in_rows, 4), tensor(out.data(), out_rows, hidden), rows);
+      layers.cross(layers.before_mlp(0), tensor(in.data(), in_rows, 4), tensor(out.data(), out_rows, hidden),
+                   rows);
     };
     count += refused([&] { cross(own + 1, 3, 4); });
     count += refused([&] { cross(own, 4, 4); });

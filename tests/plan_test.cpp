@@ -93,9 +93,13 @@ TEST(Plan, WhatCannotBeIsRefused) {
   EXPECT_SAYS(refusal([&] { (void)collective_for({Rows::by_dp_rank, world}, own, p); }), "different rows");
   EXPECT_SAYS(refusal([&] { (void)collective_for({Rows::by_dp_rank, moe_ep}, own, p); }), "different rows");
   EXPECT_SAYS(refusal([&] { (void)collective_for(own, own_partial, p); }), "cannot be made partial again");
-  EXPECT_SAYS(refusal([&] { (void)collective_for({Rows::replicated, partial_over(attn_tp, moe_tp)}, own, p); }),
+  EXPECT_SAYS(refusal([&] {
+                (void)collective_for({Rows::replicated, partial_over(attn_tp, moe_tp)}, own, p);
+              }),
               "owe twice");
-  EXPECT_SAYS(refusal([&] { (void)collective_for({Rows::replicated, partial_over(attn_tp, moe_ep)}, own, {2, 4, 4, 2}); }),
+  EXPECT_SAYS(refusal([&] {
+                (void)collective_for({Rows::replicated, partial_over(attn_tp, moe_ep)}, own, {2, 4, 4, 2});
+              }),
               "belong to none of them");
   EXPECT_SAYS(refusal([&] { (void)collective_for(own, all, {0, 2, 1, 1}); }), "attn_tp is 0");
   EXPECT_SAYS(refusal([&] { (void)collective_for(own, all, {2, 2, 2, 1}); }), "must be the same ranks");
@@ -130,7 +134,8 @@ TEST(Plan, EveryPairOfLayouts) {
         if (ranks % tp != 0 || ranks % moe != 0) continue;
         const Parallelism p{tp, ranks / tp, moe, ranks / moe, 1};
         for (const Rows from : {Rows::replicated, Rows::by_dp_rank, Rows::scattered})
-          for (const Teams owed : {complete, Teams(attn_tp), Teams(attn_dp), Teams(moe_tp), Teams(moe_ep), Teams(world)})
+          for (const Teams owed :
+               {complete, Teams(attn_tp), Teams(attn_dp), Teams(moe_tp), Teams(moe_ep), Teams(world)})
             for (const Rows to : {Rows::replicated, Rows::by_dp_rank, Rows::scattered}) {
               Transition transition;
               try {
@@ -156,7 +161,8 @@ TEST(Plan, EveryPairOfLayouts) {
 }
 
 ModelModules one_layer(const Module& attention, const Module& mlp) {
-  return {.embedding = modules::embedding(), .layers = {{attention, mlp}}, .head = modules::head(), .logits = {}};
+  return {
+      .embedding = modules::embedding(), .layers = {{attention, mlp}}, .head = modules::head(), .logits = {}};
 }
 
 TEST(LayerPlan, WhatModulesDeclare) {
@@ -193,9 +199,12 @@ TEST(LayerPlan, DeclarationsThatWouldCountTwiceAreRefused) {
   Module attention = modules::attention();
   attention.adds_residual = true;
   EXPECT_SAYS(says(attention, modules::experts()), "2 times");
-  EXPECT_SAYS(says(modules::attention(), modules::experts(SharedExpert{{Rows::replicated, moe_tp}})), "count it 2 times");
-  EXPECT_SAYS(says(modules::attention(), modules::experts(SharedExpert{{Rows::replicated}})), "count it 4 times");
-  EXPECT_SAYS(says(modules::attention(), modules::experts(SharedExpert{{Rows::by_dp_rank, attn_tp}})), "other rows");
+  EXPECT_SAYS(says(modules::attention(), modules::experts(SharedExpert{{Rows::replicated, moe_tp}})),
+              "count it 2 times");
+  EXPECT_SAYS(says(modules::attention(), modules::experts(SharedExpert{{Rows::replicated}})),
+              "count it 4 times");
+  EXPECT_SAYS(says(modules::attention(), modules::experts(SharedExpert{{Rows::by_dp_rank, attn_tp}})),
+              "other rows");
   Module moe = modules::experts(SharedExpert{{Rows::replicated, world}});
   moe.gives.owed = moe_ep;
   EXPECT_SAYS(says(modules::attention(), moe), "leave parts of it out");
@@ -254,7 +263,8 @@ TEST(Cost, ConstantsNameTheirSourceAndAreUsed) {
   const Prediction p = predict(large, model);
   EXPECT_EQ(p.algorithm, Algorithm::two_shot);
   EXPECT_DOUBLE_EQ(p.bytes_per_rank, wire_bytes(large.op, 4, 2, large.bytes));
-  EXPECT_DOUBLE_EQ(p.us, model.link.call_us + 2 * model.link.wait_us + p.bytes_per_rank / (model.link.gbps * 1000));
+  EXPECT_DOUBLE_EQ(p.us,
+                   model.link.call_us + 2 * model.link.wait_us + p.bytes_per_rank / (model.link.gbps * 1000));
   Operation far = large;
   far.across_nodes = true;
   EXPECT_GT(predict(far, model).us, p.us);

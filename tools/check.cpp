@@ -216,10 +216,12 @@ void add_check(CLI::App& app, Invocation& invocation) {
   sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
   add_rank_flags(*sub, options->ranks);
   auto* plan = sub->add_flag("--plan", options->plan, "The planner, not the operations");
-  sub->add_option("--symbolic-ranks", options->plan_options.symbolic_ranks, "--plan: in integers, up to so many ranks (16)")
+  sub->add_option("--symbolic-ranks", options->plan_options.symbolic_ranks,
+                  "--plan: in integers, up to so many ranks (16)")
       ->check(CLI::Range(0, max_ranks))
       ->needs(plan);
-  sub->add_option("--real-ranks", options->plan_options.real_ranks, "--plan: on the CPU backend, up to so many ranks (8)")
+  sub->add_option("--real-ranks", options->plan_options.real_ranks,
+                  "--plan: on the CPU backend, up to so many ranks (8)")
       ->check(CLI::Range(0, 16))
       ->needs(plan);
   sub->callback([&invocation, options] {

@@ -14,23 +14,26 @@
 namespace mixcomm::tools {
 namespace {
 
-/// A few models of each mapping, others for each: numbers that have no divisor in common with how many there are.
+/// A few models of each mapping, others for each: numbers that have no divisor in common with how many there
+/// are.
 constexpr int quick_symbolic = 17;
 constexpr int quick_real = 41;
 
 Json to_json(const verify::PlanCheckReport& report) {
-  return {{"mappings", report.mappings},     {"models", report.models}, {"refused", report.refused},
-          {"cases", report.cases},           {"boundaries", report.boundaries},
-          {"failed", report.failed},         {"first", report.first}};
+  return {{"mappings", report.mappings}, {"models", report.models},         {"refused", report.refused},
+          {"cases", report.cases},       {"boundaries", report.boundaries}, {"failed", report.failed},
+          {"first", report.first}};
 }
 
 void print(const std::string& how, const Json& report) {
   const auto failed = report["failed"].get<std::size_t>();
-  fmt::print("{}: {} mappings, {} models ({} declarations refused), {} cases, {} boundaries compared, {}\n", how,
-             report["mappings"].get<std::size_t>(), report["models"].get<std::size_t>(),
+  fmt::print("{}: {} mappings, {} models ({} declarations refused), {} cases, {} boundaries compared, {}\n",
+             how, report["mappings"].get<std::size_t>(), report["models"].get<std::size_t>(),
              report["refused"].get<std::size_t>(), report["cases"].get<std::size_t>(),
              report["boundaries"].get<std::size_t>(),
-             failed == 0 ? "ok" : fmt::format("{} FAILED, the first: {}", failed, report["first"].get<std::string>()));
+             failed == 0
+                 ? "ok"
+                 : fmt::format("{} FAILED, the first: {}", failed, report["first"].get<std::string>()));
   std::fflush(stdout);
 }
 
@@ -52,7 +55,8 @@ int check_plan(const CheckPlanOptions& options, const std::string& command_line)
     const auto report = verify::check_plans(
         {.most_ranks = options.symbolic_ranks, .selection = {.every = options.quick ? quick_symbolic : 1}},
         [&](int world) {
-          progress.update(static_cast<std::size_t>(world), static_cast<std::size_t>(options.symbolic_ranks), "ranks");
+          progress.update(static_cast<std::size_t>(world), static_cast<std::size_t>(options.symbolic_ranks),
+                          "ranks");
         });
     if (options.symbolic_ranks > 0)
       add(fmt::format("up to {} ranks, in integers", options.symbolic_ranks), to_json(report));
@@ -71,8 +75,8 @@ int check_plan(const CheckPlanOptions& options, const std::string& command_line)
       }
       return all;
     };
-    const auto [report, prints] =
-        run_ranks({.world = world, .processes = options.ranks.processes, .timeout = options.ranks.timeout()}, body);
+    const auto [report, prints] = run_ranks(
+        {.world = world, .processes = options.ranks.processes, .timeout = options.ranks.timeout()}, body);
     if (prints) add(fmt::format("{} rank{} on the CPU backend", world, world == 1 ? "" : "s"), report);
   }
   fmt::print("{} passed, {} failed\n", passed, failed);

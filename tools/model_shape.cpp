@@ -48,8 +48,8 @@ ModelShape qwen3(const JsonView& root) {
       dense.push_back(only->element(i).as_integer({.min = 0, .max = most}));
   const std::size_t step = std::max<std::size_t>(size_or(root, "decoder_sparse_step", 1), 1);
   for (std::size_t i = 0; i < shape.config.layers.size(); ++i)
-    shape.layers.push_back({"full attention",
-                            std::find(dense.begin(), dense.end(), i) == dense.end() && (i + 1) % step == 0});
+    shape.layers.push_back(
+        {"full attention", std::find(dense.begin(), dense.end(), i) == dense.end() && (i + 1) % step == 0});
   return shape;
 }
 
@@ -87,16 +87,20 @@ ModelShape read_model_shape(const std::filesystem::path& path) {
   if (model == "qwen3_moe") return qwen3(root);
   if (model == "deepseek_v3") return deepseek(root);
   if (model != "qwen3_5_moe" && model != "qwen3_5_moe_text" && !model.empty())
-    root.fail(fmt::format("has model_type '{}'; there are plans for qwen3_5_moe, qwen3_moe and deepseek_v3", model));
-  if (file.filename() != "config.json") root.fail("is of a Qwen3.5-MoE; name its directory, or a file config.json");
+    root.fail(fmt::format("has model_type '{}'; there are plans for qwen3_5_moe, qwen3_moe and deepseek_v3",
+                          model));
+  if (file.filename() != "config.json")
+    root.fail("is of a Qwen3.5-MoE; name its directory, or a file config.json");
   return qwen3_5(is_directory ? path : file.parent_path());
 }
 
-ModelModules modules_of(const ModelShape& shape, const Parallelism& parallelism, const ModelChoices& choices) {
-  ModelModules model{.embedding = choices.sharded_embedding ? modules::sharded_embedding() : modules::embedding(),
-                     .layers = {},
-                     .head = modules::head(),
-                     .logits = {Rows::by_dp_rank}};
+ModelModules modules_of(const ModelShape& shape, const Parallelism& parallelism,
+                        const ModelChoices& choices) {
+  ModelModules model{
+      .embedding = choices.sharded_embedding ? modules::sharded_embedding() : modules::embedding(),
+      .layers = {},
+      .head = modules::head(),
+      .logits = {Rows::by_dp_rank}};
   std::optional<SharedExpert> shared;
   if (shape.config.shared_expert_intermediate_size > 0) {
     shared.emplace();

@@ -1,4 +1,5 @@
-// What planning needs to know of a model: sizes and kinds of layers. More models have a plan than the runner can run.
+// What planning needs to know of a model: sizes and kinds of layers. More models have a plan than the runner
+// can run.
 #pragma once
 
 #include <filesystem>

@@ -153,19 +153,23 @@ void add_plan(CLI::App& app, Invocation& invocation) {
   const auto flags = std::make_shared<PlanFlags>();
   const CLI::Range ranks(1, max_ranks);
   add_model_flags(*sub, flags->model);
-  sub->add_option("--mlp-tp", flags->mlp_tp, "TP ranks of dense MLPs (as --attn-tp); 1: fully data-parallel")->check(ranks);
+  sub->add_option("--mlp-tp", flags->mlp_tp, "TP ranks of dense MLPs (as --attn-tp); 1: fully data-parallel")
+      ->check(ranks);
   add_row_flags(*sub, flags->rows);
   add_named(*sub, "--rows-way", flags->way, rows_way_from_name, "exact (default), max_len or sum_len");
   add_named(*sub, "--head", flags->choices.head, head_from_name,
             "LM head: whole (default), sharded over attn_tp, or over the world");
   add_named(*sub, "--shared", flags->choices.shared, shared_from_name,
             "Shared experts: summed with the routed ones (default), or apart");
-  sub->add_flag("--sharded-embedding", flags->choices.sharded_embedding, "The embedding's vocabulary over attn_tp");
+  sub->add_flag("--sharded-embedding", flags->choices.sharded_embedding,
+                "The embedding's vocabulary over attn_tp");
   add_named(*sub, "--backend", flags->backend, backend_from_name, "What would run it: cpu (default) or cuda");
-  sub->add_option("--link", flags->link, "What connects ranks (shm, or nvlink4 with --backend cuda)")->type_name("NAME");
+  sub->add_option("--link", flags->link, "What connects ranks (shm, or nvlink4 with --backend cuda)")
+      ->type_name("NAME");
   sub->add_option("--network", flags->network, "What connects nodes (network400)")->type_name("NAME");
   sub->add_option("--ranks-per-node", flags->per_node, "Ranks of one node (8)")->check(ranks);
-  sub->add_option("--constants", flags->constants, "Constants of links, in place of known ones")->type_name("FILE");
+  sub->add_option("--constants", flags->constants, "Constants of links, in place of known ones")
+      ->type_name("FILE");
   sub->add_option("--picture", flags->picture, "Write it as .svg, or as Graphviz .dot")->type_name("FILE");
   auto* compare = sub->add_flag("--compare", flags->compare, "All spreads over --gpus, the quickest first");
   sub->add_option("--gpus", flags->gpus, "--compare: how many")->check(ranks)->needs(compare);

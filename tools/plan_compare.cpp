@@ -45,8 +45,9 @@ Json compare_json(const PlanRequest& request, int gpus, std::size_t batch) {
     }
   if (layouts.empty())
     throw InvalidArgument(fmt::format("this model's heads and experts cannot be spread over {} GPUs", gpus));
-  std::stable_sort(layouts.begin(), layouts.end(),
-                   [](const Json& a, const Json& b) { return a["us"].get<double>() < b["us"].get<double>(); });
+  std::stable_sort(layouts.begin(), layouts.end(), [](const Json& a, const Json& b) {
+    return a["us"].get<double>() < b["us"].get<double>();
+  });
   return {{"gpus", gpus}, {"batch", batch}, {"layouts", layouts}, {"constants", to_json(request.model)}};
 }
 
@@ -54,8 +55,8 @@ void print_comparison(const Json& comparison) {
   fmt::print("{}: {} GPUs, {} rows in a step; communication alone, the quickest first\n\n",
              comparison["model"].get<std::string>(), comparison["gpus"].get<int>(),
              comparison["batch"].get<std::size_t>());
-  fmt::print("{:>12} {:>12} {:>16} {:>14} {:>10} {:>10} {:>7}\n", "attn tp x dp", "moe tp x ep", "rows per DP rank",
-             "MiB per rank", "us", "two calls", "ratio");
+  fmt::print("{:>12} {:>12} {:>16} {:>14} {:>10} {:>10} {:>7}\n", "attn tp x dp", "moe tp x ep",
+             "rows per DP rank", "MiB per rank", "us", "two calls", "ratio");
   for (const Json& each : comparison["layouts"]) {
     const Json& p = each["parallelism"];
     const auto rows = each["rows"].get<std::vector<std::size_t>>();
@@ -69,8 +70,10 @@ void print_comparison(const Json& comparison) {
                each["bytes_per_rank"].get<double>() / (1024 * 1024), us, two,
                two > 0 ? fmt::format("{:.2f}", us / two) : "-");
   }
-  fmt::print("\nNot in it: how attention and experts compute, and the KV cache that every TP rank of attention has a copy of where\n"
-             "attn_tp is more than the KV heads.\n");
+  fmt::print(
+      "\nNot in it: how attention and experts compute, and the KV cache that every TP rank of attention has "
+      "a copy of where\n"
+      "attn_tp is more than the KV heads.\n");
   print_constants(comparison["constants"]);
 }
 

@@ -27,7 +27,8 @@ std::vector<Edge> edges_of(const Json& plan) {
     const auto name = boundary["boundary"].get<std::string>();
     const std::size_t arrow = name.find(" -> ");
     Edge edge{name.substr(0, arrow), name.substr(arrow + 4), {}, false};
-    edge.lines.push_back(fmt::format("{}x: {}", boundary["count"].get<int>(), boundary["from"].get<std::string>()));
+    edge.lines.push_back(
+        fmt::format("{}x: {}", boundary["count"].get<int>(), boundary["from"].get<std::string>()));
     for (const Json& operation : boundary["operations"]) {
       std::string line = operation["operation"].get<std::string>();
       if (operation.contains("grid")) {
@@ -39,7 +40,8 @@ std::vector<Edge> edges_of(const Json& plan) {
     }
     if (boundary["operations"].empty()) edge.lines.emplace_back("nothing to send");
     for (const Json& addend : boundary["addends"])
-      edge.lines.push_back(fmt::format("{}: {}", addend["name"].get<std::string>(), addend["added"].get<std::string>()));
+      edge.lines.push_back(
+          fmt::format("{}: {}", addend["name"].get<std::string>(), addend["added"].get<std::string>()));
     edge.lines.push_back("to: " + boundary["to"].get<std::string>());
     edges.push_back(edge);
   }
@@ -77,8 +79,8 @@ std::string dot(const Json& plan) {
   for (const Edge& edge : edges_of(plan)) {
     std::string label;
     for (const std::string& line : edge.lines) label += escaped(line, false) + "\\l";
-    text += fmt::format("  \"{}\" -> \"{}\" [label=\"{}\"{}];\n", escaped(edge.from, false), escaped(edge.to, false),
-                        label, edge.sends ? ", penwidth=2" : ", style=dashed");
+    text += fmt::format("  \"{}\" -> \"{}\" [label=\"{}\"{}];\n", escaped(edge.from, false),
+                        escaped(edge.to, false), label, edge.sends ? ", penwidth=2" : ", style=dashed");
   }
   return text + "}\n";
 }
@@ -94,15 +96,17 @@ std::string svg(const Json& plan) {
   for (const Edge& edge : edges_of(plan)) {
     const int height = static_cast<int>(edge.lines.size()) * line_height + 2 * box + 10;
     const auto rectangle = [&](int at, const std::string& label) {
-      body += fmt::format("<rect x='{}' y='{}' width='{}' height='{}' rx='4' fill='#eef' stroke='#446'/>"
-                          "<text x='{}' y='{}'>{}</text>\n",
-                          left, at, box_width, box, left + 8, at + 20, escaped(label, true));
+      body += fmt::format(
+          "<rect x='{}' y='{}' width='{}' height='{}' rx='4' fill='#eef' stroke='#446'/>"
+          "<text x='{}' y='{}'>{}</text>\n",
+          left, at, box_width, box, left + 8, at + 20, escaped(label, true));
     };
     rectangle(y, edge.from);
     rectangle(y + height - box, edge.to);
-    body += fmt::format("<line x1='{0}' y1='{1}' x2='{0}' y2='{2}' stroke='{3}' stroke-width='{4}' marker-end='url(#a)'/>\n",
-                        left + box_width / 2, y + box, y + height - box - 2, edge.sends ? "#b30" : "#999",
-                        edge.sends ? 3 : 1);
+    body += fmt::format(
+        "<line x1='{0}' y1='{1}' x2='{0}' y2='{2}' stroke='{3}' stroke-width='{4}' marker-end='url(#a)'/>\n",
+        left + box_width / 2, y + box, y + height - box - 2, edge.sends ? "#b30" : "#999",
+        edge.sends ? 3 : 1);
     int at = y + box + line_height;
     for (const std::string& line : edge.lines) {
       body += fmt::format("<text x='{}' y='{}' font-size='12'>{}</text>\n", left + box_width / 2 + 16, at,
@@ -112,10 +116,13 @@ std::string svg(const Json& plan) {
     y += height + 24;
   }
   return fmt::format(
-             "<svg xmlns='http://www.w3.org/2000/svg' width='{}' height='{}' font-family='sans-serif' font-size='14'>\n"
-             "<defs><marker id='a' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='4' markerHeight='4' orient='auto'>"
+             "<svg xmlns='http://www.w3.org/2000/svg' width='{}' height='{}' font-family='sans-serif' "
+             "font-size='14'>\n"
+             "<defs><marker id='a' viewBox='0 0 8 8' refX='7' refY='4' markerWidth='4' markerHeight='4' "
+             "orient='auto'>"
              "<path d='M0 0L8 4L0 8z' fill='#555'/></marker></defs>\n"
-             "<rect width='100%' height='100%' fill='white'/>\n<text x='{}' y='28' font-size='18'>{}</text>\n",
+             "<rect width='100%' height='100%' fill='white'/>\n<text x='{}' y='28' "
+             "font-size='18'>{}</text>\n",
              width, y, left, escaped(title_of(plan), true)) +
          body + "</svg>\n";
 }
@@ -125,7 +132,8 @@ std::string svg(const Json& plan) {
 void write_picture(const Json& plan, const std::filesystem::path& path) {
   const std::string extension = path.extension().string();
   if (extension != ".svg" && extension != ".dot" && extension != ".gv")
-    throw InvalidArgument(fmt::format("--picture: '{}' ends in '{}'; it may be .svg, .dot or .gv", path.string(), extension));
+    throw InvalidArgument(
+        fmt::format("--picture: '{}' ends in '{}'; it may be .svg, .dot or .gv", path.string(), extension));
   std::ofstream file(path, std::ios::trunc);
   file << (extension == ".svg" ? svg(plan) : dot(plan));
   file.close();

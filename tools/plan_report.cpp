@@ -40,10 +40,13 @@ std::vector<Kind> kinds_of(const LayerPlan& plan) {
 class Report {
  public:
   explicit Report(const PlanRequest& request)
-      : request_(request), rows_(request.rows, request.parallelism, request.way), options_(plan_options(request)) {}
+      : request_(request),
+        rows_(request.rows, request.parallelism, request.way),
+        options_(plan_options(request)) {}
 
   [[nodiscard]] LayerPlan plan() const {
-    return {modules_of(request_.shape, request_.parallelism, request_.choices), request_.parallelism, options_};
+    return {modules_of(request_.shape, request_.parallelism, request_.choices), request_.parallelism,
+            options_};
   }
 
   /// The steps of a transition, and what they take together.
@@ -97,7 +100,8 @@ class Report {
     PlanOptions options{.traffic = {request.rows, request.shape.config.hidden_size * size_of(request.dtype)},
                         .model = request.model};
     if (request.way == RowsWay::max_len)
-      options.traffic.rows.assign(request.rows.size(), *std::max_element(request.rows.begin(), request.rows.end()));
+      options.traffic.rows.assign(request.rows.size(),
+                                  *std::max_element(request.rows.begin(), request.rows.end()));
     return options;
   }
 
@@ -180,7 +184,8 @@ void print_operation(const Json& o) {
                o["us"].get<double>(), o["link"].get<std::string>());
   fmt::print("\n  rows         {} -> {}\n", rows_text(o["rows"]["from"]), rows_text(o["rows"]["to"]));
   if (o.contains("algorithm"))
-    fmt::print("  algorithm    {}: {}\n", o["algorithm"].get<std::string>(), o["why_algorithm"].get<std::string>());
+    fmt::print("  algorithm    {}: {}\n", o["algorithm"].get<std::string>(),
+               o["why_algorithm"].get<std::string>());
 }
 
 }  // namespace
@@ -207,9 +212,9 @@ void print_constants(const Json& constants) {
   fmt::print("\npredicted as call + waits * wait + bytes per rank / bandwidth; {} ranks in a node\n",
              constants["ranks_per_node"].get<int>());
   for (const Json& link : constants["links"])
-    fmt::print("  {}: {}: call {:.3g} us, wait {:.3g} us, {:.4g} GB/s\n    source: {}\n", link["use"].get<std::string>(),
-               link["name"].get<std::string>(), link["call_us"].get<double>(), link["wait_us"].get<double>(),
-               link["gbps"].get<double>(), link["source"].get<std::string>());
+    fmt::print("  {}: {}: call {:.3g} us, wait {:.3g} us, {:.4g} GB/s\n    source: {}\n",
+               link["use"].get<std::string>(), link["name"].get<std::string>(), link["call_us"].get<double>(),
+               link["wait_us"].get<double>(), link["gbps"].get<double>(), link["source"].get<std::string>());
 }
 
 Json plan_totals(const PlanRequest& request) {
@@ -240,27 +245,31 @@ void print_plan(const Json& plan) {
   fmt::print("attention: tp {} x dp {}; experts: tp {} x ep {}; dense MLP: tp {}\n", p["attn_tp"].get<int>(),
              p["attn_dp"].get<int>(), p["moe_tp"].get<int>(), p["moe_ep"].get<int>(), p["mlp_tp"].get<int>());
   fmt::print("rows of each DP rank: {} ({}; an engine with fixed shapes would take {})\n",
-             fmt::join(plan["rows"].get<std::vector<std::size_t>>(), ", "), plan["rows_way"].get<std::string>(),
-             plan["padded_way"]["decode"].get<std::string>());
+             fmt::join(plan["rows"].get<std::vector<std::size_t>>(), ", "),
+             plan["rows_way"].get<std::string>(), plan["padded_way"]["decode"].get<std::string>());
   for (const Json& boundary : plan["boundaries"]) {
-    fmt::print("\n{} ({}x per step)\n", boundary["boundary"].get<std::string>(), boundary["count"].get<int>());
+    fmt::print("\n{} ({}x per step)\n", boundary["boundary"].get<std::string>(),
+               boundary["count"].get<int>());
     fmt::print("  from         {}\n  to           {}\n", boundary["from"].get<std::string>(),
                boundary["to"].get<std::string>());
     if (boundary["operations"].empty()) fmt::print("  nothing to send\n");
     for (const Json& operation : boundary["operations"]) print_operation(operation);
     for (const Json& addend : boundary["addends"]) {
-      fmt::print("  {:<12} added {}\n", addend["name"].get<std::string>(), addend["added"].get<std::string>());
+      fmt::print("  {:<12} added {}\n", addend["name"].get<std::string>(),
+                 addend["added"].get<std::string>());
       for (const Json& operation : addend["operations"])
         if (operation.contains("grid")) print_operation(operation);
     }
     fmt::print("  why          {}\n", boundary["why"].get<std::string>());
     const Json& two = boundary["two_calls"];
     if (two["operations"].size() != boundary["operations"].size())
-      fmt::print("  two calls    {:.2f} us in place of {:.2f}\n", two["us"].get<double>(), boundary["us"].get<double>());
+      fmt::print("  two calls    {:.2f} us in place of {:.2f}\n", two["us"].get<double>(),
+                 boundary["us"].get<double>());
   }
-  fmt::print("\none step: {} per rank, {:.0f} us predicted; with two calls in place of each fused one {:.0f} us\n",
-             bytes_text(plan["bytes_per_rank"].get<double>()), plan["us"].get<double>(),
-             plan["two_calls_us"].get<double>());
+  fmt::print(
+      "\none step: {} per rank, {:.0f} us predicted; with two calls in place of each fused one {:.0f} us\n",
+      bytes_text(plan["bytes_per_rank"].get<double>()), plan["us"].get<double>(),
+      plan["two_calls_us"].get<double>());
   print_constants(plan["constants"]);
 }
 

@@ -26,7 +26,9 @@ std::vector<Module> attentions() {
 }
 
 std::vector<std::optional<SharedExpert>> shared_experts() {
-  const auto replicated = [](Teams owed, Joined joined) { return SharedExpert{{Rows::replicated, owed}, joined}; };
+  const auto replicated = [](Teams owed, Joined joined) {
+    return SharedExpert{{Rows::replicated, owed}, joined};
+  };
   const auto own = [](Teams owed) { return SharedExpert{{Rows::by_dp_rank, owed}, Joined::apart}; };
   return {std::nullopt,
           replicated(world, Joined::on_every_rank),
@@ -42,8 +44,8 @@ std::vector<Module> mlps(const Parallelism& p) {
   std::vector<Module> all;
   for (const Layout& gives :
        {Layout{Rows::replicated, partial_over(moe_tp, moe_ep)}, Layout{Rows::replicated, moe_ep},
-        Layout{Rows::replicated, moe_tp}, Layout{Rows::replicated, complete}, Layout{Rows::by_dp_rank, complete},
-        Layout{Rows::by_dp_rank, attn_tp}})
+        Layout{Rows::replicated, moe_tp}, Layout{Rows::replicated, complete},
+        Layout{Rows::by_dp_rank, complete}, Layout{Rows::by_dp_rank, attn_tp}})
     for (const auto& shared : shared_experts()) {
       Module moe = modules::experts(shared);
       moe.name = fmt::format("MoE that gives {}", to_string(gives));
@@ -78,11 +80,20 @@ std::vector<End> ends() {
           {modules::head(), all}};
 }
 
-std::string what_happens(const Boundary& boundary) {
-  std::string text = to_string(boundary.transition.from) + " -> " + to_string(boundary.transition.to);
+std::string in_numbers(const Transition& transition, const Parallelism& p) {
+  std::string text;
+  for (const Layout& each : {transition.from, transition.to}) {
+    const auto [width, owed, columns] = spread_of(each, p);
+    text += fmt::format(" {} {}-{} {}-{};", width, owed.begin, owed.end, columns.begin, columns.end);
+  }
+  return text;
+}
+
+/// Equal for boundaries at which the same happens, whatever the teams are called.
+std::string what_happens(const Boundary& boundary, const Parallelism& p) {
+  std::string text = in_numbers(boundary.transition, p);
   for (const Addend& each : boundary.addends)
-    text += fmt::format("; {} {} {} -> {}", each.name, name(each.added), to_string(each.way.from),
-                        to_string(each.way.to));
+    text += fmt::format("{} {}{}", each.name, name(each.added), in_numbers(each.way, p));
   return text;
 }
 
@@ -120,7 +131,8 @@ std::vector<Variant> variants(const Parallelism& p) {
     for (std::size_t m = first; m < mlp.size(); ++m)
       for (std::size_t e = 0; e < end.size(); ++e) {
         if (a != (e + m) % mixers.size()) continue;  // a head has to do with the last MLP alone
-        // The other MLP comes second, so that each one is in front of an attention, and in front of each head.
+        // The other MLP comes second, so that each one is in front of an attention, and in front of each
+        // head.
         const Module& other = mlp[mlp.size() - 2];
         const bool last = e % 2 == 0;
         all.push_back({fmt::format("{}, {}, {} -> {}", mixers[a].name, mlp[m].name, end[e].head.name,
@@ -163,7 +175,8 @@ void check_mapping(const Parallelism& parallelism, const Selection& selection, c
     }
     if (selection.boundaries_once) {
       const std::size_t before = seen.size();
-      for (const Boundary& each : std::as_const(*plan).boundaries()) seen.insert(what_happens(each));
+      for (const Boundary& each : std::as_const(*plan).boundaries())
+        seen.insert(what_happens(each, parallelism));
       if (seen.size() == before) continue;
     }
     ++report.models;
@@ -175,8 +188,8 @@ void check_mapping(const Parallelism& parallelism, const Selection& selection, c
         const ToyResult result = run(toy);
         report.boundaries += result.boundaries;
         if (!result.wrong.empty())
-          fail(fmt::format("{}, {}, rows {}, {}: {}", to_string(parallelism), all[v].name, rows[d].name, name(way),
-                           result.wrong));
+          fail(fmt::format("{}, {}, rows {}, {}: {}", to_string(parallelism), all[v].name, rows[d].name,
+                           name(way), result.wrong));
       }
   }
 }

@@ -1,5 +1,5 @@
-// What the planner is checked on: every spread of a model over some ranks, every way that a module may declare itself, and
-// rows of every kind.
+// What the planner is checked on: every spread of a model over some ranks, every way that a module may
+// declare itself, and rows of every kind.
 #pragma once
 
 #include <functional>
@@ -31,7 +31,7 @@ struct Variant {
 
 /// Which of the models are run.
 struct Selection {
-  int every = 1;  ///< only each so manieth variant of a mapping, another one for each mapping
+  int every = 1;                 ///< only each so manieth variant of a mapping, another one for each mapping
   bool boundaries_once = false;  ///< only those with a boundary that none before had on this mapping
 };
 

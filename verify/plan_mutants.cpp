@@ -14,7 +14,8 @@ namespace {
 using enum TeamName;
 
 /// Breaks the first step with that operation.
-std::function<bool(Boundary&, const Parallelism&)> on_op(Op op, const std::function<bool(Transition&, Step&, const Parallelism&)>& edit) {
+std::function<bool(Boundary&, const Parallelism&)> on_op(
+    Op op, const std::function<bool(Transition&, Step&, const Parallelism&)>& edit) {
   return [=](Boundary& boundary, const Parallelism& p) {
     for (Step& step : boundary.transition.steps)
       if (step.kind == Step::Kind::collective && step.op == op) return edit(boundary.transition, step, p);
@@ -22,8 +23,8 @@ std::function<bool(Boundary&, const Parallelism&)> on_op(Op op, const std::funct
   };
 }
 
-std::function<bool(Boundary&, const Parallelism&)> on_addend(const std::string& name,
-                                                             const std::function<bool(Boundary&, Addend&)>& edit) {
+std::function<bool(Boundary&, const Parallelism&)> on_addend(
+    const std::string& name, const std::function<bool(Boundary&, Addend&)>& edit) {
   return [=](Boundary& boundary, const Parallelism&) {
     for (Addend& each : boundary.addends)
       if (each.name == name) return edit(boundary, each);
@@ -40,11 +41,13 @@ auto replaced_by(Op op) {
 }
 
 Step slice_to(const Step& step) {
-  return {.kind = Step::Kind::slice, .before = step.before, .after = {step.after.width, step.before.owed, {}}};
+  return {
+      .kind = Step::Kind::slice, .before = step.before, .after = {step.after.width, step.before.owed, {}}};
 }
 
 ModelModules one_layer(const Module& attention, const Module& mlp) {
-  return {.embedding = modules::embedding(), .layers = {{attention, mlp}}, .head = modules::head(), .logits = {}};
+  return {
+      .embedding = modules::embedding(), .layers = {{attention, mlp}}, .head = modules::head(), .logits = {}};
 }
 
 std::vector<PlanMutant> sums() {
@@ -69,20 +72,21 @@ std::vector<PlanMutant> sums() {
                    steps.erase(steps.begin() + (&step - steps.data()));
                    return true;
                  })});
-  all.push_back({.name = "a reduce-scatter over attn_dp alone (attn_dp = moe_ep > 1 and attn_tp = moe_tp > 1)",
-                 .edit = on_op(Op::reduce_scatter_all_reduce,
-                               [](Transition&, Step& step, const Parallelism& p) {
-                                 if (p.attn_dp != p.moe_ep || p.attn_tp != p.moe_tp) return false;
-                                 step.op = Op::reduce_scatter;
-                                 return true;
-                               }),
-                 .declaration = [](const Parallelism& p) -> std::optional<ModelModules> {
-                   if (p.attn_dp != p.moe_ep || p.attn_tp != p.moe_tp || p.attn_tp == 1 || p.attn_dp == 1)
-                     return std::nullopt;
-                   Module moe = modules::experts();
-                   moe.gives = {Rows::by_dp_rank, moe_ep};  // "moe_ep is attn_dp, so it has been scattered"
-                   return one_layer(modules::attention(), moe);
-                 }});
+  all.push_back(
+      {.name = "a reduce-scatter over attn_dp alone (attn_dp = moe_ep > 1 and attn_tp = moe_tp > 1)",
+       .edit = on_op(Op::reduce_scatter_all_reduce,
+                     [](Transition&, Step& step, const Parallelism& p) {
+                       if (p.attn_dp != p.moe_ep || p.attn_tp != p.moe_tp) return false;
+                       step.op = Op::reduce_scatter;
+                       return true;
+                     }),
+       .declaration = [](const Parallelism& p) -> std::optional<ModelModules> {
+         if (p.attn_dp != p.moe_ep || p.attn_tp != p.moe_tp || p.attn_tp == 1 || p.attn_dp == 1)
+           return std::nullopt;
+         Module moe = modules::experts();
+         moe.gives = {Rows::by_dp_rank, moe_ep};  // "moe_ep is attn_dp, so it has been scattered"
+         return one_layer(modules::attention(), moe);
+       }});
   all.push_back({.name = "an all-reduce over attn_tp alone after the experts",
                  .edit = on_op(Op::reduce_scatter_all_reduce,
                                [](Transition& transition, Step& step, const Parallelism& p) {
@@ -94,8 +98,7 @@ std::vector<PlanMutant> sums() {
                                  transition.steps = {slice_to(step), sum};
                                  return true;
                                })});
-  all.push_back({.name = "a sum made twice",
-                 .edit = [](Boundary& boundary, const Parallelism& p) {
+  all.push_back({.name = "a sum made twice", .edit = [](Boundary& boundary, const Parallelism& p) {
                    std::vector<Step>& steps = boundary.transition.steps;
                    if (p.attn_tp == 1 || steps.empty() || boundary.addends.empty()) return false;
                    steps.push_back({.op = Op::all_reduce,
@@ -107,7 +110,8 @@ std::vector<PlanMutant> sums() {
   all.push_back({.name = "a sum over the wrong team: moe_tp's in place of attn_tp's",
                  .edit = on_op(Op::all_reduce,
                                [](Transition&, Step& step, const Parallelism& p) {
-                                 if (p.attn_tp == p.moe_tp || step.grid != PlanGrid{1, p.attn_tp, p.attn_dp}) return false;
+                                 if (p.attn_tp == p.moe_tp || step.grid != PlanGrid{1, p.attn_tp, p.attn_dp})
+                                   return false;
                                  // Where those ranks have the same rows at all.
                                  if (p.moe_tp == 1 || step.before.width % p.moe_tp != 0) return false;
                                  step.grid = {1, p.moe_tp, p.moe_ep};
@@ -119,20 +123,22 @@ std::vector<PlanMutant> sums() {
                    attention.gives.owed = moe_tp;
                    return one_layer(attention, modules::experts());
                  }});
-  all.push_back({.name = "rows scattered on the experts' grid in place of attention's",
-                 .edit = on_op(Op::reduce_scatter_all_reduce, [](Transition&, Step& step, const Parallelism& p) {
-                   if (p.attn_tp == p.moe_tp || step.grid != PlanGrid{1, p.attn_tp, p.attn_dp}) return false;
-                   step.grid = {1, p.moe_tp, p.moe_ep};
-                   return true;
-                 })});
+  all.push_back(
+      {.name = "rows scattered on the experts' grid in place of attention's",
+       .edit = on_op(Op::reduce_scatter_all_reduce, [](Transition&, Step& step, const Parallelism& p) {
+         if (p.attn_tp == p.moe_tp || step.grid != PlanGrid{1, p.attn_tp, p.attn_dp}) return false;
+         step.grid = {1, p.moe_tp, p.moe_ep};
+         return true;
+       })});
   all.push_back({.name = "rows not gathered: the sum alone in front of the experts",
                  .edit = on_op(Op::all_reduce_all_gather, replaced_by(Op::all_reduce))});
   all.push_back({.name = "a value that several ranks have, summed over them (keep_one left out)",
-                 .edit = [](Boundary& boundary, const Parallelism&) {
-                   return std::erase_if(boundary.transition.steps, [](const Step& step) {
-                            return step.kind == Step::Kind::keep_one;
-                          }) > 0;
-                 },
+                 .edit =
+                     [](Boundary& boundary, const Parallelism&) {
+                       return std::erase_if(boundary.transition.steps, [](const Step& step) {
+                                return step.kind == Step::Kind::keep_one;
+                              }) > 0;
+                     },
                  .faults = {.nothing_kept = true}});
   return all;
 }
@@ -153,7 +159,8 @@ std::vector<PlanMutant> addends() {
                    return one_layer(attention, modules::experts());
                  }});
   all.push_back({.name = "the residual forgotten", .edit = [](Boundary& boundary, const Parallelism&) {
-                   return std::erase_if(boundary.addends, [](const Addend& a) { return a.name == "residual"; }) > 0;
+                   return std::erase_if(boundary.addends,
+                                        [](const Addend& a) { return a.name == "residual"; }) > 0;
                  }});
   all.push_back({.name = "the residual added before and after",
                  .edit = on_addend("residual", [](Boundary& boundary, Addend& addend) {
@@ -170,27 +177,30 @@ std::vector<PlanMutant> addends() {
                                    }),
                  .declaration = [](const Parallelism& p) -> std::optional<ModelModules> {
                    if (p.moe_ep == 1) return std::nullopt;
-                   return one_layer(modules::attention(),
-                                    modules::experts(SharedExpert{{Rows::replicated, moe_tp}, Joined::on_every_rank}));
+                   return one_layer(
+                       modules::attention(),
+                       modules::experts(SharedExpert{{Rows::replicated, moe_tp}, Joined::on_every_rank}));
                  }});
-  all.push_back({.name = "the shared expert's parts added on one rank alone",
-                 .edit = [](Boundary& boundary, const Parallelism& p) {
-                   for (Addend& each : boundary.addends) {
-                     if (each.name != "shared expert" || each.added != Added::by_all) continue;
-                     // Each rank's part is other than what the ranks have in common: as if it were complete.
-                     if (span_of(each.way.to.owed, p).empty()) continue;
-                     each.added = Added::by_one;
-                     each.way.to.owed = complete;
-                     return true;
-                   }
-                   return false;
-                 },
-                 .declaration = [](const Parallelism& p) -> std::optional<ModelModules> {
-                   if (p.attn_tp * p.moe_ep == 1 || p.moe_tp > 1) return std::nullopt;
-                   Module moe = modules::experts(SharedExpert{{Rows::replicated, world}, Joined::on_one_member});
-                   moe.gives.owed = moe_tp;  // the experts' sum is over fewer ranks than the shared one's
-                   return p.world() == 1 ? std::nullopt : std::optional(one_layer(modules::attention(), moe));
-                 }});
+  all.push_back(
+      {.name = "the shared expert's parts added on one rank alone",
+       .edit =
+           [](Boundary& boundary, const Parallelism& p) {
+             for (Addend& each : boundary.addends) {
+               if (each.name != "shared expert" || each.added != Added::by_all) continue;
+               // Each rank's part is other than what the ranks have in common: as if it were complete.
+               if (span_of(each.way.to.owed, p).empty()) continue;
+               each.added = Added::by_one;
+               each.way.to.owed = complete;
+               return true;
+             }
+             return false;
+           },
+       .declaration = [](const Parallelism& p) -> std::optional<ModelModules> {
+         if (p.attn_tp * p.moe_ep == 1 || p.moe_tp > 1) return std::nullopt;
+         Module moe = modules::experts(SharedExpert{{Rows::replicated, world}, Joined::on_one_member});
+         moe.gives.owed = moe_tp;  // the experts' sum is over fewer ranks than the shared one's
+         return p.world() == 1 ? std::nullopt : std::optional(one_layer(modules::attention(), moe));
+       }});
   all.push_back({.name = "the shared expert joined apart, its sum left out",
                  .edit = on_addend("shared expert", [](Boundary&, Addend& addend) {
                    if (addend.added != Added::after) return false;
@@ -211,10 +221,11 @@ std::vector<PlanMutant> addends() {
 }
 
 std::vector<PlanMutant> carried_out_wrongly() {
-  return {{.name = "rows scattered by the wrong counts: equally", .faults = {.equal_counts = true}},
-          {.name = "the first rows taken, whoever's they are", .faults = {.first_rows = true}},
-          {.name = "pad rows summed", .faults = {.pads_summed = true}},
-          {.name = "vocabulary shards side by side in the wrong order", .faults = {.columns_reversed = true}}};
+  return {
+      {.name = "rows scattered by the wrong counts: equally", .faults = {.equal_counts = true}},
+      {.name = "the first rows taken, whoever's they are", .faults = {.first_rows = true}},
+      {.name = "pad rows summed", .faults = {.pads_summed = true}},
+      {.name = "vocabulary shards side by side in the wrong order", .faults = {.columns_reversed = true}}};
 }
 
 /// Whether carrying a plan out wrongly can make a difference to it.
@@ -227,19 +238,21 @@ bool concerns(const Faults& faults, const LayerPlan& plan) {
     }
     return false;
   };
-  const auto is_kind = [&](Step::Kind kind) { return any([=](const Step& step) { return step.kind == kind; }); };
+  const auto is_kind = [&](Step::Kind kind) {
+    return any([=](const Step& step) { return step.kind == kind; });
+  };
   const Parallelism& p = plan.parallelism();
   if (faults.equal_counts)
     return any([&](const Step& step) {
-      return step.kind == Step::Kind::collective && step.grid == PlanGrid{1, p.attn_tp, p.attn_dp} && p.attn_dp > 1 &&
-             (step.op == Op::reduce_scatter_all_reduce || step.op == Op::reduce_scatter);
+      return step.kind == Step::Kind::collective && step.grid == PlanGrid{1, p.attn_tp, p.attn_dp} &&
+             p.attn_dp > 1 && (step.op == Op::reduce_scatter_all_reduce || step.op == Op::reduce_scatter);
     });
   if (faults.first_rows)
     return any([&](const Step& step) {
-      return step.kind == Step::Kind::slice && step.before.width == p.world() && step.after.width == p.attn_tp;
+      return step.kind == Step::Kind::slice && step.before.width == p.world() &&
+             step.after.width == p.attn_tp;
     });
-  if (faults.pads_summed)
-    return p.attn_dp > 1 && any([](const Step& step) { return step.communicates(); });
+  if (faults.pads_summed) return p.attn_dp > 1 && any([](const Step& step) { return step.communicates(); });
   if (faults.columns_reversed) return is_kind(Step::Kind::gather_columns);
   return false;
 }

@@ -17,8 +17,8 @@ struct PlanMutant {
   std::function<bool(Boundary&, const Parallelism&)> edit = {};
   /// Or what carries the plan out.
   Faults faults = {};
-  /// The same mistake as a declaration, which must be refused when the plan is made; nothing where none can express it, or
-  /// where these parallel sizes make it right.
+  /// The same mistake as a declaration, which must be refused when the plan is made; nothing where none can
+  /// express it, or where these parallel sizes make it right.
   std::function<std::optional<ModelModules>(const Parallelism&)> declaration = {};
 };
 
@@ -28,10 +28,10 @@ struct PlanMutant {
 [[nodiscard]] PlanMutant plan_mutant(const std::string& name);
 
 struct MutantResult {
-  std::size_t applied = 0;  ///< models that it changes
-  std::size_t caught = 0;   ///< of those, by the checker, with rows of one kind at least
-  std::size_t refused = 0;  ///< of those, by LayerCommunicator's constructor, without being run
-  std::size_t declared = 0;          ///< mappings for which a declaration expresses it
+  std::size_t applied = 0;               ///< models that it changes
+  std::size_t caught = 0;                ///< of those, by the checker, with rows of one kind at least
+  std::size_t refused = 0;               ///< of those, by LayerCommunicator's constructor, without being run
+  std::size_t declared = 0;              ///< mappings for which a declaration expresses it
   std::size_t declarations_refused = 0;  ///< of those
 };
 

@@ -88,10 +88,11 @@ PlanCheckReport check_plans_on(Bootstrap& bootstrap, const Selection& selection)
         each, selection,
         [&](const ToyCase& toy) {
           if (made_for == nullptr || model != report.models) {
-            layers = std::make_unique<LayerCommunicator>(
-                toy.plan, communicators,
-                LayerCommunicatorOptions{
-                    .max_rows = most_rows, .hidden = DenseRow::hidden, .vocab = columns, .dtype = DType::fp32});
+            layers = std::make_unique<LayerCommunicator>(toy.plan, communicators,
+                                                         LayerCommunicatorOptions{.max_rows = most_rows,
+                                                                                  .hidden = DenseRow::hidden,
+                                                                                  .vocab = columns,
+                                                                                  .dtype = DType::fp32});
             made_for = &toy.plan.modules();
             model = report.models;
           }

@@ -61,8 +61,8 @@ class Symbolic {
       return rows_of(mine, faults_.first_rows ? 0 : to.first - from.first, to.count);
     }
     if (step.kind == Step::Kind::keep_one) {
-      // The first of the ranks that have the same value: none with a lower number is in the same team of the sum and at
-      // the same place in what was owed.
+      // The first of the ranks that have the same value: none with a lower number is in the same team of the
+      // sum and at the same place in what was owed.
       const Span owed = step.before.owed;
       const Span all = step.after.owed;
       for (int other = 0; other < rank && !faults_.nothing_kept; ++other)

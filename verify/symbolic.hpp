@@ -1,4 +1,5 @@
-// Transitions on all ranks at once, in integers: each operation as its definition says, apart from the library.
+// Transitions on all ranks at once, in integers: each operation as its definition says, apart from the
+// library.
 #pragma once
 
 #include "verify/toy_ranks.hpp"

@@ -33,12 +33,14 @@ struct Rectangle {
   [[nodiscard]] const Value* row(std::size_t r) const { return values.data() + r * cols; }
 };
 
-/// One row's numbers, by definition and on one rank: nothing in here knows of ranks. Norms are no linear functions, so that
-/// parts of a sum cannot be mistaken for it; all values are small enough to be exact in fp32.
+/// One row's numbers, by definition and on one rank: nothing in here knows of ranks. Norms are no linear
+/// functions, so that parts of a sum cannot be mistaken for it; all values are small enough to be exact in
+/// fp32.
 class DenseRow {
  public:
   static constexpr std::size_t hidden = 3;
-  static constexpr std::size_t vocab = 48;  ///< every number of ranks up to 16 but a few divides it; the rest is padded
+  static constexpr std::size_t vocab =
+      48;  ///< every number of ranks up to 16 but a few divides it; the rest is padded
 
   using Row = std::array<Value, hidden>;
 
@@ -50,7 +52,8 @@ class DenseRow {
 
   [[nodiscard]] static Row embedding(std::uint64_t token);
   [[nodiscard]] static Row norm(const Value* stream, std::size_t module);
-  /// What a module's output is multiplied with, of a whole module; another one for each token, as experts are.
+  /// What a module's output is multiplied with, of a whole module; another one for each token, as experts
+  /// are.
   [[nodiscard]] static Value weight(std::size_t module, std::uint64_t token, std::size_t column);
   [[nodiscard]] static Value shared_weight(std::size_t module, std::size_t column);
   [[nodiscard]] static Value head_weight(std::size_t column, std::size_t from);

@@ -11,7 +11,11 @@ namespace {
 class ToyRun {
  public:
   ToyRun(const ToyCase& toy, const std::vector<int>& ranks, const Exchange& exchange)
-      : toy_(toy), p_(toy.plan.parallelism()), model_(toy.plan.modules()), ranks_(ranks), exchange_(exchange) {
+      : toy_(toy),
+        p_(toy.plan.parallelism()),
+        model_(toy.plan.modules()),
+        ranks_(ranks),
+        exchange_(exchange) {
     tokens_.assign(toy.rows.total(), 0);
     std::size_t real = 0;
     for (const RowRange& range : toy.rows.real({0, toy.rows.total()}))
@@ -64,14 +68,16 @@ class ToyRun {
     const Layout& gives = model_.embedding.gives;
     const Span owed = span_of(gives.owed, p_);
     for (const int rank : ranks_)
-      stream_.push_back(output(gives, rank, DenseRow::hidden, [&](std::size_t, std::uint64_t token, std::size_t j) {
-        return part_of(DenseRow::embedding(token)[j], owed.size(), owed.member(rank), token * 8 + j);
-      }));
+      stream_.push_back(
+          output(gives, rank, DenseRow::hidden, [&](std::size_t, std::uint64_t token, std::size_t j) {
+            return part_of(DenseRow::embedding(token)[j], owed.size(), owed.member(rank), token * 8 + j);
+          }));
   }
 
   /// Of ranks_[i]: weight x norm(its stream), or its part of that.
   template <class W>
-  Rectangle product(const Layout& gives, std::size_t i, std::size_t module, const Layout& takes, const W& weight) const {
+  Rectangle product(const Layout& gives, std::size_t i, std::size_t module, const Layout& takes,
+                    const W& weight) const {
     const int rank = ranks_[i];
     const Span owed = span_of(gives.owed, p_);
     const RowRange had = range(takes, rank);
@@ -81,7 +87,8 @@ class ToyRun {
       const Value* stream = has ? stream_[i].row(row - had.first) : oracle_.at(token).before(module).data();
       const Value normed = DenseRow::norm(stream, module)[j];
       if (normed == poison) return poison;
-      return normed * part_of(weight(token, j), owed.size(), owed.member(rank), (module << 32U) + token * 8 + j);
+      return normed *
+             part_of(weight(token, j), owed.size(), owed.member(rank), (module << 32U) + token * 8 + j);
     });
   }
 
@@ -89,13 +96,14 @@ class ToyRun {
     shared_.clear();
     std::vector<Rectangle> outputs;
     for (std::size_t i = 0; i < ranks_.size(); ++i) {
-      outputs.push_back(product(module.gives, i, index, module.takes, [&](std::uint64_t token, std::size_t j) {
-        return DenseRow::weight(index, token, j);
-      }));
+      outputs.push_back(
+          product(module.gives, i, index, module.takes,
+                  [&](std::uint64_t token, std::size_t j) { return DenseRow::weight(index, token, j); }));
       if (module.adds_residual) add(stream_[i], outputs.back());
       if (module.shared)
-        shared_.push_back(product(module.shared->gives, i, index, module.takes,
-                                  [&](std::uint64_t, std::size_t j) { return DenseRow::shared_weight(index, j); }));
+        shared_.push_back(
+            product(module.shared->gives, i, index, module.takes,
+                    [&](std::uint64_t, std::size_t j) { return DenseRow::shared_weight(index, j); }));
     }
     stream_ = std::move(outputs);
   }
@@ -144,7 +152,8 @@ class ToyRun {
         for (std::size_t r = pad.first; r < pad.first + pad.count; ++r)
           for (std::size_t j = 0; j < stream_[i].cols && r - own.first < stream_[i].rows; ++j)
             if (stream_[i].row(r - own.first)[j] == poison) {
-              result_.wrong = fmt::format("{}: rank {}: a pad row's garbage was read", boundary.name, ranks_[i]);
+              result_.wrong =
+                  fmt::format("{}: rank {}: a pad row's garbage was read", boundary.name, ranks_[i]);
               return false;
             }
     }
@@ -165,10 +174,10 @@ class ToyRun {
         if (const std::uint64_t token = tokens_[own.first + r]; token != 0)
           for (std::size_t j = 0; j < got.cols; ++j)
             if (got.row(r)[j] != expected(oracle_.at(token), j)) {
-              result_.wrong =
-                  fmt::format("{}: rank {}, row {} of the step, column {}: {} instead of {}", name, ranks_[i],
-                              own.first + r, j, got.row(r)[j] == poison ? "garbage" : std::to_string(got.row(r)[j]),
-                              expected(oracle_.at(token), j));
+              result_.wrong = fmt::format("{}: rank {}, row {} of the step, column {}: {} instead of {}",
+                                          name, ranks_[i], own.first + r, j,
+                                          got.row(r)[j] == poison ? "garbage" : std::to_string(got.row(r)[j]),
+                                          expected(oracle_.at(token), j));
               return false;
             }
     }

@@ -10,7 +10,8 @@
 
 namespace mixcomm::verify {
 
-/// Brings what some ranks hold through a transition: `held[i]` of ranks[i]. Returns what is wrong with it, or "".
+/// Brings what some ranks hold through a transition: `held[i]` of ranks[i]. Returns what is wrong with it, or
+/// "".
 using Exchange = std::function<std::string(const Transition&, std::vector<Rectangle>& held)>;
 
 /// One model on one spread of rows.
@@ -26,8 +27,9 @@ struct ToyResult {
   std::string wrong;
 };
 
-/// Runs the model on `ranks` (all of them, or the calling one) from the embedding to the logits. Behind every boundary each
-/// row of each rank is compared with the dense oracle, and pad rows are looked at: none may hold what a module left there.
+/// Runs the model on `ranks` (all of them, or the calling one) from the embedding to the logits. Behind every
+/// boundary each row of each rank is compared with the dense oracle, and pad rows are looked at: none may
+/// hold what a module left there.
 [[nodiscard]] ToyResult run_toy(const ToyCase& toy, const std::vector<int>& ranks, const Exchange& exchange);
 
 }  // namespace mixcomm::verify

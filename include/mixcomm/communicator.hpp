@@ -185,8 +185,8 @@ class Communicator {
   /// The operation named by a value; `rows` is ignored by all_reduce.
   void run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOptions options = {});
 
-  /// Local work between operations, in their order; nothing is sent and no other rank must call. `from` and `to` must not
-  /// overlap.
+  /// Local work between operations, in their order; nothing is sent and no other rank must call. `from` and
+  /// `to` must not overlap.
   void copy(const RowCopy& copy, CallOptions options = {});
   /// Sets all elements to 0.
   void clear(Tensor tensor, CallOptions options = {});

@@ -11,15 +11,15 @@
 
 namespace mixcomm {
 
-/// What connects ranks. A prediction is call_us + waits * wait_us + bytes per rank / gbps: what an operation costs
-/// when nobody else uses the link and no rank is late.
+/// What connects ranks. A prediction is call_us + waits * wait_us + bytes per rank / gbps: what an operation
+/// costs when nobody else uses the link and no rank is late.
 struct LinkConstants {
   std::string name;
-  double call_us = 0;       ///< of any operation: a kernel's start, a function call
-  double wait_us = 0;       ///< until all ranks know of each other
-  double gbps = 1;          ///< GB/s (10^9 bytes) that a rank can receive
+  double call_us = 0;  ///< of any operation: a kernel's start, a function call
+  double wait_us = 0;  ///< until all ranks know of each other
+  double gbps = 1;     ///< GB/s (10^9 bytes) that a rank can receive
   BackendKind backend = BackendKind::cuda;
-  bool crowded = false;     ///< more ranks than processors, see Circumstances
+  bool crowded = false;  ///< more ranks than processors, see Circumstances
   std::string source;
 };
 
@@ -29,7 +29,8 @@ struct LinkConstants {
 /// Throws InvalidArgument, with the names, for any other.
 [[nodiscard]] const LinkConstants& link_from_name(std::string_view name);
 
-/// Ranks 0 .. per_node - 1 are a node, and so on. Operations whose ranks lie in several nodes go through `network`.
+/// Ranks 0 .. per_node - 1 are a node, and so on. Operations whose ranks lie in several nodes go through
+/// `network`.
 struct CostModel {
   LinkConstants link = link_from_name("nvlink4");
   LinkConstants network = link_from_name("network400");
@@ -43,7 +44,8 @@ struct CostModel {
 /// reduce_scatter, as nccl-tests has it.
 [[nodiscard]] double wire_bytes(Op op, int tp, int dp, std::size_t bytes);
 
-/// One operation on a tp x dp grid. `bytes` are those of the tensor with all rows (of all_reduce: of the tensor).
+/// One operation on a tp x dp grid. `bytes` are those of the tensor with all rows (of all_reduce: of the
+/// tensor).
 struct Operation {
   Op op = Op::all_reduce;
   int tp = 1;
@@ -59,8 +61,8 @@ struct Prediction {
   double us = 0;
 };
 
-/// With `algorithm` one_shot, two_shot, or automatic for what the library chooses in symmetric memory. 0 for an
-/// operation of one rank or no bytes.
+/// With `algorithm` one_shot, two_shot, or automatic for what the library chooses in symmetric memory. 0 for
+/// an operation of one rank or no bytes.
 [[nodiscard]] Prediction predict(const Operation& operation, const CostModel& model,
                                  Algorithm algorithm = Algorithm::automatic);
 

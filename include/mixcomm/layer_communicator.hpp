@@ -11,11 +11,12 @@
 
 namespace mixcomm {
 
-/// The communicators of one rank, one for each grid that was asked for. Several LayerCommunicators may share them.
+/// The communicators of one rank, one for each grid that was asked for. Several LayerCommunicators may share
+/// them.
 class Communicators {
  public:
-  /// Makes communicators over the bootstrap's ranks, or teams of them, when they are asked for. `options`: of all of
-  /// them; tp and dp are not looked at. The bootstrap must outlive this.
+  /// Makes communicators over the bootstrap's ranks, or teams of them, when they are asked for. `options`: of
+  /// all of them; tp and dp are not looked at. The bootstrap must outlive this.
   Communicators(Bootstrap& bootstrap, const CommunicatorOptions& options);
   /// Only this one, which must outlive this: plans that need another grid are refused.
   explicit Communicators(Communicator& only);
@@ -23,8 +24,8 @@ class Communicators {
   Communicators(const Communicators&) = delete;
   Communicators& operator=(const Communicators&) = delete;
 
-  /// Collective over all ranks where the grid is asked for the first time. Throws Unsupported if it cannot be made, and
-  /// what Communicator's constructor throws.
+  /// Collective over all ranks where the grid is asked for the first time. Throws Unsupported if it cannot be
+  /// made, and what Communicator's constructor throws.
   [[nodiscard]] Communicator& on(const PlanGrid& grid);
 
   [[nodiscard]] int rank() const;
@@ -42,13 +43,13 @@ struct LayerCommunicatorOptions {
   DType dtype = DType::bf16;
 };
 
-/// One rank's end of a model's boundaries. Calls: as of Communicator, which carries them out; all ranks cross the same
-/// boundaries in the same order.
+/// One rank's end of a model's boundaries. Calls: as of Communicator, which carries them out; all ranks cross
+/// the same boundaries in the same order.
 class LayerCommunicator {
  public:
-  /// Collective: makes the communicators that the plan needs, and scratch memory where a boundary takes several
-  /// operations. Checks the plan (see check): throws InvalidArgument on every rank, before anything is sent, for a
-  /// plan in which a sum is left out or made twice. `communicators` must outlive this.
+  /// Collective: makes the communicators that the plan needs, and scratch memory where a boundary takes
+  /// several operations. Checks the plan (see check): throws InvalidArgument on every rank, before anything
+  /// is sent, for a plan in which a sum is left out or made twice. `communicators` must outlive this.
   LayerCommunicator(LayerPlan plan, Communicators& communicators, const LayerCommunicatorOptions& options);
   ~LayerCommunicator();
   LayerCommunicator(LayerCommunicator&&) noexcept;
@@ -56,8 +57,8 @@ class LayerCommunicator {
 
   [[nodiscard]] const LayerPlan& plan() const;
 
-  /// The boundaries: which layout the module behind it gets (transition.to), which one the module before it must give
-  /// (transition.from), and what is added where.
+  /// The boundaries: which layout the module behind it gets (transition.to), which one the module before it
+  /// must give (transition.from), and what is added where.
   [[nodiscard]] const Boundary& before_attention(std::size_t layer) const;
   [[nodiscard]] const Boundary& before_mlp(std::size_t layer) const;
   [[nodiscard]] const Boundary& after_mlp(std::size_t layer) const;
@@ -69,17 +70,19 @@ class LayerCommunicator {
   /// Which rows of a step this rank has in a layout.
   [[nodiscard]] RowRange range(Rows layout, const RowPlan& rows) const;
 
-  /// Whether this rank adds the residual (or the shared expert's output) to what its module gave, before it crosses.
+  /// Whether this rank adds the residual (or the shared expert's output) to what its module gave, before it
+  /// crosses.
   [[nodiscard]] bool adds_before(const Boundary& boundary, std::string_view addend) const;
 
-  /// out = what the next module gets of what this rank's module gave. in: range(from.rows) x hidden, out: range(to.rows) x
-  /// hidden; with sum_len either may have more rows, which are not touched. `in` may be overwritten: pad rows of max_len
-  /// are cleared, so that no sum reads what a module left there, and a value that several ranks have is cleared on all
-  /// but one. Throws as the operations of Communicator do.
+  /// out = what the next module gets of what this rank's module gave. in: range(from.rows) x hidden, out:
+  /// range(to.rows) x hidden; with sum_len either may have more rows, which are not touched. `in` may be
+  /// overwritten: pad rows of max_len are cleared, so that no sum reads what a module left there, and a value
+  /// that several ranks have is cleared on all but one. Throws as the operations of Communicator do.
   void cross(const Boundary& boundary, Tensor in, Tensor out, const RowPlan& rows, CallOptions options = {});
 
   /// The same for any transition: of an addend, say.
-  void cross(const Transition& transition, Tensor in, Tensor out, const RowPlan& rows, CallOptions options = {});
+  void cross(const Transition& transition, Tensor in, Tensor out, const RowPlan& rows,
+             CallOptions options = {});
 
  private:
   friend struct LayerCommunicatorTestHook;

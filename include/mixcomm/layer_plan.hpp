@@ -46,11 +46,12 @@ struct ModelModules {
   Layout logits;  ///< how they are wanted, complete and with all columns
 };
 
-/// What every decoder with these parallel sizes is made of, unless an author says otherwise: attention takes its DP
-/// rank's rows and gives partial sums over attn_tp; experts take all rows and give partial sums over moe_tp x moe_ep.
+/// What every decoder with these parallel sizes is made of, unless an author says otherwise: attention takes
+/// its DP rank's rows and gives partial sums over attn_tp; experts take all rows and give partial sums over
+/// moe_tp x moe_ep.
 namespace modules {
-[[nodiscard]] Module embedding();             ///< a whole copy on every rank
-[[nodiscard]] Module sharded_embedding();     ///< the vocabulary over attn_tp: rows of other shards are 0
+[[nodiscard]] Module embedding();          ///< a whole copy on every rank
+[[nodiscard]] Module sharded_embedding();  ///< the vocabulary over attn_tp: rows of other shards are 0
 [[nodiscard]] Module attention(std::string name = "attention");
 [[nodiscard]] Module dense_mlp(const Parallelism& parallelism);  ///< over mlp_tp
 [[nodiscard]] Module experts(std::optional<SharedExpert> shared = std::nullopt);
@@ -71,7 +72,8 @@ enum class Added : std::uint8_t {
 struct Addend {
   std::string name;  ///< "residual", "shared expert"
   Added added = Added::after;
-  Transition way;  ///< how it gets to the rows where it is added; from.owed != to.owed only where it is summed on the way
+  Transition way;  ///< how it gets to the rows where it is added; from.owed != to.owed only where it is
+                   ///< summed on the way
 
   /// Whether `rank` adds it before the collective of `from`.
   [[nodiscard]] bool before(const Layout& from, const Parallelism& parallelism, int rank) const;
@@ -86,8 +88,8 @@ struct Boundary {
   [[nodiscard]] const Addend* addend(std::string_view name) const;
 };
 
-/// Throws InvalidArgument for a transition that does not give what it says, and for an addend that would be counted more
-/// than once, or whose rows are others than those that it is added to.
+/// Throws InvalidArgument for a transition that does not give what it says, and for an addend that would be
+/// counted more than once, or whose rows are others than those that it is added to.
 void check(const Boundary& boundary, const Parallelism& parallelism);
 
 /// Where a plan asks for its transitions.
@@ -96,13 +98,14 @@ using TransitionFor =
 
 /// All boundaries of a model, in the order in which a step crosses them. A value.
 ///
-/// The residual is kept in the rows that the module at hand takes. After a module, it is added behind the collective
-/// where every rank has the rows by then, and otherwise before it, on one rank of the team that owes the sum, so that
-/// the fused operation carries it to all of them.
+/// The residual is kept in the rows that the module at hand takes. After a module, it is added behind the
+/// collective where every rank has the rows by then, and otherwise before it, on one rank of the team that
+/// owes the sum, so that the fused operation carries it to all of them.
 class LayerPlan {
  public:
-  /// Throws InvalidArgument, naming the module, for declarations that cannot be, such as a sum over ranks with different
-  /// rows, or a shared expert that would be counted several times; Unsupported for context-parallel attention.
+  /// Throws InvalidArgument, naming the module, for declarations that cannot be, such as a sum over ranks
+  /// with different rows, or a shared expert that would be counted several times; Unsupported for
+  /// context-parallel attention.
   LayerPlan(ModelModules modules, const Parallelism& parallelism, const PlanOptions& options = {},
             const TransitionFor& transition_for = collective_for);
 
@@ -114,8 +117,8 @@ class LayerPlan {
   [[nodiscard]] const Parallelism& parallelism() const { return parallelism_; }
   [[nodiscard]] const ModelModules& modules() const { return modules_; }
 
-  /// Of what before_attention(0), before_mlp(0), after_mlp(0), before_mlp(1), ... logits() return. For tests that break
-  /// them.
+  /// Of what before_attention(0), before_mlp(0), after_mlp(0), before_mlp(1), ... logits() return. For tests
+  /// that break them.
   [[nodiscard]] std::vector<Boundary>& boundaries() { return boundaries_; }
   [[nodiscard]] std::span<const Boundary> boundaries() const { return boundaries_; }
 

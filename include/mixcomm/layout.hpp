@@ -60,7 +60,8 @@ enum class Rows : std::uint8_t {
 struct Layout {
   Rows rows = Rows::by_dp_rank;
   Teams owed = complete;  ///< whose members' values are still to be summed
-  Teams columns{};        ///< whose members have a slice of the columns each (a vocabulary-sharded LM head); else all
+  Teams
+      columns{};  ///< whose members have a slice of the columns each (a vocabulary-sharded LM head); else all
 
   friend constexpr bool operator==(const Layout&, const Layout&) = default;
 };
@@ -68,8 +69,9 @@ struct Layout {
 /// "rows replicated, partial over moe_tp x moe_ep"
 [[nodiscard]] std::string to_string(const Layout& layout);
 
-/// A kind of team, in numbers: the ranks that differ in rank / begin % (end / begin) alone. begin divides end, and end
-/// divides the number of ranks. attn_tp is {1, attn_tp}, attn_dp {attn_tp, world}. No team: {1, 1}.
+/// A kind of team, in numbers: the ranks that differ in rank / begin % (end / begin) alone. begin divides
+/// end, and end divides the number of ranks. attn_tp is {1, attn_tp}, attn_dp {attn_tp, world}. No team: {1,
+/// 1}.
 struct Span {
   int begin = 1;
   int end = 1;
@@ -87,8 +89,8 @@ struct Span {
   friend constexpr bool operator==(Span, Span) = default;
 };
 
-/// A layout in numbers. Rows are scattered over all ranks in rank order at first; `width` neighbours then have each
-/// other's: 1 is scattered, attn_tp by DP rank, world replicated.
+/// A layout in numbers. Rows are scattered over all ranks in rank order at first; `width` neighbours then
+/// have each other's: 1 is scattered, attn_tp by DP rank, world replicated.
 struct Spread {
   int width = 1;
   Span owed;
@@ -97,19 +99,20 @@ struct Spread {
   friend constexpr bool operator==(const Spread&, const Spread&) = default;
 };
 
-/// The teams as one kind of team. Teams of one rank are left out. Throws InvalidArgument where together they are no
-/// team: they overlap (a rank would owe twice), or leave ranks out in between.
+/// The teams as one kind of team. Teams of one rank are left out. Throws InvalidArgument where together they
+/// are no team: they overlap (a rank would owe twice), or leave ranks out in between.
 [[nodiscard]] Span span_of(Teams teams, const Parallelism& parallelism);
 
-/// Throws InvalidArgument for a layout that cannot be: a sum (or columns) over ranks that have different rows; a
-/// sum that is owed by column-wise slices.
+/// Throws InvalidArgument for a layout that cannot be: a sum (or columns) over ranks that have different
+/// rows; a sum that is owed by column-wise slices.
 [[nodiscard]] Spread spread_of(const Layout& layout, const Parallelism& parallelism);
 
 /// "attn_tp", "moe_tp x moe_ep (world)", or "ranks 1, 3, 5, ... of 2" for a team without a name.
 [[nodiscard]] std::string name_of(Span span, const Parallelism& parallelism);
 
-/// Of ranks that have the same value of a sum that `inner` owes: whether this one brings it into the sum that `outer`
-/// owes. One of each team of `outer` does that has the same member in `inner`. `outer` must hold `inner`.
+/// Of ranks that have the same value of a sum that `inner` owes: whether this one brings it into the sum that
+/// `outer` owes. One of each team of `outer` does that has the same member in `inner`. `outer` must hold
+/// `inner`.
 [[nodiscard]] constexpr bool brings(Span inner, Span outer, int rank) {
   if (inner.empty()) return outer.member(rank) == 0;
   return Span{outer.begin, inner.begin}.member(rank) == 0 && Span{inner.end, outer.end}.member(rank) == 0;

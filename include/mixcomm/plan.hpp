@@ -1,5 +1,5 @@
-// The decision layer: which collective belongs between two layouts (transition.hpp, layer_plan.hpp), and which algorithm
-// runs it. Pure host code.
+// The decision layer: which collective belongs between two layouts (transition.hpp, layer_plan.hpp), and
+// which algorithm runs it. Pure host code.
 #pragma once
 
 #include <cstddef>

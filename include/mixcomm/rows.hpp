@@ -1,4 +1,5 @@
-// Which rows of a step a rank has, and how uneven batches are handled: exactly, or padded for engines with fixed shapes.
+// Which rows of a step a rank has, and how uneven batches are handled: exactly, or padded for engines with
+// fixed shapes.
 #pragma once
 
 #include <cstddef>
@@ -25,8 +26,9 @@ enum class RowsWay : std::uint8_t {
 /// What kind of batch a step is.
 enum class Batch : std::uint8_t { decode, extend };
 
-/// The padded way that engines with fixed shapes take: sum_len for extend batches (prefill), whose counts differ widely,
-/// and otherwise max_len when 2 * sum(rows) >= max(rows) * dp, so that padding at most doubles what is sent.
+/// The padded way that engines with fixed shapes take: sum_len for extend batches (prefill), whose counts
+/// differ widely, and otherwise max_len when 2 * sum(rows) >= max(rows) * dp, so that padding at most doubles
+/// what is sent.
 [[nodiscard]] RowsWay padded_way(std::span<const std::size_t> rows, Batch batch);
 
 /// Rows first .. first + count - 1 of the tensor with all rows.

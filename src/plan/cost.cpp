@@ -12,8 +12,8 @@
 namespace mixcomm {
 namespace {
 
-/// How long a wait is: what a packet takes until a peer on the same device has seen it (measured, 0.6 us), and what
-/// the link adds.
+/// How long a wait is: what a packet takes until a peer on the same device has seen it (measured, 0.6 us),
+/// and what the link adds.
 constexpr const char* wait_source =
     "a wait: 0.6 us until peers see a packet (docs/performance.md, one H200) and the link's latency "
     "(NCCL, src/graph/tuning.cc, hwLat of LL); a call: an empty kernel in a graph (docs/performance.md)";
@@ -31,31 +31,36 @@ std::vector<LinkConstants> make_links() {
   constexpr double network_us = 5.0;
   std::vector<LinkConstants> links = {
       gpu("nvlink3", nvlink_us, 300, "NVIDIA A100 datasheet: 600 GB/s NVLink, half of it in each direction"),
-      gpu("nvlink4", nvlink_us, 450, "NVIDIA H100 and H200 datasheets: 900 GB/s NVLink, half of it in each direction"),
-      gpu("nvlink5", nvlink_us, 900, "NVIDIA DGX B200 datasheet: 1.8 TB/s NVLink per GPU, half of it in each direction"),
+      gpu("nvlink4", nvlink_us, 450,
+          "NVIDIA H100 and H200 datasheets: 900 GB/s NVLink, half of it in each direction"),
+      gpu("nvlink5", nvlink_us, 900,
+          "NVIDIA DGX B200 datasheet: 1.8 TB/s NVLink per GPU, half of it in each direction"),
       gpu("pcie4", pci_us, 31.5, "PCI Express 4.0 x16: 16 GT/s, 128b/130b"),
       gpu("pcie5", pci_us, 63, "PCI Express 5.0 x16: 32 GT/s, 128b/130b"),
       gpu("network400", network_us, 50, "NVIDIA ConnectX-7 datasheet: 400 Gb/s per GPU"),
   };
-  links.push_back({.name = "one-h200",
-                   .call_us = 1.5,
-                   .wait_us = 1.5,
-                   .gbps = 320,
-                   .source = "docs/performance.md, eight ranks as streams of one H200: an empty kernel takes 1.5 us, "
-                             "all_reduce_all_gather of 4x2 2.98 us at T=1 and 15.5 us at T=256"});
-  links.push_back({.name = "shm",
-                   .call_us = 1,
-                   .wait_us = 4,
-                   .gbps = 10,
-                   .backend = BackendKind::cpu,
-                   .crowded = true,
-                   .source = "docs/performance.md, four ranks on two cores: all_reduce_all_gather of 2x2 9.5 us at T=1 and "
-                             "103 us at T=64"});
+  links.push_back(
+      {.name = "one-h200",
+       .call_us = 1.5,
+       .wait_us = 1.5,
+       .gbps = 320,
+       .source = "docs/performance.md, eight ranks as streams of one H200: an empty kernel takes 1.5 us, "
+                 "all_reduce_all_gather of 4x2 2.98 us at T=1 and 15.5 us at T=256"});
+  links.push_back(
+      {.name = "shm",
+       .call_us = 1,
+       .wait_us = 4,
+       .gbps = 10,
+       .backend = BackendKind::cpu,
+       .crowded = true,
+       .source =
+           "docs/performance.md, four ranks on two cores: all_reduce_all_gather of 2x2 9.5 us at T=1 and "
+           "103 us at T=64"});
   return links;
 }
 
-/// What a rank receives in one_shot: the blocks that it needs, once per rank that has a part of their sum. A rank that
-/// scatters needs one block alone.
+/// What a rank receives in one_shot: the blocks that it needs, once per rank that has a part of their sum. A
+/// rank that scatters needs one block alone.
 double one_shot_bytes(const Operation& o) {
   const double per_block = static_cast<double>(o.bytes) / o.dp;
   const double sources = o.tp * o.dp;
@@ -92,7 +97,8 @@ Prediction predict(const Operation& operation, const CostModel& model, Algorithm
   Operation o = operation;
   if (o.op == Op::all_reduce) o.dp = 1;
   if (o.op == Op::all_gather || o.op == Op::reduce_scatter) o.tp = 1;
-  if (o.tp * o.dp == 1 || o.bytes == 0) return {algorithm == Algorithm::automatic ? Algorithm::one_shot : algorithm};
+  if (o.tp * o.dp == 1 || o.bytes == 0)
+    return {algorithm == Algorithm::automatic ? Algorithm::one_shot : algorithm};
   if (algorithm == Algorithm::automatic)
     algorithm = choose({.op = o.op,
                         .tp = o.tp,

@@ -42,10 +42,10 @@ Communicator& Communicators::on(const PlanGrid& grid) {
   if (state_->only != nullptr) {
     const Grid& own = state_->only->grid();
     if (grid != PlanGrid{1, own.tp.size, own.dp.size})
-      throw Unsupported(
-          fmt::format("this plan needs a communicator on a grid of {}, but was given one of {}x{} alone; pass "
-                      "Communicators of a bootstrap, which can make it",
-                      to_string(grid), own.tp.size, own.dp.size));
+      throw Unsupported(fmt::format(
+          "this plan needs a communicator on a grid of {}, but was given one of {}x{} alone; pass "
+          "Communicators of a bootstrap, which can make it",
+          to_string(grid), own.tp.size, own.dp.size));
     return *state_->only;
   }
   for (const auto& each : state_->made)
@@ -56,7 +56,8 @@ Communicator& Communicators::on(const PlanGrid& grid) {
   options.tp = grid.tp;
   options.dp = grid.dp;
   Communicator communicator(team ? *team : *state_->bootstrap, options);
-  state_->made.push_back(std::make_unique<State::Made>(State::Made{grid, std::move(team), std::move(communicator)}));
+  state_->made.push_back(
+      std::make_unique<State::Made>(State::Made{grid, std::move(team), std::move(communicator)}));
   return state_->made.back()->communicator;
 }
 
@@ -77,7 +78,8 @@ std::vector<Boundary>& LayerCommunicatorTestHook::boundaries(LayerCommunicator& 
 
 namespace {
 
-/// Local steps in front of a collective, and collectives in front of others, leave their output in scratch memory.
+/// Local steps in front of a collective, and collectives in front of others, leave their output in scratch
+/// memory.
 bool needs_scratch(const Transition& transition) {
   return transition.steps.size() > 1 ||
          std::any_of(transition.steps.begin(), transition.steps.end(),
@@ -209,7 +211,12 @@ class Crossing {
   void copy(const Tensor& from, const Tensor& to) {
     const std::size_t width = from.hidden * size_of(from.dtype);
     if (from.data != to.data && from.bytes() > 0)
-      local_.copy({.to = to.data, .to_pitch = width, .from = from.data, .from_pitch = width, .width = width, .rows = from.rows},
+      local_.copy({.to = to.data,
+                   .to_pitch = width,
+                   .from = from.data,
+                   .from_pitch = width,
+                   .width = width,
+                   .rows = from.rows},
                   options_);
   }
 
@@ -230,11 +237,12 @@ LayerCommunicator::LayerCommunicator(LayerPlan plan, Communicators& communicator
   State& s = *state_;
   const Parallelism& p = s.plan.parallelism();
   if (p.world() != communicators.world())
-    throw InvalidArgument(fmt::format("the plan is for {} ranks ({}), but there are {}", p.world(), to_string(p),
-                                      communicators.world()));
+    throw InvalidArgument(fmt::format("the plan is for {} ranks ({}), but there are {}", p.world(),
+                                      to_string(p), communicators.world()));
   if (options.hidden == 0 || options.max_rows == 0)
-    throw InvalidArgument(fmt::format("LayerCommunicatorOptions has hidden {} and max_rows {}; both must be at least 1",
-                                      options.hidden, options.max_rows));
+    throw InvalidArgument(
+        fmt::format("LayerCommunicatorOptions has hidden {} and max_rows {}; both must be at least 1",
+                    options.hidden, options.max_rows));
   check(s.plan);
   s.local = &communicators.on({1, p.attn_tp, p.attn_dp});
   s.prepare();
@@ -286,8 +294,8 @@ void LayerCommunicator::cross(const Transition& transition, Tensor in, Tensor ou
     const RowRange own = range(layout.rows, rows);
     const bool fits = rows.way() == RowsWay::sum_len ? tensor.rows >= own.count : tensor.rows == own.count;
     if (!fits)
-      throw InvalidArgument(fmt::format("'{}' has {} rows, but this rank has {} where rows are {} ({})", which,
-                                        tensor.rows, own.count, name(layout.rows), name(rows.way())));
+      throw InvalidArgument(fmt::format("'{}' has {} rows, but this rank has {} where rows are {} ({})",
+                                        which, tensor.rows, own.count, name(layout.rows), name(rows.way())));
     tensor.rows = own.count;
     if (tensor.data == nullptr && tensor.elements() != 0)
       throw InvalidArgument(
@@ -300,9 +308,10 @@ void LayerCommunicator::cross(const Transition& transition, Tensor in, Tensor ou
           ? 1
           : static_cast<std::size_t>(span_of(transition.from.columns, s.plan.parallelism()).size());
   if (in.dtype != out.dtype || in.hidden * slices != out.hidden)
-    throw InvalidArgument(fmt::format("'in' is {} with hidden {}, 'out' {} with hidden {}; here 'out' has {} times the "
-                                      "columns, of the same dtype",
-                                      name(in.dtype), in.hidden, name(out.dtype), out.hidden, slices));
+    throw InvalidArgument(
+        fmt::format("'in' is {} with hidden {}, 'out' {} with hidden {}; here 'out' has {} times the "
+                    "columns, of the same dtype",
+                    name(in.dtype), in.hidden, name(out.dtype), out.hidden, slices));
   Crossing(s.communicators, *s.local, s.scratch, rows, options).run(transition.steps, in, out);
 }
 

@@ -1,5 +1,5 @@
-// The only way to change a LayerCommunicator's plan after it was checked. Nothing but tests and the checker's mutants include
-// it.
+// The only way to change a LayerCommunicator's plan after it was checked. Nothing but tests and the checker's
+// mutants include it.
 #pragma once
 
 #include <vector>

@@ -25,12 +25,15 @@ void check_module(const Module& module, const Parallelism& p) {
     const Spread gives = spread_of(module.gives, p);
     if (!takes.owed.empty() || !takes.columns.empty())
       refuse(module, p,
-             fmt::format("it takes ({}); what a module takes is complete, with all columns", to_string(module.takes)));
+             fmt::format("it takes ({}); what a module takes is complete, with all columns",
+                         to_string(module.takes)));
     if (module.adds_residual && !gives.owed.empty())
-      refuse(module, p,
-             fmt::format("it gives a sum that {} owes, and every rank's part of it holds the residual, so that the sum "
-                         "would hold it {} times; leave the residual to the layer, or add it on member 0 alone",
-                         name_of(gives.owed, p), gives.owed.size()));
+      refuse(
+          module, p,
+          fmt::format(
+              "it gives a sum that {} owes, and every rank's part of it holds the residual, so that the sum "
+              "would hold it {} times; leave the residual to the layer, or add it on member 0 alone",
+              name_of(gives.owed, p), gives.owed.size()));
   } catch (const InvalidArgument& error) {
     if (std::string_view(error.what()).starts_with("module")) throw;
     refuse(module, p, error.what());
@@ -38,28 +41,35 @@ void check_module(const Module& module, const Parallelism& p) {
 }
 
 /// How a shared expert's output is joined, if it can be.
-Addend shared_addend(const Module& module, const Layout& to, const Parallelism& p, const TransitionFor& transition_for,
-                     const PlanOptions& options) {
+Addend shared_addend(const Module& module, const Layout& to, const Parallelism& p,
+                     const TransitionFor& transition_for, const PlanOptions& options) {
   const SharedExpert& shared = *module.shared;
   const Spread routed = spread_of(module.gives, p);
   const Spread own = spread_of(shared.gives, p);
-  if (!own.columns.empty()) refuse(module, p, "its shared expert gives a part of the columns; sum over all of them");
+  if (!own.columns.empty())
+    refuse(module, p, "its shared expert gives a part of the columns; sum over all of them");
   if (routed.width % own.width != 0 && own.width % routed.width != 0)
     refuse(module, p, "its shared expert gives rows that the routed experts' do not hold; use the same rows");
   if (shared.joined == Joined::apart)
     return {"shared expert", Added::after, transition_for(shared.gives, to, p, options)};
   if (own.width != routed.width)
-    refuse(module, p, fmt::format("its shared expert gives ({}), its routed experts ({}): other rows, which cannot be added "
-                                  "up before the sum; declare it as joined apart",
-                                  to_string(shared.gives), to_string(module.gives)));
+    refuse(module, p,
+           fmt::format(
+               "its shared expert gives ({}), its routed experts ({}): other rows, which cannot be added "
+               "up before the sum; declare it as joined apart",
+               to_string(shared.gives), to_string(module.gives)));
   if (!routed.owed.holds(own.owed))
-    refuse(module, p, fmt::format("its shared expert still owes a sum over {}, but its routed experts over {} alone, so the "
-                                  "sum would leave parts of it out; declare it as joined apart",
-                                  name_of(own.owed, p), name_of(routed.owed, p)));
+    refuse(module, p,
+           fmt::format(
+               "its shared expert still owes a sum over {}, but its routed experts over {} alone, so the "
+               "sum would leave parts of it out; declare it as joined apart",
+               name_of(own.owed, p), name_of(routed.owed, p)));
   if (shared.joined == Joined::on_every_rank && own.owed != routed.owed)
     refuse(module, p,
-           fmt::format("its shared expert owes a sum over {}, its routed experts over {}, so adding it on every rank would "
-                       "count it {} times; slice it over the same ranks, or declare it as joined on one member, or apart",
+           fmt::format("its shared expert owes a sum over {}, its routed experts over {}, so adding it on "
+                       "every rank would "
+                       "count it {} times; slice it over the same ranks, or declare it as joined on one "
+                       "member, or apart",
                        name_of(own.owed, p), name_of(routed.owed, p), routed.owed.size() / own.owed.size()));
   const Added added = own.owed == routed.owed ? Added::by_all : Added::by_one;
   return {"shared expert", added, transition_for(shared.gives, shared.gives, p, options)};
@@ -109,8 +119,8 @@ bool Addend::before(const Layout& from, const Parallelism& parallelism, int rank
 }
 
 const Addend* Boundary::addend(std::string_view wanted) const {
-  const auto found =
-      std::find_if(addends.begin(), addends.end(), [wanted](const Addend& each) { return each.name == wanted; });
+  const auto found = std::find_if(addends.begin(), addends.end(),
+                                  [wanted](const Addend& each) { return each.name == wanted; });
   return found == addends.end() ? nullptr : &*found;
 }
 
@@ -143,13 +153,15 @@ LayerPlan::LayerPlan(ModelModules modules, const Parallelism& parallelism, const
   const TransitionFor ask = remembering(transition_for);
   const auto boundary = [&](const Module& module, const Layout& to, const std::string& name) -> Boundary& {
     check_module(module, parallelism_);
-    boundaries_.push_back({fmt::format("{} -> {}", module.name, name), ask(module.gives, to, parallelism_, options), {}});
+    boundaries_.push_back(
+        {fmt::format("{} -> {}", module.name, name), ask(module.gives, to, parallelism_, options), {}});
     return boundaries_.back();
   };
   /// What comes behind a module of a layer, which took `module.takes`, and so did the residual.
   const auto in_layer = [&](const Module& module, const Layout& to, const std::string& name) {
     Boundary& here = boundary(module, to, name);
-    if (!module.gives.columns.empty()) refuse(module, parallelism_, "it gives a part of the columns; only the head may");
+    if (!module.gives.columns.empty())
+      refuse(module, parallelism_, "it gives a part of the columns; only the head may");
     if (module.shared) here.addends.push_back(shared_addend(module, to, parallelism_, ask, options));
     if (!module.adds_residual)
       here.addends.push_back(residual_addend(module.takes.rows, here.transition, parallelism_, ask, options));

@@ -70,28 +70,30 @@ void check(const Parallelism& p) {
     std::string_view name;
     int value;
   };
-  for (const Degree& each : {Degree{"attn_tp", p.attn_tp}, Degree{"attn_dp", p.attn_dp}, Degree{"moe_tp", p.moe_tp},
-                             Degree{"moe_ep", p.moe_ep}, Degree{"mlp_tp", p.dense_tp()}, Degree{"attn_cp", p.attn_cp}})
-    if (each.value < 1) throw InvalidArgument(fmt::format("{} is {}; it must be at least 1", each.name, each.value));
+  for (const Degree& each :
+       {Degree{"attn_tp", p.attn_tp}, Degree{"attn_dp", p.attn_dp}, Degree{"moe_tp", p.moe_tp},
+        Degree{"moe_ep", p.moe_ep}, Degree{"mlp_tp", p.dense_tp()}, Degree{"attn_cp", p.attn_cp}})
+    if (each.value < 1)
+      throw InvalidArgument(fmt::format("{} is {}; it must be at least 1", each.name, each.value));
   if (p.attn_cp > 1)
-    throw Unsupported(
-        fmt::format("attn_cp is {}: context-parallel attention splits the tokens of one sequence over ranks, which must "
-                    "then exchange keys and values, or partial softmaxes with their maxima, inside of attention; that is "
-                    "no sum at a layer boundary, and none of the five operations. Use attn_dp or attn_tp",
-                    p.attn_cp));
+    throw Unsupported(fmt::format(
+        "attn_cp is {}: context-parallel attention splits the tokens of one sequence over ranks, which must "
+        "then exchange keys and values, or partial softmaxes with their maxima, inside of attention; that is "
+        "no sum at a layer boundary, and none of the five operations. Use attn_dp or attn_tp",
+        p.attn_cp));
   const std::int64_t attention = std::int64_t{p.attn_tp} * p.attn_dp;
   const std::int64_t experts = std::int64_t{p.moe_tp} * p.moe_ep;
   if (attention != experts)
-    throw InvalidArgument(
-        fmt::format("attn_tp {} * attn_dp {} is {} ranks, moe_tp {} * moe_ep {} is {}; they must be the same ranks",
-                    p.attn_tp, p.attn_dp, attention, p.moe_tp, p.moe_ep, experts));
+    throw InvalidArgument(fmt::format(
+        "attn_tp {} * attn_dp {} is {} ranks, moe_tp {} * moe_ep {} is {}; they must be the same ranks",
+        p.attn_tp, p.attn_dp, attention, p.moe_tp, p.moe_ep, experts));
   if (attention > max_ranks)
-    throw InvalidArgument(fmt::format("attn_tp {} * attn_dp {} is {} ranks; there may be at most {}", p.attn_tp,
-                                      p.attn_dp, attention, max_ranks));
+    throw InvalidArgument(fmt::format("attn_tp {} * attn_dp {} is {} ranks; there may be at most {}",
+                                      p.attn_tp, p.attn_dp, attention, max_ranks));
   if (attention % p.dense_tp() != 0)
     throw InvalidArgument(
-        fmt::format("mlp_tp {} does not divide the {} ranks; dense MLPs run in teams of mlp_tp ranks", p.dense_tp(),
-                    attention));
+        fmt::format("mlp_tp {} does not divide the {} ranks; dense MLPs run in teams of mlp_tp ranks",
+                    p.dense_tp(), attention));
 }
 
 std::string_view name(TeamName team) {
@@ -143,8 +145,8 @@ Span span_of(Teams teams, const Parallelism& parallelism) {
   for (std::size_t i = 1; i < spans.size(); ++i) {
     if (spans[i].begin != all.end)
       throw InvalidArgument(
-          fmt::format("{} is no team of {}: {}; name teams of one grid, as moe_tp x moe_ep, or world", in_words(teams),
-                      to_string(parallelism),
+          fmt::format("{} is no team of {}: {}; name teams of one grid, as moe_tp x moe_ep, or world",
+                      in_words(teams), to_string(parallelism),
                       spans[i].begin < all.end ? "two of them have ranks in common, which would owe twice"
                                                : "there are ranks in between that belong to none of them"));
     all.end = spans[i].end;
@@ -160,11 +162,15 @@ Spread spread_of(const Layout& layout, const Parallelism& parallelism) {
     throw InvalidArgument(fmt::format("({}) on {}: {}", to_string(layout), to_string(parallelism), why));
   };
   if (spread.width % spread.owed.end != 0)
-    refuse("ranks of that team have different rows, so their values are no parts of one sum; check over which team "
-           "the module is partial, or which rows it gives");
+    refuse(
+        "ranks of that team have different rows, so their values are no parts of one sum; check over which "
+        "team "
+        "the module is partial, or which rows it gives");
   if (spread.width % spread.columns.end != 0)
-    refuse("ranks of the columns' team have different rows, so their columns do not belong together; check which rows "
-           "the module gives");
+    refuse(
+        "ranks of the columns' team have different rows, so their columns do not belong together; check "
+        "which rows "
+        "the module gives");
   if (!spread.owed.empty() && !spread.columns.empty())
     refuse("a value whose columns are spread cannot owe a sum as well; sum first");
   return spread;

@@ -25,7 +25,8 @@ std::string_view name(RowsWay way) {
 RowsWay rows_way_from_name(std::string_view text) {
   for (const RowsWay each : {RowsWay::exact, RowsWay::max_len, RowsWay::sum_len})
     if (name(each) == text) return each;
-  throw InvalidArgument(fmt::format("no way to handle rows is named '{}'; there are: exact, max_len, sum_len", text));
+  throw InvalidArgument(
+      fmt::format("no way to handle rows is named '{}'; there are: exact, max_len, sum_len", text));
 }
 
 RowsWay padded_way(std::span<const std::size_t> rows, Batch batch) {
@@ -38,15 +39,16 @@ RowsWay padded_way(std::span<const std::size_t> rows, Batch batch) {
 RowPlan::RowPlan(std::span<const std::size_t> rows, const Parallelism& parallelism, RowsWay way)
     : way_(way), per_dp_rank_(parallelism.attn_tp), rows_(rows.begin(), rows.end()) {
   if (rows.size() != static_cast<std::size_t>(parallelism.attn_dp))
-    throw InvalidArgument(fmt::format("{} row counts were given for {} DP ranks; pass one count per DP rank", rows.size(),
-                                      parallelism.attn_dp));
+    throw InvalidArgument(fmt::format("{} row counts were given for {} DP ranks; pass one count per DP rank",
+                                      rows.size(), parallelism.attn_dp));
   const std::size_t most = *std::max_element(rows.begin(), rows.end());
   const auto parts = static_cast<std::size_t>(per_dp_rank_);
   first_.reserve(rows.size() * parts + 1);
   first_.push_back(0);
   for (const std::size_t own : rows) {
     const std::size_t all = way == RowsWay::max_len ? most : own;
-    for (std::size_t t = 0; t < parts; ++t) first_.push_back(first_.back() + all / parts + (t < all % parts ? 1 : 0));
+    for (std::size_t t = 0; t < parts; ++t)
+      first_.push_back(first_.back() + all / parts + (t < all % parts ? 1 : 0));
   }
 }
 

@@ -23,7 +23,8 @@ struct Path {
 
 class Search {
  public:
-  Search(const Parallelism& parallelism, const PlanOptions& options) : parallelism_(parallelism), options_(options) {
+  Search(const Parallelism& parallelism, const PlanOptions& options)
+      : parallelism_(parallelism), options_(options) {
     for (int n = 1; n <= parallelism.world(); ++n)
       if (parallelism.world() % n == 0) divisors_.push_back(n);
   }
@@ -47,7 +48,9 @@ class Search {
   void each_step(const Path& here) {
     const auto& [width, owed, columns] = here.end;
     if (!columns.empty())
-      take(here, {.kind = Step::Kind::gather_columns, .op = Op::all_gather, .grid = {columns.begin, 1, columns.size()}});
+      take(here, {.kind = Step::Kind::gather_columns,
+                  .op = Op::all_gather,
+                  .grid = {columns.begin, 1, columns.size()}});
     for (const int n : divisors_) {
       if (n < width) take(here, {.kind = Step::Kind::slice, .after = {n, owed, columns}});
       if (n > width) take(here, {.op = Op::all_gather, .grid = {1, width, n / width}});
@@ -68,7 +71,8 @@ class Search {
       take(here, {.op = Op::reduce_scatter, .grid = {1, n, m / n}});
       for (const int more : divisors_) {
         if (more > m && n < m) take(here, {.op = Op::all_reduce_all_gather, .grid = {n, m / n, more / m}});
-        if (more > n && more < m) take(here, {.op = Op::reduce_scatter_all_reduce, .grid = {n, more / n, m / more}});
+        if (more > n && more < m)
+          take(here, {.op = Op::reduce_scatter_all_reduce, .grid = {n, more / n, m / more}});
       }
     }
   }
@@ -79,7 +83,8 @@ class Search {
     if (broken != nullptr) return;
     step.after = end;
     const Cost cost = here.cost + cost_of({step}, parallelism_, options_);
-    const auto known = std::find_if(paths_.begin(), paths_.end(), [&](const Path& p) { return p.end == end; });
+    const auto known =
+        std::find_if(paths_.begin(), paths_.end(), [&](const Path& p) { return p.end == end; });
     if (known == paths_.end())
       paths_.push_back({end, with(here.steps, step), cost});
     else if (shorter(cost, known->cost))
@@ -112,15 +117,18 @@ std::string why(const std::vector<Step>& steps, const Parallelism& p) {
       if (step.kind == Step::Kind::keep_one)
         return fmt::format("ranks that have the same value bring it into the sum once, which {} then owes",
                            name_of(step.after.owed, p));
-      if (step.kind == Step::Kind::gather_columns) return fmt::format("each rank of {} has a slice of the columns", all);
-      if (step.op == all_reduce) return fmt::format("the ranks of {} owe a sum, and keep the rows that they have", tp);
+      if (step.kind == Step::Kind::gather_columns)
+        return fmt::format("each rank of {} has a slice of the columns", all);
+      if (step.op == all_reduce)
+        return fmt::format("the ranks of {} owe a sum, and keep the rows that they have", tp);
       if (step.op == all_gather) return fmt::format("rows of {} are missing, and nothing else", dp);
       if (step.op == reduce_scatter)
         return fmt::format("the ranks of {} owe a sum, of which each needs its own rows alone", dp);
       if (step.op == all_reduce_all_gather)
         return fmt::format("the ranks of {} owe a sum, and all of {} need its rows", tp, all);
       return fmt::format(
-          "the ranks of {} owe a sum, of which each needs its own rows alone: a reduce-scatter over {} would leave out {}",
+          "the ranks of {} owe a sum, of which each needs its own rows alone: a reduce-scatter over {} would "
+          "leave out {}",
           all, dp, tp);
     };
     text += (text.empty() ? "" : "; then ") + phrase();
@@ -135,12 +143,13 @@ Transition collective_for(const Layout& from, const Layout& to, const Parallelis
   const Spread start = spread_of(from, parallelism);
   const Spread end = spread_of(to, parallelism);
   const auto refuse = [&](std::string_view reason) {
-    throw InvalidArgument(fmt::format("no collective leads from ({}) to ({}) on {}: {}", to_string(from), to_string(to),
-                                      to_string(parallelism), reason));
+    throw InvalidArgument(fmt::format("no collective leads from ({}) to ({}) on {}: {}", to_string(from),
+                                      to_string(to), to_string(parallelism), reason));
   };
   if (!end.owed.empty() && end.owed != start.owed)
     refuse("a value cannot be made partial again; ask for a complete one");
-  if (!end.columns.empty() && end.columns != start.columns) refuse("columns cannot be spread again; ask for all of them");
+  if (!end.columns.empty() && end.columns != start.columns)
+    refuse("columns cannot be spread again; ask for all of them");
   Transition transition{from, to, Search(parallelism, options).shortest(start, end), {}, {}, {}};
   transition.cost = cost_of(transition.steps, parallelism, options);
   transition.two_calls = cost_of(in_two_calls(transition.steps), parallelism, options);

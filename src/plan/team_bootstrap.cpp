@@ -8,7 +8,8 @@ namespace {
 
 class TeamBootstrap : public Bootstrap {
  public:
-  TeamBootstrap(Bootstrap& whole, Span span) : whole_(whole), team_(span.team_of(whole.rank())), span_(span) {}
+  TeamBootstrap(Bootstrap& whole, Span span)
+      : whole_(whole), team_(span.team_of(whole.rank())), span_(span) {}
 
   [[nodiscard]] int rank() const override { return team_.member; }
   [[nodiscard]] int world() const override { return team_.size; }
@@ -37,7 +38,8 @@ class TeamBootstrap : public Bootstrap {
   template <class T>
   std::vector<T> of_team(std::vector<T> all) const {
     std::vector<T> mine;
-    for (int m = 0; m < team_.size; ++m) mine.push_back(std::move(all[static_cast<std::size_t>(team_.rank(m))]));
+    for (int m = 0; m < team_.size; ++m)
+      mine.push_back(std::move(all[static_cast<std::size_t>(team_.rank(m))]));
     return mine;
   }
 

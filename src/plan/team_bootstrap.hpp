@@ -8,9 +8,9 @@
 
 namespace mixcomm {
 
-/// The ranks of this rank's team of that kind, by member. All ranks of `whole` make the same calls, each on its own
-/// team's; each step is one of `whole`, so that a rank that is missing anywhere is missed by all. `whole` must outlive
-/// it.
+/// The ranks of this rank's team of that kind, by member. All ranks of `whole` make the same calls, each on
+/// its own team's; each step is one of `whole`, so that a rank that is missing anywhere is missed by all.
+/// `whole` must outlive it.
 [[nodiscard]] std::unique_ptr<Bootstrap> team_bootstrap(Bootstrap& whole, Span span);
 
 }  // namespace mixcomm

@@ -46,7 +46,9 @@ StepOutcome all_gather(const Case& c) {
 StepOutcome reduce_scatter(const Case& c, Span summed) {
   if (c.now.width != c.dp.end) return broken("its members do not have the rows that it scatters");
   if (!c.now.owed.holds(summed) || c.now.owed.end != summed.end)
-    return broken("its team owes no sum of these rows, so it would count a value more than once, or mix different rows");
+    return broken(
+        "its team owes no sum of these rows, so it would count a value more than once, or mix different "
+        "rows");
   return {{c.dp.begin, normal({c.now.owed.begin, summed.begin}), {}}};
 }
 
@@ -60,7 +62,8 @@ StepOutcome all_reduce_all_gather(const Case& c) {
 
 StepOutcome slice(const Case& c) {
   const int width = c.then.width;
-  if (width < 1 || c.now.width % width != 0) return broken("a rank does not have all the rows that it would take");
+  if (width < 1 || c.now.width % width != 0)
+    return broken("a rank does not have all the rows that it would take");
   if (width % c.now.owed.end != 0 || width % c.now.columns.end != 0)
     return broken("ranks that owe a sum would be left with different rows");
   return {{width, c.now.owed, c.now.columns}};
@@ -106,7 +109,8 @@ std::string_view name(const Step& step) {
 
 StepOutcome outcome(const Step& step, int world) {
   const PlanGrid& g = step.grid;
-  const Case c{step.before, {g.stride, g.stride * g.tp}, {g.stride * g.tp, g.stride * g.tp * g.dp}, step.after};
+  const Case c{
+      step.before, {g.stride, g.stride * g.tp}, {g.stride * g.tp, g.stride * g.tp * g.dp}, step.after};
   if (step.kind == Step::Kind::slice) return slice(c);
   if (step.kind == Step::Kind::keep_one) return keep_one(c);
   if (g.stride < 1 || g.tp < 1 || g.dp < 1 || world % c.dp.end != 0) return broken("there are no such teams");
@@ -130,14 +134,15 @@ void check(const Transition& transition, const Parallelism& parallelism) {
       throw InvalidArgument(fmt::format(
           "{}: {}{}: {}; at this step rows of {} neighbours are together, and {}", describe(), name(step),
           step.communicates() ? fmt::format(" on {}", to_string(step.grid)) : "", rule, now.width,
-          now.owed.empty() ? "no sum is owed" : fmt::format("{} owes a sum", name_of(now.owed, parallelism))));
+          now.owed.empty() ? "no sum is owed"
+                           : fmt::format("{} owes a sum", name_of(now.owed, parallelism))));
     now = given;
     if (step.before != here.before || step.after != now)
       throw InvalidArgument(fmt::format("{}: {} does not give what it says", describe(), name(step)));
   }
   if (now.width != end.width)
-    throw InvalidArgument(fmt::format("{}: the steps leave rows of {} neighbours together, not of {}", describe(),
-                                      now.width, end.width));
+    throw InvalidArgument(fmt::format("{}: the steps leave rows of {} neighbours together, not of {}",
+                                      describe(), now.width, end.width));
   if (now.owed != end.owed)
     throw InvalidArgument(fmt::format("{}: the steps leave a sum over {} owed, not over {}", describe(),
                                       name_of(now.owed, parallelism), name_of(end.owed, parallelism)));
@@ -152,7 +157,8 @@ Operation operation_of(const Step& step, const Parallelism& parallelism, const P
   const PlanGrid& g = step.grid;
   const int width = std::max(step.before.width, step.after.width);
   std::size_t most = 0;
-  for (int rank = 0; rank < parallelism.world(); rank += width) most = std::max(most, plan.range(width, rank).count);
+  for (int rank = 0; rank < parallelism.world(); rank += width)
+    most = std::max(most, plan.range(width, rank).count);
   Operation operation{step.op, g.tp, g.dp, most * options.traffic.row_bytes,
                       g.stride * g.tp * g.dp > options.model.per_node};
   const bool over_tp = step.kind == Step::Kind::collective && step.op == Op::all_reduce;
@@ -188,10 +194,9 @@ std::vector<Step> in_two_calls(const std::vector<Step>& steps) {
     Step first = step;
     first.op = gathers ? Op::all_reduce : Op::reduce_scatter;
     // A sum over the TP ranks on the way in; the block that each keeps on the way out.
-    first.after = gathers ? Spread{step.before.width, step.after.owed, {}}
-                          : Spread{step.after.width,
-                                   {step.before.owed.begin, step.grid.stride * step.grid.tp},
-                                   {}};
+    first.after =
+        gathers ? Spread{step.before.width, step.after.owed, {}}
+                : Spread{step.after.width, {step.before.owed.begin, step.grid.stride * step.grid.tp}, {}};
     Step second = step;
     second.op = gathers ? Op::all_gather : Op::all_reduce;
     second.before = first.after;

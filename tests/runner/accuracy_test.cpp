@@ -68,8 +68,9 @@ std::size_t exact_matches(const Parallelism& layout, const Evaluation& evaluatio
 
 /// {1x1, 2x2, 4x2, 2x4} x {moe_tp only, moe_ep only, both}.
 const std::vector<Parallelism>& layouts() {
-  static const std::vector<Parallelism> all = {{2, 2, 4, 1}, {2, 2, 1, 4}, {2, 2, 2, 2}, {4, 2, 8, 1}, {4, 2, 1, 8},
-                                               {4, 2, 2, 4}, {2, 4, 8, 1}, {2, 4, 1, 8}, {2, 4, 4, 2}};
+  static const std::vector<Parallelism> all = {{2, 2, 4, 1}, {2, 2, 1, 4}, {2, 2, 2, 2},
+                                               {4, 2, 8, 1}, {4, 2, 1, 8}, {4, 2, 2, 4},
+                                               {2, 4, 8, 1}, {2, 4, 1, 8}, {2, 4, 4, 2}};
   return all;
 }
 
@@ -95,9 +96,10 @@ TEST(Accuracy, IsTheSameOnEveryLayout) {
   }
 }
 
-/// Two bf16 runs round at other places, so single answers may differ. If each problem were solved independently with the
-/// probability p that one rank shows, the difference of two counts out of n had the variance 2 n p (1 - p), and would stay
-/// within three standard deviations in 99.7 % of all runs; it is less, because most problems are solved on any layout.
+/// Two bf16 runs round at other places, so single answers may differ. If each problem were solved
+/// independently with the probability p that one rank shows, the difference of two counts out of n had the
+/// variance 2 n p (1 - p), and would stay within three standard deviations in 99.7 % of all runs; it is less,
+/// because most problems are solved on any layout.
 TEST(Accuracy, OfBf16IsTheSameWithinTheNoise) {
   const std::size_t problems = long_tests() ? 500 : 100;
   const Evaluation bf16{.limit = problems, .dtype = DType::bf16};
@@ -105,12 +107,14 @@ TEST(Accuracy, OfBf16IsTheSameWithinTheNoise) {
   const double n = static_cast<double>(problems);
   const double p = (static_cast<double>(one_rank) + 1) / (n + 2);  // also for all right: never 0 or 1
   const double noise = 3 * std::sqrt(2 * n * p * (1 - p));
-  if (long_tests()) fmt::print("bf16, attn 1x1, moe 1x1: {} of {}; noise {:.1f}\n", one_rank, problems, noise);
+  if (long_tests())
+    fmt::print("bf16, attn 1x1, moe 1x1: {} of {}; noise {:.1f}\n", one_rank, problems, noise);
   const std::vector<Parallelism> few = {{2, 2, 2, 2}};
   for (const Parallelism& layout : long_tests() ? layouts() : few) {
     const std::size_t right = exact_matches(layout, bf16);
     if (long_tests()) fmt::print("bf16, {}: {} of {}\n", to_string(layout), right, problems);
-    EXPECT_LE(std::abs(static_cast<double>(right) - static_cast<double>(one_rank)), noise) << to_string(layout);
+    EXPECT_LE(std::abs(static_cast<double>(right) - static_cast<double>(one_rank)), noise)
+        << to_string(layout);
   }
 }
 

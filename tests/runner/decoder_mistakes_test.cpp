@@ -72,7 +72,8 @@ TEST(DecoderMistakes, TheTestItselfSeesRightTokens) {
 /// Of the planner's seeded mistakes, those that this model's boundaries can have.
 TEST(DecoderMistakes, EachWrongRuleGivesWrongTokens) {
   for (const char* name :
-       {"the sum over attn_tp left out, rows only gathered", "the sum after the experts left out, own rows only taken",
+       {"the sum over attn_tp left out, rows only gathered",
+        "the sum after the experts left out, own rows only taken",
         "a reduce-scatter over attn_dp alone (attn_dp = moe_ep > 1 and attn_tp = moe_tp > 1)",
         "an all-reduce over attn_tp alone after the experts", "the residual added on every TP rank"}) {
     const auto [right, all] = tally(verify::plan_mutant(name).edit);

@@ -11,7 +11,8 @@ struct DecoderTestHook {
   static void edit(Decoder& decoder, const std::function<bool(Boundary&, const Parallelism&)>& edit,
                    const Parallelism& parallelism) {
     if (!edit) return;
-    for (Boundary& each : LayerCommunicatorTestHook::boundaries(decoder.state_->boundaries)) (void)edit(each, parallelism);
+    for (Boundary& each : LayerCommunicatorTestHook::boundaries(decoder.state_->boundaries))
+      (void)edit(each, parallelism);
     LayerCommunicatorTestHook::prepare(decoder.state_->boundaries);
   }
 };

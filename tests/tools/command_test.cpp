@@ -176,26 +176,32 @@ TEST(Command, PlanOfPublishedShapes) {
   const std::string shapes = source + "/models/shapes/";
   for (const char* name : {"qwen3.5-397b-a17b", "qwen3.5-35b-a3b", "deepseek-v3", "qwen3-235b-a22b"}) {
     for (const char* file : {"", "/config.json"}) {
-      const json plan =
-          json::parse(run({"plan", "--model", shapes + name + file, "--attn-tp", "4", "--attn-dp", "2", "--moe-tp", "2",
-                           "--rows", "16", "--head", "sharded", "--shared", "apart", "--mlp-tp", "1", "--sharded-embedding",
-                           "--rows-way", "max_len", "--backend", "cuda", "--json"})
-                          .out);
+      const json plan = json::parse(run({"plan",       "--model",  shapes + name + file,
+                                         "--attn-tp",  "4",        "--attn-dp",
+                                         "2",          "--moe-tp", "2",
+                                         "--rows",     "16",       "--head",
+                                         "sharded",    "--shared", "apart",
+                                         "--mlp-tp",   "1",        "--sharded-embedding",
+                                         "--rows-way", "max_len",  "--backend",
+                                         "cuda",       "--json"})
+                                        .out);
       EXPECT_GT(plan["us"].get<double>(), 0) << name;
       EXPECT_LT(plan["us"].get<double>(), plan["two_calls_us"].get<double>()) << name;
       EXPECT_EQ(plan["boundaries"].back()["operations"][0]["operation"], "gather_columns") << name;
     }
   }
-  const json deepseek = json::parse(
-      run({"plan", "--model", shapes + "deepseek-v3", "--attn-tp", "2", "--attn-dp", "4", "--mlp-tp", "1", "--json"}).out);
+  const json deepseek = json::parse(run({"plan", "--model", shapes + "deepseek-v3", "--attn-tp", "2",
+                                         "--attn-dp", "4", "--mlp-tp", "1", "--json"})
+                                        .out);
   EXPECT_EQ(deepseek["layers"], 61);
   EXPECT_EQ(deepseek["boundaries"][1]["count"], 3);  // dense
   EXPECT_EQ(deepseek["boundaries"][1]["operations"][0]["operation"], "reduce_scatter");
 }
 
 TEST(Command, PlanComparesLayouts) {
-  const Words words = {"plan",   "--model", source + "/models/shapes/qwen3.5-397b-a17b", "--gpus", "8", "--batch", "64",
-                       "--compare"};
+  const Words words = {"plan",   "--model",  source + "/models/shapes/qwen3.5-397b-a17b",
+                       "--gpus", "8",        "--batch",
+                       "64",     "--compare"};
   Words as_json = words;
   as_json.emplace_back("--json");
   const json comparison = json::parse(run(as_json).out);
@@ -212,19 +218,24 @@ TEST(Command, PlanComparesLayouts) {
 TEST(Command, PlanTakesConstantsAndDrawsPictures) {
   const TemporaryDirectory files;
   const std::string mine = files.file(
-      "mine.json", R"({"links": [{"name": "mine", "call_us": 0, "wait_us": 10, "gbps": 1, "source": "a ruler"}]})");
-  const std::string tuned = files.file("tuned.json", R"({"costs": {"wait_us": 3, "read_gbps": 2, "flag_us": 0}})");
+      "mine.json",
+      R"({"links": [{"name": "mine", "call_us": 0, "wait_us": 10, "gbps": 1, "source": "a ruler"}]})");
+  const std::string tuned =
+      files.file("tuned.json", R"({"costs": {"wait_us": 3, "read_gbps": 2, "flag_us": 0}})");
   for (const auto& [constants, wait] : {std::pair(mine, 10.0), {tuned, 3.0}}) {
-    const json plan = json::parse(run({"plan", "--model", tiny_model, "--attn-tp", "2", "--attn-dp", "2", "--constants",
-                                       constants, "--algorithm", "two_shot", "--json"})
+    const json plan = json::parse(run({"plan", "--model", tiny_model, "--attn-tp", "2", "--attn-dp", "2",
+                                       "--constants", constants, "--algorithm", "two_shot", "--json"})
                                       .out);
     const json& operation = plan["boundaries"][1]["operations"][0];
     const double gbps = constants == mine ? 1 : 2;
-    EXPECT_NEAR(operation["us"].get<double>(), 2 * wait + operation["bytes_per_rank"].get<double>() / (gbps * 1000), 1e-6);
+    EXPECT_NEAR(operation["us"].get<double>(),
+                2 * wait + operation["bytes_per_rank"].get<double>() / (gbps * 1000), 1e-6);
   }
   for (const char* name : {"plan.svg", "plan.dot"}) {
     const std::string picture = files.file(name);
-    ASSERT_EQ(run({"plan", "--model", tiny_model, "--attn-tp", "2", "--attn-dp", "2", "--picture", picture}).code, 0);
+    ASSERT_EQ(
+        run({"plan", "--model", tiny_model, "--attn-tp", "2", "--attn-dp", "2", "--picture", picture}).code,
+        0);
     const std::string text = read_text(picture);
     EXPECT_CONTAINS(text, "all_reduce_all_gather");
     EXPECT_CONTAINS(text, name == std::string("plan.svg") ? "</svg>" : "digraph");
