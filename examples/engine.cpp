@@ -53,22 +53,25 @@ void engine(mixcomm::Bootstrap& bootstrap) {
   const mixcomm::RowPlan rows = boundaries.rows(counts);
   const mixcomm::RowRange own = boundaries.range(Rows::by_dp_rank, rows);
   std::vector<float> residual(own.count * hidden);
-  for (std::size_t i = 0; i < residual.size(); ++i)
-    residual[i] = static_cast<float>(own.first + i / hidden + 1);
+  const auto first_value = [&own](std::size_t i) { return static_cast<float>(own.first + i / hidden + 1); };
+  for (std::size_t i = 0; i < residual.size(); ++i) residual[i] = first_value(i);
   std::vector<float> all(rows.total() * hidden);
+  const auto attn_tp = static_cast<float>(parallelism.attn_tp);
+  const auto moe_tp = static_cast<float>(parallelism.moe_tp);
+  const auto ranks = static_cast<float>(parallelism.world());
   std::vector<float> mixed(residual.size());
   std::vector<float> moe(all.size());
   std::vector<float> shared(all.size());
 
   for (std::size_t layer = 0; layer < layers; ++layer) {
-    multiply(residual, attention_weight / parallelism.attn_tp, mixed);
+    multiply(residual, attention_weight / attn_tp, mixed);
     const mixcomm::Boundary& before_mlp = boundaries.before_mlp(layer);
     if (boundaries.adds_before(before_mlp, "residual")) add(residual, mixed);
     boundaries.cross(before_mlp, tensor(mixed.data(), own.count, hidden),
                      tensor(all.data(), rows.total(), hidden), rows);
 
-    multiply(all, experts_weight / parallelism.world(), moe);
-    multiply(all, shared_weight / parallelism.moe_tp, shared);
+    multiply(all, experts_weight / ranks, moe);
+    multiply(all, shared_weight / moe_tp, shared);
     const mixcomm::Boundary& after_mlp = boundaries.after_mlp(layer);
     if (boundaries.adds_before(after_mlp, "shared expert")) add(shared, moe);
     boundaries.cross(after_mlp, tensor(moe.data(), rows.total(), hidden),
@@ -81,7 +84,7 @@ void engine(mixcomm::Bootstrap& bootstrap) {
   // One rank would have multiplied by (1 + attention) * (1 + experts + shared) in each layer: 55 twice.
   bool right = true;
   for (std::size_t i = 0; i < residual.size(); ++i)
-    right = right && residual[i] == static_cast<float>(own.first + i / hidden + 1) * 55.0F * 55.0F;
+    right = right && residual[i] == first_value(i) * 55.0F * 55.0F;
   std::printf("rank %d: rows %zu to %zu %s\n", bootstrap.rank(), own.first, own.first + own.count,
               right ? "are right" : "ARE WRONG");
 }

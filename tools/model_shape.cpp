@@ -12,7 +12,6 @@ namespace mixcomm::tools {
 namespace {
 
 using runner::JsonView;
-using runner::Range;
 
 constexpr std::size_t most_bytes = std::size_t{16} << 20U;
 constexpr std::uint64_t most = std::uint64_t{1} << 24U;

@@ -54,7 +54,7 @@ struct Step {
 /// What one step of the model brings to a boundary; what a prediction is made for.
 struct Traffic {
   std::vector<std::size_t> rows;  ///< per DP rank; empty: 16 each
-  std::size_t row_bytes = 4096 * 2;
+  std::size_t row_bytes = 8192;
 };
 
 /// What a sequence of operations takes.

@@ -53,7 +53,8 @@ RowPlan::RowPlan(std::span<const std::size_t> rows, const Parallelism& paralleli
 }
 
 RowRange RowPlan::range(int width, int rank) const {
-  const auto begin = static_cast<std::size_t>(rank / width * width);
+  const int first = rank / width * width;
+  const auto begin = static_cast<std::size_t>(first);
   return {first_[begin], first_[begin + static_cast<std::size_t>(width)] - first_[begin]};
 }
 
@@ -81,6 +82,7 @@ std::vector<RowRange> RowPlan::pads(const RowRange& range) const {
 
 std::vector<std::size_t> RowPlan::counts(int width, int blocks, int rank) const {
   std::vector<std::size_t> counts;
+  counts.reserve(static_cast<std::size_t>(blocks));
   const int base = rank / (width * blocks) * width * blocks;
   for (int block = 0; block < blocks; ++block) counts.push_back(range(width, base + block * width).count);
   return counts;

@@ -79,8 +79,9 @@ class Search {
 
   void take(const Path& here, Step step) {
     step.before = here.end;
-    const auto [end, broken] = outcome(step, parallelism_.world());
-    if (broken != nullptr) return;
+    const StepOutcome taken = outcome(step, parallelism_.world());
+    const Spread& end = taken.after;
+    if (taken.broken != nullptr) return;
     step.after = end;
     const Cost cost = here.cost + cost_of({step}, parallelism_, options_);
     const auto known =

@@ -26,8 +26,8 @@ class TeamBootstrap : public Bootstrap {
     auto all = whole_.share_memory(part * teams);
     // Teams by the rank of their first member: those before it, less the ranks that are no first members.
     const int outer = team_.first / span_.end;
-    const auto index = static_cast<std::size_t>(outer * span_.begin + team_.first % span_.begin);
-    return {all, all.get() + part * index};
+    const int index = outer * span_.begin + team_.first % span_.begin;
+    return {all, all.get() + part * static_cast<std::size_t>(index)};
   }
 
   std::vector<Fd> exchange_descriptors(std::string_view step, int mine) override {
@@ -38,6 +38,7 @@ class TeamBootstrap : public Bootstrap {
   template <class T>
   std::vector<T> of_team(std::vector<T> all) const {
     std::vector<T> mine;
+    mine.reserve(static_cast<std::size_t>(team_.size));
     for (int m = 0; m < team_.size; ++m)
       mine.push_back(std::move(all[static_cast<std::size_t>(team_.rank(m))]));
     return mine;
