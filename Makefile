@@ -1,5 +1,5 @@
 # The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
-.PHONY: help build demo check check-cuda bench-cpu cycles lint format asan tsan fuzz clean
+.PHONY: help build demo check check-plan check-cuda bench-cpu cycles lint format asan tsan fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -18,6 +18,9 @@ check: build ## every test but those on a GPU, the library's under ThreadSanitiz
 	@$(MAKE) --no-print-directory tsan
 	@scripts/fuzz --seconds 3
 	@scripts/check-cuda --status
+
+check-plan: build ## the whole of the planner's checks, some minutes; 'make check' runs a part of them
+	@build/tools/mixcomm check --plan
 
 check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer
 	@scripts/check-cuda

@@ -16,30 +16,26 @@ namespace mixcomm::runner {
 struct Crossing {
   std::span<const float> in;
   std::span<float> out;
-  std::span<const std::size_t> rows;  ///< per DP rank
+  const RowPlan& rows;
 };
 
-/// The communication between two layouts. What goes over the wire is of the compute dtype and lies in
-/// symmetric memory.
-class Boundary {
+/// What a LayerCommunicator needs of memory: activations of the compute dtype in symmetric memory, on both
+/// sides of a boundary. One is used for all boundaries of a kind.
+class BoundaryBuffers {
  public:
   /// Collective: allocates for `max_rows` rows on both sides.
-  Boundary(Communicator& communicator, std::size_t max_rows, std::size_t hidden,
-           const DecoderOptions& options);
-
-  /// Asks for the transition.
-  void plan(const Decoder::TransitionFor& transition_for, const Layout& from, const Layout& to);
+  BoundaryBuffers(Communicator& communicator, std::size_t max_rows, std::size_t hidden,
+                  const DecoderOptions& options);
 
   /// Appends when the communication began and ended. Every rank crosses, also with no rows of its own.
-  void cross(const Crossing& crossing, std::vector<CommInterval>& times);
+  void cross(LayerCommunicator& layers, const Boundary& boundary, const Crossing& crossing,
+             std::vector<CommInterval>& times);
 
  private:
-  Communicator* communicator_;
   std::size_t hidden_;
   Precision precision_;
   Algorithm algorithm_;
   std::function<void()> hold_;
-  Transition transition_;
   SymmetricBuffer in_;
   SymmetricBuffer out_;
 };

@@ -66,6 +66,9 @@ Decoder::State::State(const DecoderSource& source, Communicator& communicator)
       head(products, Shards(source.weights, precision)
                          .head(config.vocab_size, config.hidden_size, config.tie_word_embeddings)),
       angles(config.rotary_dim, config.rope_theta, precision),
+      communicators(communicator),
+      boundaries(LayerPlan(modules_of(config), source.parallelism), communicators,
+                 {.max_rows = options.max_rows, .hidden = config.hidden_size, .dtype = options.dtype}),
       after_mixer(communicator, options.max_rows, config.hidden_size, options),
       after_moe(communicator, options.max_rows, config.hidden_size, options) {
   const Shards shards(source.weights, precision);
@@ -73,15 +76,6 @@ Decoder::State::State(const DecoderSource& source, Communicator& communicator)
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     layers.push_back(
         load_layer({config, shards, products, fmt::format("layers.{}.", i)}, source, grid, config.layers[i]));
-  }
-}
-
-void Decoder::State::plan(const TransitionFor& transition_for) {
-  after_mixer.plan(transition_for, mixer_out, moe_in);
-  after_moe.plan(transition_for, moe_out, mixer_in);
-  // The head computes all logits of its rows on every TP rank, from what the last boundary gave.
-  if (!transition_for(mixer_in, head_in, grid.tp.size, grid.dp.size).steps.empty()) {
-    throw Unsupported("the language model head takes its rows as the last layer leaves them");
   }
 }
 
@@ -128,13 +122,11 @@ void Decoder::State::check_step(std::span<const SequenceInput> inputs,
 }
 
 void Decoder::State::begin_step(std::span<const SequenceInput> inputs, std::span<const std::size_t> rows) {
-  const auto before_own = rows.begin() + grid.dp.member;
-  first_own_row = std::accumulate(rows.begin(), before_own, std::size_t{0});
-  all_rows = std::accumulate(before_own, rows.end(), first_own_row);
+  step_rows = boundaries.rows(rows);
   own_rows = 0;
   sequences.clear();
   const std::size_t hidden = config.hidden_size;
-  const auto residual = grown(own_residual, *before_own * hidden);
+  const auto residual = grown(own_residual, boundaries.range(Rows::by_dp_rank, *step_rows).count * hidden);
   for (const SequenceInput& input : inputs) {
     std::size_t& length = lengths[input.sequence];
     sequences.push_back({input.sequence, own_rows, input.tokens.size(), length});
@@ -147,29 +139,39 @@ void Decoder::State::begin_step(std::span<const SequenceInput> inputs, std::span
   angles.set(sequences);
 }
 
-void Decoder::State::run_layer(DecoderLayer& layer, std::span<const std::size_t> rows) {
+std::span<const float> Decoder::State::own_of(std::span<const float> all) const {
+  const RowRange own = boundaries.range(Rows::by_dp_rank, *step_rows);
+  return all.subspan(own.first * config.hidden_size, own.count * config.hidden_size);
+}
+
+void Decoder::State::run_layer(std::size_t index) {
+  DecoderLayer& layer = layers[index];
   const std::size_t hidden = config.hidden_size;
+  const auto add = [this](std::span<const float> from, std::span<float> to) {
+    for (std::size_t i = 0; i < to.size(); ++i) to[i] = precision.round(to[i] + from[i]);
+  };
   const auto residual = grown(own_residual, own_rows * hidden);
   const auto mixed = grown(own_mixed, own_rows * hidden);
+  const Boundary& before_moe = boundaries.before_mlp(index);
+  const bool residual_after = before_moe.addend("residual")->added == Added::after;
   if (own_rows > 0) {
     const auto normed = grown(own_normed, own_rows * hidden);
     layer.input_norm(residual, normed);
     layer.mixer->forward({sequences, angles}, normed, mixed);
-    // One TP rank adds the residual, so that the sum over them holds it once.
-    if (grid.tp.member == 0) {
-      for (std::size_t i = 0; i < mixed.size(); ++i) mixed[i] = precision.round(mixed[i] + residual[i]);
-    }
+    // One TP rank adds the residual, so that the sum over them holds it once; or all do, where they have all
+    // rows.
+    if (boundaries.adds_before(before_moe, "residual")) add(residual, mixed);
   }
-  const auto all = grown(all_residual, all_rows * hidden);
-  after_mixer.cross({mixed, all, rows}, times.comm);
+  const auto all = grown(all_residual, step_rows->total() * hidden);
+  after_mixer.cross(boundaries, before_moe, {mixed, all, *step_rows}, times.comm);
+  if (residual_after) add(residual, all);
 
-  const auto normed = grown(all_normed, all_rows * hidden);
-  const auto moe = grown(all_moe, all_rows * hidden);
+  const auto normed = grown(all_normed, step_rows->total() * hidden);
+  const auto moe = grown(all_moe, step_rows->total() * hidden);
   layer.moe_norm(all, normed);
   layer.moe.forward(normed, moe);
-  after_moe.cross({moe, residual, rows}, times.comm);
-  const float* own = all.data() + first_own_row * hidden;
-  for (std::size_t i = 0; i < residual.size(); ++i) residual[i] = precision.round(own[i] + residual[i]);
+  after_moe.cross(boundaries, boundaries.after_mlp(index), {moe, residual, *step_rows}, times.comm);
+  add(own_of(all), residual);
 }
 
 std::span<const float> Decoder::State::finish_step(std::size_t inputs, bool all_positions) {
@@ -193,7 +195,6 @@ Decoder::Decoder(const ModelConfig& config, const Safetensors& weights, const Pa
                  Communicator& communicator, const DecoderOptions& options) {
   const SingleThreaded single_threaded;
   state_ = std::make_unique<State>(DecoderSource{config, weights, parallelism, options}, communicator);
-  state_->plan(collective_for);
 }
 
 Decoder::~Decoder() = default;
@@ -208,7 +209,7 @@ std::span<const float> Decoder::step(std::span<const SequenceInput> inputs, std:
   state.times.comm.clear();
   state.times.begin = Clock::now();
   state.begin_step(inputs, rows);
-  for (DecoderLayer& layer : state.layers) state.run_layer(layer, rows);
+  for (std::size_t i = 0; i < state.layers.size(); ++i) state.run_layer(i);
   const auto logits = state.finish_step(inputs.size(), all_positions);
   state.times.end = Clock::now();
   return logits;

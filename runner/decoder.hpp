@@ -50,8 +50,9 @@ struct SequenceInput {
 /// One rank of the model. Every rank of the communicator makes the same calls; rows are this DP rank's
 /// sequences (the same on each of its TP ranks), maybe none.
 ///
-/// Boundaries: each module declares the layout that it takes and gives; collective_for() decides what runs in
-/// between. The decoder never picks a collective.
+/// Boundaries: each module declares the layout that it takes and gives (runner/layouts.hpp); a
+/// LayerCommunicator decides what runs in between, and who adds the residual. The decoder never picks a
+/// collective.
 class Decoder {
  public:
   /// Loads this rank's shards. Throws InvalidArgument (a layout that does not divide, a missing tensor, a
@@ -74,9 +75,6 @@ class Decoder {
 
   /// Of the last step.
   [[nodiscard]] const StepTimes& times() const;
-
-  /// Where the decoder asks for its collectives. A test replaces it to leave one out; nothing else does.
-  using TransitionFor = std::function<Transition(const Layout& from, const Layout& to, int tp, int dp)>;
 
  private:
   friend struct DecoderTestHook;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -34,12 +35,11 @@ struct DecoderSource {
 struct Decoder::State {
   State(const DecoderSource& source, Communicator& communicator);
 
-  /// Asks for every transition.
-  void plan(const TransitionFor& transition_for);
-
   void check_step(std::span<const SequenceInput> inputs, std::span<const std::size_t> rows) const;
   void begin_step(std::span<const SequenceInput> inputs, std::span<const std::size_t> rows);
-  void run_layer(DecoderLayer& layer, std::span<const std::size_t> rows);
+  void run_layer(std::size_t index);
+  /// own = this rank's rows of all the rows that the MoE had.
+  [[nodiscard]] std::span<const float> own_of(std::span<const float> all) const;
   std::span<const float> finish_step(std::size_t inputs, bool all_positions);
 
   ModelConfig config;
@@ -52,17 +52,18 @@ struct Decoder::State {
   RmsNorm final_norm;
   Linear head;
   RotaryAngles angles;
-  Boundary after_mixer;  ///< by DP rank, partial over tp -> replicated
-  Boundary after_moe;    ///< replicated, partial over the world -> by DP rank
+  Communicators communicators;
+  LayerCommunicator boundaries;  ///< all that the decoder sends
+  BoundaryBuffers after_mixer;
+  BoundaryBuffers after_moe;
 
   std::unordered_map<std::size_t, std::size_t> lengths;  ///< tokens in each slot
   StepTimes times;
 
   // Of the step at hand. "Own" is this DP rank's rows, "all" those of all DP ranks.
   std::vector<SequenceRows> sequences;
+  std::optional<RowPlan> step_rows;
   std::size_t own_rows = 0;
-  std::size_t first_own_row = 0;
-  std::size_t all_rows = 0;
   std::vector<float> own_residual;
   std::vector<float> own_normed;
   std::vector<float> own_mixed;

@@ -1,16 +1,21 @@
-// What each module of a decoder layer takes and gives: how rows lie, and who still owes the sum. The decoder
-// runs what collective_for() finds between these, and `mixcomm plan` shows it.
+// What the modules of this decoder declare. The decoder runs what a LayerPlan finds between them, and
+// `mixcomm plan` shows it.
 #pragma once
 
-#include "mixcomm/plan.hpp"
+#include "mixcomm/layer_plan.hpp"
+#include "runner/model_config.hpp"
 
 namespace mixcomm::runner {
 
-inline constexpr Layout mixer_in{Rows::by_dp_rank, Partial::none};
-inline constexpr Layout mixer_out{Rows::by_dp_rank,
-                                  Partial::tp};  ///< each TP rank has its share of the heads
-inline constexpr Layout moe_in{Rows::replicated, Partial::none};
-inline constexpr Layout moe_out{Rows::replicated, Partial::world};  ///< expert TP x EP spans all ranks
-inline constexpr Layout head_in{Rows::by_dp_rank, Partial::none};
+/// The shared expert is sliced over all ranks, and so summed with the routed ones; the embedding and the head
+/// are whole on every rank.
+[[nodiscard]] inline ModelModules modules_of(const ModelConfig& config) {
+  ModelModules model{.embedding = modules::embedding(), .layers = {}, .head = modules::head(), .logits = {}};
+  for (const LayerKind kind : config.layers)
+    model.layers.push_back(
+        {modules::attention(kind == LayerKind::full_attention ? "full attention" : "linear attention"),
+         modules::experts(SharedExpert{})});
+  return model;
+}
 
 }  // namespace mixcomm::runner

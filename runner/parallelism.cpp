@@ -128,11 +128,6 @@ std::vector<std::string> possible_moe(std::size_t ranks, const ModelConfig& conf
 
 }  // namespace
 
-std::string to_string(const Parallelism& parallelism) {
-  return fmt::format("attn {}x{}, moe {}x{}", parallelism.attn_tp, parallelism.attn_dp, parallelism.moe_tp,
-                     parallelism.moe_ep);
-}
-
 void check_parallelism(const Parallelism& parallelism, const ModelConfig& config) {
   check_positive("attn_tp", parallelism.attn_tp);
   check_positive("attn_dp", parallelism.attn_dp);

@@ -70,6 +70,9 @@ class Backend {
   virtual void run(Call& call) = 0;
   /// Runs `call` through collectives that are not this library's. Throws Unsupported where there are none.
   virtual void run_nccl(const Call& call);
+  /// Local: in host memory unless a backend says otherwise.
+  virtual void copy(const RowCopy& copy, void* stream);
+  virtual void clear(void* data, std::size_t bytes, void* stream);
   /// What choose() is told of this backend, beside the call's shape.
   [[nodiscard]] virtual BackendKind kind() const = 0;
 };

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
 #include <exception>
 #include <functional>
 
@@ -10,6 +11,7 @@
 #include "check_call.hpp"
 #include "cpu/cpu_backend.hpp"
 #include "cuda/cuda_backend.hpp"
+#include "environment.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/plan.hpp"
 
@@ -31,7 +33,7 @@ CommunicatorOptions with_defaults(CommunicatorOptions options) {
   const bool on_cpu = options.backend == BackendKind::cpu;
   if (!options.check_agreement) options.check_agreement = on_cpu;
   if (options.workspace_bytes == 0) options.workspace_bytes = std::size_t{on_cpu ? 1U : 4U} << 20U;
-  return options;
+  return with_environment(options);
 }
 
 void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& options) {
@@ -117,6 +119,16 @@ struct Communicator::State {
     }
   }
 };
+
+void Backend::copy(const RowCopy& copy, void* /*stream*/) {
+  for (std::size_t row = 0; row < copy.rows; ++row)
+    std::memcpy(static_cast<std::byte*>(copy.to) + row * copy.to_pitch,
+                static_cast<const std::byte*>(copy.from) + row * copy.from_pitch, copy.width);
+}
+
+void Backend::clear(void* data, std::size_t bytes, void* /*stream*/) {
+  std::memset(data, 0, bytes);
+}
 
 void Backend::run_nccl(const Call& /*call*/) {
   throw Unsupported(
@@ -221,6 +233,13 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
   } else {
     run_one(op, checked);
   }
+}
+
+void Communicator::copy(const RowCopy& copy, CallOptions options) {
+  if (copy.rows > 0 && copy.width > 0) state_->backend->copy(copy, options.stream);
+}
+void Communicator::clear(Tensor tensor, CallOptions options) {
+  if (tensor.bytes() > 0) state_->backend->clear(tensor.data, tensor.bytes(), options.stream);
 }
 
 void Communicator::all_reduce(ConstTensor in, Tensor out, CallOptions options) {

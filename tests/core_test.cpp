@@ -273,67 +273,6 @@ TEST(Rules, AGridMustHoldAllRanks) {
               "InvalidArgument: rank 0, creating a communicator: a grid of tp 3 x dp 1 needs 3 ranks, ");
 }
 
-// --- the decision layer
-// --------------------------------------------------------------------------------------------------
-
-std::string steps(const Layout& from, const Layout& to, int tp, int dp) {
-  std::string text;
-  for (const auto& step : collective_for(from, to, tp, dp).steps)
-    text += (text.empty() ? "" : ", ") + std::string(name(step));
-  return text.empty() ? "nothing" : text;
-}
-
-constexpr Layout attention_out{Rows::by_dp_rank, Partial::tp};
-constexpr Layout moe_in{Rows::replicated, Partial::none};
-constexpr Layout moe_out{Rows::replicated, Partial::world};
-constexpr Layout next_in{Rows::by_dp_rank, Partial::none};
-
-TEST(Plan, BoundariesOfADecoderLayer) {
-  EXPECT_EQ(steps(attention_out, moe_in, 2, 4), "all_reduce_all_gather");
-  EXPECT_EQ(steps(moe_out, next_in, 2, 4), "reduce_scatter_all_reduce");
-  EXPECT_EQ(steps(attention_out, moe_in, 4, 1), "all_reduce");
-  EXPECT_EQ(steps(moe_out, next_in, 4, 1), "all_reduce");
-  EXPECT_EQ(steps(attention_out, moe_in, 1, 4), "all_gather");
-  EXPECT_EQ(steps(moe_out, next_in, 1, 4), "reduce_scatter");
-  EXPECT_EQ(steps(attention_out, moe_in, 1, 1), "nothing");
-  EXPECT_EQ(steps(moe_out, next_in, 1, 1), "nothing");
-}
-
-TEST(Plan, WhatCannotBeBridgedIsRefused) {
-  EXPECT_THROW((void)collective_for({Rows::by_dp_rank, Partial::world}, next_in, 2, 2), InvalidArgument);
-  EXPECT_THROW((void)collective_for({Rows::by_dp_rank, Partial::dp}, next_in, 2, 2), InvalidArgument);
-  EXPECT_THROW((void)collective_for(next_in, attention_out, 2, 2), InvalidArgument);
-  EXPECT_THROW((void)collective_for(next_in, moe_in, 0, 2), InvalidArgument);
-  EXPECT_EQ(steps({Rows::by_dp_rank, Partial::world}, next_in, 4, 1),
-            "all_reduce");  // one DP rank: the rows are the same
-}
-
-TEST(Plan, ATransitionChecksItsTensors) {
-  const auto results = spawn(Ranks::threads, 2, [](Bootstrap& bootstrap) -> std::string {
-    Communicator communicator(bootstrap, {.tp = 1, .dp = 2});
-    const Transition slice = collective_for(moe_in, next_in, 1, 2);
-    std::vector<float> a(16);
-    std::vector<float> b(16);
-    const std::vector<std::size_t> rows = {1, 1};
-    const std::vector<std::size_t> too_few = {1};
-    int refused = 0;
-    const auto attempt = [&](ConstTensor in, Tensor out, RowCounts counts) {
-      try {
-        run(communicator, slice, in, out, counts);
-      } catch (const InvalidArgument&) {
-        ++refused;
-      }
-    };
-    attempt(tensor(a.data(), 2, 4), tensor(b.data(), 1, 4), rows);  // right
-    attempt(tensor(a.data(), 2, 4), tensor(b.data(), 1, 4), too_few);
-    attempt(tensor(a.data(), 1, 4), tensor(b.data(), 1, 4), rows);
-    attempt(tensor(a.data(), 2, 4), tensor(b.data(), 2, 4), rows);
-    attempt(tensor(a.data(), 2, 4), Tensor{b.data(), 1, 8, DType::bf16}, rows);
-    return refused == 4 ? "" : std::to_string(refused) + " were refused";
-  });
-  EXPECT_EQ(failures(results), "");
-}
-
 TEST(Choose, DependsOnWhatAWaitCosts) {
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 4096, .symmetric = true}), Algorithm::two_shot);
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 4096}), Algorithm::one_shot);
@@ -349,70 +288,6 @@ TEST(Choose, ReadsWhereNothingIsReadManyTimes) {
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = large}), Algorithm::one_shot);
   EXPECT_EQ(choose({.op = Op::reduce_scatter, .dp = 2, .bytes = large, .symmetric = true}),
             Algorithm::two_shot);
-}
-
-/// Every pair of layouts, run for real: either refused, or the result is the sum that the layouts speak of.
-TEST(Plan, EveryTransitionGivesTheRightSum) {
-  int bridged = 0;
-  for (const auto& [tp, dp] : {std::pair{1, 1}, {2, 1}, {1, 2}, {2, 2}, {3, 2}, {2, 3}})
-    for (const Rows from_rows : {Rows::replicated, Rows::by_dp_rank})
-      for (const Partial partial : {Partial::none, Partial::tp, Partial::dp, Partial::world})
-        for (const Rows to_rows : {Rows::replicated, Rows::by_dp_rank}) {
-          const Layout from{from_rows, partial};
-          const Layout to{to_rows, Partial::none};
-          Transition transition;
-          try {
-            transition = collective_for(from, to, tp, dp);
-          } catch (const InvalidArgument&) {
-            EXPECT_TRUE(from_rows == Rows::by_dp_rank && dp > 1 &&
-                        (partial == Partial::dp || partial == Partial::world));
-            continue;
-          }
-          ++bridged;
-          const auto results =
-              spawn(Ranks::threads, tp * dp, [&, tp = tp, dp = dp](Bootstrap& bootstrap) -> std::string {
-                Communicator communicator(bootstrap, {.tp = tp, .dp = dp});
-                const Grid& grid = communicator.grid();
-                const std::vector<std::size_t> counts = {3, 1, 2};
-                const std::span<const std::size_t> rows(counts.data(), static_cast<std::size_t>(dp));
-                const std::size_t all = RowCounts(rows).total(dp);
-                const std::size_t first = RowCounts(rows).total(grid.dp.member);
-                const std::size_t own = rows[static_cast<std::size_t>(grid.dp.member)];
-                constexpr std::size_t hidden = 5;
-                const auto view = [&](Rows r) {
-                  return r == Rows::replicated ? std::pair{std::size_t{0}, all} : std::pair{first, own};
-                };
-                // The whole value of row r is r + 1; what a rank holds of it depends on the team that owes
-                // the sum.
-                const int team = partial == Partial::none ? 1
-                                 : partial == Partial::tp ? tp
-                                 : partial == Partial::dp ? dp
-                                                          : tp * dp;
-                const int member = partial == Partial::tp   ? grid.tp.member
-                                   : partial == Partial::dp ? grid.dp.member
-                                                            : grid.rank();
-                const auto [in_first, in_rows] = view(from_rows);
-                const auto [out_first, out_rows] = view(to_rows);
-                std::vector<float> in(in_rows * hidden);
-                std::vector<float> out(out_rows * hidden, -1.0F);
-                for (std::size_t i = 0; i < in.size(); ++i) {
-                  const auto whole = static_cast<float>(in_first + i / hidden + 1);
-                  const auto share = static_cast<float>(member + 1);
-                  in[i] = team == 1            ? whole
-                          : member == team - 1 ? whole - share * (static_cast<float>(team) - 1) / 2
-                                               : share;
-                }
-                run(communicator, transition, tensor(std::as_const(in).data(), in_rows, hidden),
-                    tensor(out.data(), out_rows, hidden), rows);
-                for (std::size_t i = 0; i < out.size(); ++i)
-                  if (out[i] != static_cast<float>(out_first + i / hidden + 1))
-                    return "row " + std::to_string(out_first + i / hidden) + " is " + std::to_string(out[i]);
-                return "";
-              });
-          EXPECT_EQ(failures(results), "")
-              << to_string(from) << " -> " << to_string(to) << " on " << tp << "x" << dp;
-        }
-  EXPECT_GT(bridged, 60);
 }
 
 }  // namespace

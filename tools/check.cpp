@@ -8,6 +8,7 @@
 
 #include "tools/backend.hpp"
 #include "tools/check_cases.hpp"
+#include "tools/check_plan.hpp"
 #include "tools/gpus.hpp"
 #include "tools/machine.hpp"
 #include "tools/output.hpp"
@@ -24,6 +25,10 @@ that the definition of the operation gives, computed apart from the library: all
 rows, idle DP ranks, messages longer than the workspace, small integers and random floats. On GPUs also row counts in device
 memory.
 
+With --plan, the planner instead: every attn_tp x attn_dp and moe_tp x moe_ep and mlp_tp of up to 16 ranks, modules that declare
+themselves in every way, equal, uneven and missing rows, exact and padded: a small decoder in integers against one on one
+rank, behind every boundary; and the same on the CPU backend with up to 8 ranks.
+
 Examples:
   mixcomm check                              grids of up to 8 ranks, some minutes
   mixcomm check --tp 2 --dp 2 --quick
@@ -31,7 +36,9 @@ Examples:
   mixcomm check --grids 2x2,4x2 --op all_reduce_all_gather --dtype bf16 --processes
   mixcomm check --backend cuda --one-gpu                         ranks as streams of one GPU
   mixcomm check --backend cuda --one-gpu --processes --grids 4x2 as processes that share it, under MPS
-  mixcomm run -n 4 -- mixcomm check --tp 2 --dp 2)";
+  mixcomm run -n 4 -- mixcomm check --tp 2 --dp 2
+  mixcomm check --plan --quick
+  mixcomm check --plan --symbolic-ranks 16 --real-ranks 8)";
 
 struct CheckOptions {
   int tp = 0;  ///< 0: not given
@@ -43,6 +50,8 @@ struct CheckOptions {
   std::string tuning_path;
   std::optional<TuningTable> tuning;  ///< read from there
   RankFlags ranks;
+  bool plan = false;
+  CheckPlanOptions plan_options;
 };
 
 std::vector<GridSize> grids_of(const CheckOptions& options) {
@@ -212,10 +221,24 @@ void add_check(CLI::App& app, Invocation& invocation) {
   sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
   add_tuning_flag(*sub, options->tuning_path);
   add_rank_flags(*sub, options->ranks);
+  auto* plan = sub->add_flag("--plan", options->plan, "The planner, not the operations");
+  sub->add_option("--symbolic-ranks", options->plan_options.symbolic_ranks,
+                  "--plan: in integers, up to so many ranks (16)")
+      ->check(CLI::Range(0, max_ranks))
+      ->needs(plan);
+  sub->add_option("--real-ranks", options->plan_options.real_ranks,
+                  "--plan: on the CPU backend, up to so many ranks (8)")
+      ->check(CLI::Range(0, 16))
+      ->needs(plan);
   sub->callback([&invocation, options] {
     invocation.action = [&invocation, options] {
       options->tuning = tuning_table(options->tuning_path);
-      return check(*options, invocation.command_line);
+      if (!options->plan) return check(*options, invocation.command_line);
+      CheckPlanOptions wanted = options->plan_options;
+      wanted.quick = options->cases.quick;
+      wanted.json_path = options->json_path;
+      wanted.ranks = options->ranks;
+      return check_plan(wanted, invocation.command_line);
     };
   });
 }

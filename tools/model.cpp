@@ -62,11 +62,12 @@ runner::Parallelism parallelism_of(const ModelFlags& flags, const runner::ModelC
   return parallelism;
 }
 
-Json to_json(const runner::Parallelism& parallelism) {
+Json to_json(const Parallelism& parallelism) {
   return {{"attn_tp", parallelism.attn_tp},
           {"attn_dp", parallelism.attn_dp},
           {"moe_tp", parallelism.moe_tp},
-          {"moe_ep", parallelism.moe_ep}};
+          {"moe_ep", parallelism.moe_ep},
+          {"mlp_tp", parallelism.dense_tp()}};
 }
 
 }  // namespace mixcomm::tools

@@ -29,6 +29,6 @@ void add_model_flags(CLI::App& app, ModelFlags& flags);
 [[nodiscard]] runner::Parallelism parallelism_of(const ModelFlags& flags, const runner::ModelConfig& config);
 
 /// {"attn_tp": 2, ...}
-[[nodiscard]] Json to_json(const runner::Parallelism& parallelism);
+[[nodiscard]] Json to_json(const Parallelism& parallelism);
 
 }  // namespace mixcomm::tools

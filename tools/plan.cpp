@@ -1,182 +1,177 @@
-// mixcomm plan: which collective runs at each boundary of a model, what it moves, and why.
+// mixcomm plan: which collective runs at each boundary of a model, what it moves and takes, and why.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
-#include <numeric>
 #include <optional>
+#include <system_error>
+#include <utility>
 
-#include "runner/layouts.hpp"
+#include "runner/json_file.hpp"
 #include "tools/machine.hpp"
 #include "tools/model.hpp"
 #include "tools/output.hpp"
-#include "tools/traffic.hpp"
+#include "tools/plan_compare.hpp"
+#include "tools/plan_picture.hpp"
+#include "tools/plan_report.hpp"
 #include "tools/tuning_flag.hpp"
 
 namespace mixcomm::tools {
 namespace {
 
 constexpr const char* examples =
-    R"(Needs the model's config.json alone. `bytes per rank` is what each rank must receive at the least for one step of --rows rows
-per DP rank, as in 'mixcomm bench'.
+    R"(Needs a model's config.json alone: of Qwen3.5-MoE, Qwen3-MoE, or DeepSeek-V3; shapes of published models lie in models/shapes.
+`per rank` is what each rank receives in one step of --rows rows per DP rank, with the algorithm that is named. Times are
+predicted from constants that are printed with their sources; --constants FILE.json takes others, of 'mixcomm tune' or your own:
+{"links": [{"name": "mine", "call_us": 1.5, "wait_us": 1.1, "gbps": 450, "source": "measured"}]}.
 
 Examples:
   mixcomm plan --attn-tp 2 --attn-dp 2 --rows 4
-  mixcomm plan --model ~/models/Qwen3.5-MoE --attn-tp 4 --attn-dp 2 --moe-tp 2 --moe-ep 4 --uneven 7,0
-  mixcomm plan --attn-tp 4 --attn-dp 2 --rows 16 --backend cuda
-  mixcomm plan --attn-tp 2 --attn-dp 2 --json)";
+  mixcomm plan --model models/shapes/qwen3.5-397b-a17b --attn-tp 4 --attn-dp 2 --moe-tp 2 --moe-ep 4 --rows 16 --backend cuda
+  mixcomm plan --model models/shapes/deepseek-v3 --attn-tp 2 --attn-dp 4 --mlp-tp 1 --uneven 7,0,3,3 --link nvlink5
+  mixcomm plan --model models/shapes/qwen3.5-397b-a17b --gpus 8 --batch 64 --compare
+  mixcomm plan --attn-tp 2 --attn-dp 2 --json --picture plan.svg)";
 
-struct PlanOptions {
+struct PlanFlags {
   ModelFlags model;
   RowFlags rows{.equal = {1}, .uneven = {}};
   BackendKind backend = BackendKind::cpu;
+  int mlp_tp = 0;
+  ModelChoices choices;
+  RowsWay way = RowsWay::exact;
+  std::string link;
+  std::string network = "network400";
+  int per_node = 8;
+  std::filesystem::path constants;
+  std::filesystem::path picture;
+  int gpus = 0;
+  std::size_t batch = 64;
+  bool compare = false;
   bool json = false;
   std::string tuning_path;
   std::optional<TuningTable> tuning;  ///< read from there
 };
 
-/// Where rows pass from one module to the next, `count` times in a step.
-struct Boundary {
-  std::string name;
-  Layout from;
-  Layout to;
-  std::size_t count;
-};
-
-std::vector<Boundary> boundaries_of(const runner::ModelConfig& config) {
-  using runner::head_in, runner::mixer_in, runner::mixer_out, runner::moe_in, runner::moe_out;
-  const std::size_t layers = config.layers.size();
-  const auto full = static_cast<std::size_t>(
-      std::count(config.layers.begin(), config.layers.end(), runner::LayerKind::full_attention));
-  std::vector<Boundary> all = {
-      {"embedding -> attention", mixer_in, mixer_in, 1},
-      {"full attention -> MoE", mixer_out, moe_in, full},
-      {"linear attention -> MoE", mixer_out, moe_in, layers - full},
-      {"MoE -> attention of the next layer", moe_out, mixer_in, std::max<std::size_t>(layers, 1) - 1},
-      {"MoE -> final norm and LM head", moe_out, head_in, layers > 0 ? 1U : 0U}};
-  std::erase_if(all, [](const Boundary& b) { return b.count == 0; });
-  return all;
-}
-
-/// What the rows of one step are, and who shares them.
-struct Step {
-  const PlanOptions& options;
-  const runner::Parallelism& parallelism;
-  const runner::ModelConfig& config;
-  std::vector<std::size_t> rows;
-
-  /// Of the tensor that choose() and wire_bytes() ask about.
-  [[nodiscard]] std::size_t bytes(Op op) const {
-    const std::size_t counted = op == Op::all_reduce
-                                    ? *std::max_element(rows.begin(), rows.end())
-                                    : std::accumulate(rows.begin(), rows.end(), std::size_t{0});
-    return counted * config.hidden_size * size_of(options.model.dtype);
-  }
-};
-
-Json operation_json(const Transition::Step& operation, const Step& step) {
-  Json json{{"operation", name(operation)}};
-  if (operation.slice) {
-    json["bytes"] = 0;
-    json["bytes_per_rank"] = 0;
-    return json;
-  }
-  const auto [tp, dp] = std::pair(step.parallelism.attn_tp, step.parallelism.attn_dp);
-  const std::size_t bytes = step.bytes(operation.op);
-  json["bytes"] = bytes;
-  json["bytes_per_rank"] = std::llround(wire_bytes(operation.op, tp, dp, bytes));
-  const Algorithm asked = step.options.model.algorithm;
-  const bool automatic = asked == Algorithm::automatic;
-  const Circumstances circumstances{
-      .op = operation.op,
-      .tp = tp,
-      .dp = dp,
-      .bytes = bytes,
-      .symmetric = true,  // as the runner's
-      .crowded = step.options.backend == BackendKind::cpu && tp * dp > usable_processors(),
-      .backend = step.options.backend,
-      .tuning = step.options.tuning ? &*step.options.tuning : nullptr};
-  json["algorithm"] = name(automatic ? choose(circumstances) : asked);
-  json["why_algorithm"] = automatic ? why_chosen(circumstances) : "--algorithm asks for it";
-  return json;
-}
-
-Json boundary_json(const Boundary& boundary, const Step& step) {
-  const Transition transition =
-      collective_for(boundary.from, boundary.to, step.parallelism.attn_tp, step.parallelism.attn_dp);
-  Json operations = Json::array();
-  for (const Transition::Step& each : transition.steps) operations.push_back(operation_json(each, step));
-  return {{"boundary", boundary.name},    {"count", boundary.count},  {"from", to_string(boundary.from)},
-          {"to", to_string(boundary.to)}, {"operations", operations}, {"why", transition.why}};
+void take_costs(CostModel& model, double wait_us, double read_gbps, std::string_view origin) {
+  model.link.name = "tuned";
+  model.link.call_us = 0;  // the waits that were measured hold it
+  model.link.wait_us = wait_us;
+  model.link.gbps = read_gbps;
+  model.link.source = fmt::format("mixcomm tune, {}", origin);
 }
 
 /// A plan may be for another machine than this, so that of the table is taken; the rest must fit.
-void check_tuning(const PlanOptions& options) {
-  if (!options.tuning) return;
-  const TuningTable& table = *options.tuning;
-  const ModelFlags& model = options.model;
-  if (table.backend != options.backend || table.tp != model.attn_tp || table.dp != model.attn_dp)
+void take_tuning(const PlanFlags& flags, CostModel& model) {
+  if (!flags.tuning) return;
+  const TuningTable& table = *flags.tuning;
+  const auto [tp, dp] = std::pair(flags.model.attn_tp, flags.model.attn_dp);
+  if (flags.compare)
+    throw InvalidArgument(
+        "a tuning table is for one grid, and --compare looks at many; give its costs with --constants");
+  if (table.backend != flags.backend || table.tp != tp || table.dp != dp)
     throw InvalidArgument(fmt::format(
         "the tuning table is for backend {}, tp {} x dp {}, but the plan for backend {}, tp {} x dp {}; run "
-        "'mixcomm "
-        "tune' for that, or leave out --tuning",
-        name(table.backend), table.tp, table.dp, name(options.backend), model.attn_tp, model.attn_dp));
+        "'mixcomm tune' for that, or leave out --tuning",
+        name(table.backend), table.tp, table.dp, name(flags.backend), tp, dp));
+  model.tuning = &table;
+  if (flags.constants.empty() && table.costs.read_gbps > 0)
+    take_costs(model, table.costs.wait_us, table.costs.read_gbps, flags.tuning_path);
 }
 
-Json plan_json(const PlanOptions& options, const std::filesystem::path& directory) {
-  const runner::ModelConfig config = runner::read_model_config(directory);
-  const runner::Parallelism parallelism = parallelism_of(options.model, config);
-  const auto sweep = options.rows.per_dp_rank(parallelism.attn_dp);
-  if (sweep.size() != 1) throw InvalidArgument("--rows takes one count here: a plan is for one step");
-  const Step step{options, parallelism, config, sweep[0]};
-  Json boundaries = Json::array();
-  for (const Boundary& boundary : boundaries_of(config)) boundaries.push_back(boundary_json(boundary, step));
-  double total = 0;
-  for (const Json& boundary : boundaries)
-    for (const Json& operation : boundary["operations"])
-      total += boundary["count"].get<double>() * operation["bytes_per_rank"].get<double>();
-  return {{"model", directory.string()},
-          {"layers", config.layers.size()},
-          {"hidden", config.hidden_size},
-          {"dtype", name(options.model.dtype)},
-          {"parallelism", to_json(parallelism)},
-          {"rows", step.rows},
-          {"boundaries", boundaries},
-          {"bytes_per_rank", std::llround(total)}};
-}
-
-std::string bytes_text(double bytes) {
-  if (bytes < 1024) return fmt::format("{:.0f} B", bytes);
-  if (bytes < 1024 * 1024) return fmt::format("{:.4g} KiB", bytes / 1024);
-  return fmt::format("{:.4g} MiB", bytes / (1024 * 1024));
-}
-
-void print_plan(const Json& plan) {
-  const Json& p = plan["parallelism"];
-  fmt::print("{}: {} layers, hidden {}, {}\n", plan["model"].get<std::string>(), plan["layers"].get<int>(),
-             plan["hidden"].get<int>(), plan["dtype"].get<std::string>());
-  fmt::print("attention: tp {} x dp {}; experts: tp {} x ep {}; rows of each DP rank: {}\n",
-             p["attn_tp"].get<int>(), p["attn_dp"].get<int>(), p["moe_tp"].get<int>(), p["moe_ep"].get<int>(),
-             fmt::join(plan["rows"].get<std::vector<std::size_t>>(), ", "));
-  for (const Json& boundary : plan["boundaries"]) {
-    fmt::print("\n{} ({}x per step)\n", boundary["boundary"].get<std::string>(),
-               boundary["count"].get<int>());
-    fmt::print("  from         {}\n  to           {}\n", boundary["from"].get<std::string>(),
-               boundary["to"].get<std::string>());
-    if (boundary["operations"].empty()) fmt::print("  nothing to send\n");
-    for (const Json& operation : boundary["operations"]) {
-      fmt::print("  operation    {}", operation["operation"].get<std::string>());
-      if (operation.contains("algorithm"))
-        fmt::print(" of {}, {} per rank\n  algorithm    {}: {}", bytes_text(operation["bytes"].get<double>()),
-                   bytes_text(operation["bytes_per_rank"].get<double>()),
-                   operation["algorithm"].get<std::string>(), operation["why_algorithm"].get<std::string>());
-      fmt::print("\n");
-    }
-    fmt::print("  why          {}\n", boundary["why"].get<std::string>());
+/// Those that a file has take the place of known ones: of the link, unless its name is that of the network.
+void read_constants(const std::filesystem::path& path, CostModel& model) {
+  constexpr std::size_t most_bytes = std::size_t{1} << 20U;
+  const runner::Json document = runner::read_json_file(path, most_bytes);
+  const runner::JsonView root(document, path.string());
+  const runner::Range<double> range{.min = 0, .max = 1e9};
+  if (const auto measured = root.find("costs")) {  // a table of mixcomm tune
+    take_costs(model, measured->at("wait_us").as_number(range),
+               measured->at("read_gbps").as_number({.min = 1e-6, .max = 1e9}), path.string());
+    return;
   }
-  fmt::print("\none step: {} per rank\n", bytes_text(plan["bytes_per_rank"].get<double>()));
+  const runner::JsonView links = root.at("links");
+  for (std::size_t i = 0; i < links.as_array().size(); ++i) {
+    const runner::JsonView each = links.element(i);
+    const std::string& name = each.at("name").as_string();
+    LinkConstants& link = name == model.network.name ? model.network : model.link;
+    link.name = name;
+    link.call_us = each.at("call_us").as_number(range);
+    link.wait_us = each.at("wait_us").as_number(range);
+    link.gbps = each.at("gbps").as_number({.min = 1e-6, .max = 1e9});
+    link.source = each.has("source") ? each.at("source").as_string() : path.string();
+  }
+}
+
+CostModel cost_model(const PlanFlags& flags, int world) {
+  CostModel model;
+  const bool cpu = flags.backend == BackendKind::cpu && !flags.compare;
+  model.link = link_from_name(!flags.link.empty() ? flags.link : cpu ? "shm" : "nvlink4");
+  model.network = link_from_name(flags.network);
+  model.per_node = flags.per_node;
+  if (!flags.constants.empty()) read_constants(flags.constants, model);
+  take_tuning(flags, model);
+  if (model.link.backend == BackendKind::cpu) {
+    model.link.crowded = world > usable_processors();
+    model.per_node = std::max(model.per_node, world);  // shared memory has no other node
+  }
+  return model;
+}
+
+std::filesystem::path model_path(const ModelFlags& flags) {
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(flags.directory, ignored)) return flags.directory;
+  return model_directory(flags);
+}
+
+int plan(const PlanFlags& flags) {
+  const std::filesystem::path path = model_path(flags.model);
+  PlanRequest request{.shape = read_model_shape(path),
+                      .choices = flags.choices,
+                      .parallelism = {},
+                      .rows = {},
+                      .way = flags.way,
+                      .dtype = flags.model.dtype,
+                      .algorithm = flags.model.algorithm,
+                      .model = {}};
+  Json result{{"model", path.string()}};
+  if (flags.compare) {
+    if (flags.gpus == 0) throw InvalidArgument("--compare needs --gpus");
+    request.parallelism.mlp_tp = flags.mlp_tp;
+    request.model = cost_model(flags, flags.gpus);
+    result.update(compare_json(request, flags.gpus, flags.batch));
+    if (flags.json)
+      fmt::print("{}\n", dump(result));
+    else
+      print_comparison(result);
+    return all_well;
+  }
+  request.parallelism = parallelism_of(flags.model, request.shape.config);
+  request.parallelism.mlp_tp = flags.mlp_tp;
+  check(request.parallelism);
+  const auto sweep = flags.rows.per_dp_rank(request.parallelism.attn_dp);
+  if (sweep.size() != 1) throw InvalidArgument("--rows takes one count here: a plan is for one step");
+  request.rows = sweep[0];
+  request.model = cost_model(flags, request.parallelism.world());
+  result.update(plan_json(request));
+  if (!flags.picture.empty()) write_picture(result, flags.picture);
+  if (flags.json)
+    fmt::print("{}\n", dump(result));
+  else
+    print_plan(result);
+  return all_well;
+}
+
+ModelChoices::Head head_from_name(std::string_view name) {
+  if (name == "whole") return ModelChoices::Head::whole;
+  if (name == "sharded") return ModelChoices::Head::sharded;
+  if (name == "world") return ModelChoices::Head::world;
+  throw InvalidArgument(fmt::format("no LM head is named '{}'; there are: whole, sharded, world", name));
+}
+
+ModelChoices::Shared shared_from_name(std::string_view name) {
+  if (name == "summed") return ModelChoices::Shared::summed;
+  if (name == "apart") return ModelChoices::Shared::apart;
+  throw InvalidArgument(fmt::format("a shared expert is not joined '{}'; there are: summed, apart", name));
 }
 
 }  // namespace
@@ -184,23 +179,38 @@ void print_plan(const Json& plan) {
 void add_plan(CLI::App& app, Invocation& invocation) {
   auto* sub = app.add_subcommand("plan", "Show which collective runs at each boundary of a model, and why");
   sub->footer(examples);
-  const auto options = std::make_shared<PlanOptions>();
-  add_model_flags(*sub, options->model);
-  add_row_flags(*sub, options->rows);
-  add_named(*sub, "--backend", options->backend, backend_from_name,
-            "What would run it: cpu (default) or cuda");
-  sub->add_flag("--json", options->json, "As one JSON object");
-  add_tuning_flag(*sub, options->tuning_path);
-  sub->callback([&invocation, options] {
-    invocation.action = [options] {
-      options->tuning = tuning_table(options->tuning_path);
-      check_tuning(*options);
-      const Json plan = plan_json(*options, model_directory(options->model));
-      if (options->json)
-        fmt::print("{}\n", dump(plan));
-      else
-        print_plan(plan);
-      return all_well;
+  const auto flags = std::make_shared<PlanFlags>();
+  const CLI::Range ranks(1, max_ranks);
+  add_model_flags(*sub, flags->model);
+  sub->add_option("--mlp-tp", flags->mlp_tp, "TP ranks of dense MLPs (as --attn-tp); 1: fully data-parallel")
+      ->check(ranks);
+  add_row_flags(*sub, flags->rows);
+  add_named(*sub, "--rows-way", flags->way, rows_way_from_name, "exact (default), max_len or sum_len");
+  add_named(*sub, "--head", flags->choices.head, head_from_name,
+            "LM head: whole (default), sharded over attn_tp, or over the world");
+  add_named(*sub, "--shared", flags->choices.shared, shared_from_name,
+            "Shared experts: summed with the routed ones (default), or apart");
+  sub->add_flag("--sharded-embedding", flags->choices.sharded_embedding,
+                "The embedding's vocabulary over attn_tp");
+  add_named(*sub, "--backend", flags->backend, backend_from_name, "What would run it: cpu (default) or cuda");
+  sub->add_option("--link", flags->link, "What connects ranks (shm, or nvlink4 with --backend cuda)")
+      ->type_name("NAME");
+  sub->add_option("--network", flags->network, "What connects nodes (network400)")->type_name("NAME");
+  sub->add_option("--ranks-per-node", flags->per_node, "Ranks of one node (8)")->check(ranks);
+  sub->add_option("--constants", flags->constants, "Constants of links, in place of known ones")
+      ->type_name("FILE");
+  sub->add_option("--picture", flags->picture, "Write it as .svg, or as Graphviz .dot")->type_name("FILE");
+  auto* compare = sub->add_flag("--compare", flags->compare, "All spreads over --gpus, the quickest first");
+  sub->add_option("--gpus", flags->gpus, "--compare: how many")->check(ranks)->needs(compare);
+  sub->add_option("--batch", flags->batch, "--compare: rows of all DP ranks together (64)")
+      ->check(CLI::Range(1, most_rows))
+      ->needs(compare);
+  sub->add_flag("--json", flags->json, "As one JSON object");
+  add_tuning_flag(*sub, flags->tuning_path);
+  sub->callback([&invocation, flags] {
+    invocation.action = [flags] {
+      flags->tuning = tuning_table(flags->tuning_path);
+      return plan(*flags);
     };
   });
 }

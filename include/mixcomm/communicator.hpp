@@ -62,6 +62,16 @@ struct CallOptions {
   void* stream = nullptr;
 };
 
+/// Rows of `width` bytes that begin `pitch` bytes apart, from one place to another.
+struct RowCopy {
+  void* to = nullptr;
+  std::size_t to_pitch = 0;
+  const void* from = nullptr;
+  std::size_t from_pitch = 0;
+  std::size_t width = 0;
+  std::size_t rows = 0;
+};
+
 /// Symmetric memory: the same number of bytes on every rank, readable and writable by all of them, so that
 /// operations on it copy nothing. Lives until destroyed, also beyond its communicator; destroying it is
 /// local. On CUDA nothing waits for the device: destroy a buffer, or a communicator, when no kernel of this
@@ -154,6 +164,12 @@ class Communicator {
 
   /// The operation named by a value; `rows` is ignored by all_reduce.
   void run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOptions options = {});
+
+  /// Local work between operations, in their order; nothing is sent and no other rank must call. `from` and
+  /// `to` must not overlap.
+  void copy(const RowCopy& copy, CallOptions options = {});
+  /// Sets all elements to 0.
+  void clear(Tensor tensor, CallOptions options = {});
 
  private:
   struct State;

@@ -119,6 +119,18 @@ class CudaBackend final : public Backend {
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cuda; }
   void check_alive() const override { failure_.rethrow(); }
 
+  void copy(const RowCopy& copy, void* stream) override {
+    const UseDevice use(device_);
+    check(cudaMemcpy2DAsync(copy.to, copy.to_pitch, copy.from, copy.from_pitch, copy.width, copy.rows,
+                            cudaMemcpyDeviceToDevice, static_cast<cudaStream_t>(stream)),
+          "copying rows");
+  }
+
+  void clear(void* data, std::size_t bytes, void* stream) override {
+    const UseDevice use(device_);
+    check(cudaMemsetAsync(data, 0, bytes, static_cast<cudaStream_t>(stream)), "clearing rows");
+  }
+
   void run(Call& call) override {
     failure_.rethrow();
     check_alignment(call);

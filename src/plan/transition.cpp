@@ -1,209 +1,209 @@
-// Which collective belongs between two layouts.
+// What each operation does to a layout, and what it costs.
+#include "mixcomm/transition.hpp"
+
 #include <fmt/format.h>
 
-#include <cstring>
+#include <algorithm>
 
 #include "mixcomm/error.hpp"
-#include "mixcomm/plan.hpp"
+#include "mixcomm/rows.hpp"
 
 namespace mixcomm {
 namespace {
 
-std::string_view name(Rows rows) {
-  return rows == Rows::replicated ? "replicated" : "by DP rank";
+constexpr Span normal(Span span) {
+  return span.empty() ? Span{} : span;
 }
 
-std::string_view name(Partial partial) {
-  switch (partial) {
-    case Partial::none:
-      return "complete";
-    case Partial::tp:
-      return "partial over tp";
-    case Partial::dp:
-      return "partial over dp";
-    case Partial::world:
-      break;
-  }
-  return "partial over the world";
-}
-
-/// The team that really owes a sum: a team of one rank owes none.
-Partial simplify(Partial partial, int tp, int dp) {
-  const bool over_tp = (partial == Partial::tp || partial == Partial::world) && tp > 1;
-  const bool over_dp = (partial == Partial::dp || partial == Partial::world) && dp > 1;
-  if (over_tp && over_dp) return Partial::world;
-  return over_tp ? Partial::tp : over_dp ? Partial::dp : Partial::none;
-}
-
-struct Row {
-  Layout from;
-  Rows to;
-  std::vector<Transition::Step> steps;
-  std::string_view why;
+/// A layout that an operation is applied to, and its teams.
+struct Case {
+  Spread now;
+  Span tp;
+  Span dp;
+  Spread then;  ///< of local steps: what they are to give
 };
 
-constexpr Transition::Step slice{true, {}};
-constexpr Transition::Step step(Op op) {
-  return {false, op};
+StepOutcome broken(const char* rule) {
+  return {{}, rule};
 }
 
-/// Every bridge that there is, on a grid with tp > 1 and dp > 1; the result is always complete.
-const std::vector<Row>& bridges() {
-  using enum Op;
-  static const std::vector<Row> rows = {
-      {{Rows::by_dp_rank, Partial::none}, Rows::by_dp_rank, {}, "nothing is owed and no row moves"},
-      {{Rows::replicated, Partial::none}, Rows::replicated, {}, "nothing is owed and no row moves"},
-      {{Rows::replicated, Partial::none}, Rows::by_dp_rank, {slice}, "every rank holds its rows already"},
-      {{Rows::by_dp_rank, Partial::none}, Rows::replicated, {step(all_gather)}, "only rows are missing"},
-      {{Rows::by_dp_rank, Partial::tp},
-       Rows::by_dp_rank,
-       {step(all_reduce)},
-       "the TP ranks of each DP rank owe a sum"},
-      {{Rows::by_dp_rank, Partial::tp},
-       Rows::replicated,
-       {step(all_reduce_all_gather)},
-       "the TP ranks of each DP rank owe a sum, and everyone needs all rows"},
-      {{Rows::replicated, Partial::tp},
-       Rows::by_dp_rank,
-       {slice, step(all_reduce)},
-       "each DP group holds its rows; its TP ranks owe a sum"},
-      {{Rows::replicated, Partial::tp},
-       Rows::replicated,
-       {slice, step(all_reduce_all_gather)},
-       "each group sums its own rows and hands them to all"},
-      {{Rows::replicated, Partial::dp},
-       Rows::by_dp_rank,
-       {step(reduce_scatter)},
-       "the DP ranks owe a sum of each row"},
-      {{Rows::replicated, Partial::dp},
-       Rows::replicated,
-       {step(reduce_scatter), step(all_gather)},
-       "the DP ranks owe a sum of each row, and everyone needs all rows"},
-      {{Rows::replicated, Partial::world},
-       Rows::by_dp_rank,
-       {step(reduce_scatter_all_reduce)},
-       "all ranks owe a sum of each row: a reduce-scatter over DP alone would leave out the TP ranks"},
-      {{Rows::replicated, Partial::world},
-       Rows::replicated,
-       {step(reduce_scatter_all_reduce), step(all_gather)},
-       "all ranks owe a sum of each row, and everyone needs all rows"},
-  };
-  return rows;
+/// out = sum over tp.
+StepOutcome all_reduce(const Case& c) {
+  const Span owed = c.now.owed;
+  if (!owed.holds(c.tp)) return broken("its team owes no sum, so it would count a value more than once");
+  if (c.tp.begin != owed.begin && c.tp.end != owed.end) return broken("what would be left owed is no team");
+  const Span left = c.tp.begin == owed.begin ? Span{c.tp.end, owed.end} : Span{owed.begin, c.tp.begin};
+  return {{c.now.width, normal(left), {}}};
 }
 
-/// The same steps without the teams of one rank: a sum or a gather over them does nothing.
-std::vector<Transition::Step> simplify(const std::vector<Transition::Step>& steps, int tp, int dp) {
-  std::vector<Transition::Step> left;
-  for (Transition::Step each : steps) {
-    if (each.slice) {
-      if (dp > 1) left.push_back(each);
-      continue;
-    }
-    using enum Op;
-    if (each.op == all_reduce_all_gather && (tp == 1 || dp == 1)) each.op = dp == 1 ? all_reduce : all_gather;
-    if (each.op == reduce_scatter_all_reduce && (tp == 1 || dp == 1))
-      each.op = dp == 1 ? all_reduce : reduce_scatter;
-    const int ranks = each.op == all_reduce                                ? tp
-                      : each.op == all_gather || each.op == reduce_scatter ? dp
-                                                                           : tp * dp;
-    if (ranks > 1) left.push_back(each);
-  }
-  return left;
+/// rows of dp's members, one after the other.
+StepOutcome all_gather(const Case& c) {
+  if (c.now.width != c.dp.begin) return broken("its members' rows are not those that follow each other");
+  return {{c.dp.end, c.now.owed, c.now.columns}};
 }
 
-Tensor own_rows(const Tensor& all, const RowCounts& rows, const Grid& grid) {
-  const int d = grid.dp.member;
-  const std::size_t skipped = rows.total(d) * all.hidden * size_of(all.dtype);
-  return {all.data == nullptr ? nullptr : static_cast<std::byte*>(all.data) + skipped, rows[d], all.hidden,
-          all.dtype};
+/// The sum over tp and dp (`summed`), each block where it belongs.
+StepOutcome reduce_scatter(const Case& c, Span summed) {
+  if (c.now.width != c.dp.end) return broken("its members do not have the rows that it scatters");
+  if (!c.now.owed.holds(summed) || c.now.owed.end != summed.end)
+    return broken(
+        "its team owes no sum of these rows, so it would count a value more than once, or mix different "
+        "rows");
+  return {{c.dp.begin, normal({c.now.owed.begin, summed.begin}), {}}};
 }
 
-void copy(const ConstTensor& from, const Tensor& to) {
-  if (from.data != to.data && from.bytes() != 0) std::memmove(to.data, from.data, from.bytes());
+/// The sum over tp, of all of dp.
+StepOutcome all_reduce_all_gather(const Case& c) {
+  if (c.now.width != c.dp.begin) return broken("its members' rows are not those that follow each other");
+  if (!c.now.owed.holds(c.tp) || c.now.owed.end != c.tp.end)
+    return broken("its team owes no sum, so it would count a value more than once");
+  return {{c.dp.end, normal({c.now.owed.begin, c.tp.begin}), {}}};
 }
 
-/// What the operations check for themselves, for steps that are none.
-void check(const Transition& transition, const ConstTensor& in, const Tensor& out, const RowCounts& rows,
-           const Grid& grid) {
-  if (!rows.is_uniform() && rows.given() != static_cast<std::size_t>(grid.dp.size))
-    throw InvalidArgument(
-        fmt::format("{} row counts were given for {} DP ranks; pass one count per DP rank, or one for all",
-                    rows.given(), grid.dp.size));
-  const auto check_tensor = [&](std::string_view which, const ConstTensor& tensor, Rows lie) {
-    const std::size_t expected = lie == Rows::replicated ? rows.total(grid.dp.size) : rows[grid.dp.member];
-    if (tensor.rows != expected)
-      throw InvalidArgument(fmt::format("'{}' has {} rows, but with rows {} it has {}", which, tensor.rows,
-                                        name(lie), expected));
-    if (tensor.data == nullptr && tensor.elements() != 0)
-      throw InvalidArgument(
-          fmt::format("'{}' is null, but has {} x {} elements", which, tensor.rows, tensor.hidden));
-  };
-  check_tensor("in", in, transition.from.rows);
-  check_tensor("out", out, transition.to.rows);
-  if (in.dtype != out.dtype || in.hidden != out.hidden)
-    throw InvalidArgument(
-        fmt::format("'in' is {} with hidden {}, 'out' {} with hidden {}; both must be equal",
-                    mixcomm::name(in.dtype), in.hidden, mixcomm::name(out.dtype), out.hidden));
+StepOutcome slice(const Case& c) {
+  const int width = c.then.width;
+  if (width < 1 || c.now.width % width != 0)
+    return broken("a rank does not have all the rows that it would take");
+  if (width % c.now.owed.end != 0 || width % c.now.columns.end != 0)
+    return broken("ranks that owe a sum would be left with different rows");
+  return {{width, c.now.owed, c.now.columns}};
+}
+
+StepOutcome keep_one(const Case& c) {
+  if (!c.now.columns.empty()) return broken("columns are spread");
+  if (!c.then.owed.holds(c.now.owed)) return broken("a sum that is owed would be forgotten");
+  if (c.now.width % c.then.owed.end != 0) return broken("ranks of that team have different rows");
+  return {{c.now.width, c.then.owed, {}}};
+}
+
+StepOutcome collective(Op op, const Case& c) {
+  if (op == Op::all_gather) return all_gather(c);
+  if (!c.now.columns.empty()) return broken("columns are spread");
+  if (op == Op::all_reduce) return all_reduce(c);
+  if (op == Op::reduce_scatter) return reduce_scatter(c, c.dp);
+  if (op == Op::reduce_scatter_all_reduce) return reduce_scatter(c, {c.tp.begin, c.dp.end});
+  return all_reduce_all_gather(c);
 }
 
 }  // namespace
 
-std::string to_string(const Layout& layout) {
-  return fmt::format("rows {}, {}", name(layout.rows), name(layout.partial));
+std::string to_string(const PlanGrid& grid) {
+  std::string text = fmt::format("{}x{}", grid.tp, grid.dp);
+  if (grid.stride > 1) text += fmt::format(" of ranks {} apart", grid.stride);
+  return text;
 }
 
-std::string_view name(const Transition::Step& step) {
-  return step.slice ? "slice" : name(step.op);
-}
-
-Transition collective_for(const Layout& from, const Layout& to, int tp, int dp) {
-  if (tp < 1 || dp < 1)
-    throw InvalidArgument(
-        fmt::format("a grid of tp {} x dp {} has no ranks; both must be at least 1", tp, dp));
-  const Partial owed = simplify(from.partial, tp, dp);
-  const auto refuse = [&](std::string_view why) {
-    throw InvalidArgument(fmt::format("no collective leads from ({}) to ({}) on tp {} x dp {}: {}",
-                                      to_string(from), to_string(to), tp, dp, why));
-  };
-  if (simplify(to.partial, tp, dp) != Partial::none) {
-    if (simplify(to.partial, tp, dp) == owed && (from.rows == to.rows || dp == 1))
-      return {from, to, {}, "the same sum stays owed"};
-    refuse("a value cannot be made partial again; ask for a complete one");
+std::string_view name(const Step& step) {
+  switch (step.kind) {
+    case Step::Kind::slice:
+      return "slice";
+    case Step::Kind::keep_one:
+      return "keep_one";
+    case Step::Kind::gather_columns:
+      return "gather_columns";
+    case Step::Kind::collective:
+      break;
   }
-  const Layout start{dp == 1 ? Rows::replicated : from.rows, owed};
-  const Rows end = dp == 1 ? Rows::replicated : to.rows;
-  if (start.rows == Rows::by_dp_rank && (owed == Partial::dp || owed == Partial::world))
-    refuse(
-        "DP ranks hold different rows, so their values are no parts of one sum; check which team the module "
-        "left partial");
-  for (const Row& row : bridges())
-    if (row.from == start && row.to == end)
-      return {from, to, simplify(row.steps, tp, dp), std::string(row.why)};
-  refuse("there is no such bridge");
-  return {};
+  return name(step.op);
 }
 
-void run(Communicator& communicator, const Transition& transition, ConstTensor in, Tensor out, RowCounts rows,
-         CallOptions options) {
-  const Grid& grid = communicator.grid();
-  check(transition, in, out, rows, grid);
-  if (transition.steps.empty()) return copy(in, out);
-  for (std::size_t i = 0; i < transition.steps.size(); ++i) {
-    const Transition::Step& each = transition.steps[i];
-    const bool last = i + 1 == transition.steps.size();
-    if (each.slice) {
-      // A view of the own rows, which the next step reads where they are.
-      Tensor view{const_cast<void*>(in.data), in.rows, in.hidden, in.dtype};
-      in = own_rows(view, rows, grid);
-      if (last) copy(in, out);
+StepOutcome outcome(const Step& step, int world) {
+  const PlanGrid& g = step.grid;
+  const Case c{
+      step.before, {g.stride, g.stride * g.tp}, {g.stride * g.tp, g.stride * g.tp * g.dp}, step.after};
+  if (step.kind == Step::Kind::slice) return slice(c);
+  if (step.kind == Step::Kind::keep_one) return keep_one(c);
+  if (g.stride < 1 || g.tp < 1 || g.dp < 1 || world % c.dp.end != 0) return broken("there are no such teams");
+  if (step.kind == Step::Kind::collective) return collective(step.op, c);
+  if (c.now.columns.empty() || c.dp != c.now.columns) return broken("its team has not the columns");
+  return {{c.now.width, c.now.owed, {}}};
+}
+
+void check(const Transition& transition, const Parallelism& parallelism) {
+  Spread now = spread_of(transition.from, parallelism);
+  const Spread end = spread_of(transition.to, parallelism);
+  const auto describe = [&] {
+    return fmt::format("({}) to ({}) on {}", to_string(transition.from), to_string(transition.to),
+                       to_string(parallelism));
+  };
+  for (const Step& step : transition.steps) {
+    Step here = step;
+    here.before = now;
+    const auto [given, rule] = outcome(here, parallelism.world());
+    if (rule != nullptr)
+      throw InvalidArgument(fmt::format(
+          "{}: {}{}: {}; at this step rows of {} neighbours are together, and {}", describe(), name(step),
+          step.communicates() ? fmt::format(" on {}", to_string(step.grid)) : "", rule, now.width,
+          now.owed.empty() ? "no sum is owed"
+                           : fmt::format("{} owes a sum", name_of(now.owed, parallelism))));
+    now = given;
+    if (step.before != here.before || step.after != now)
+      throw InvalidArgument(fmt::format("{}: {} does not give what it says", describe(), name(step)));
+  }
+  if (now.width != end.width)
+    throw InvalidArgument(fmt::format("{}: the steps leave rows of {} neighbours together, not of {}",
+                                      describe(), now.width, end.width));
+  if (now.owed != end.owed)
+    throw InvalidArgument(fmt::format("{}: the steps leave a sum over {} owed, not over {}", describe(),
+                                      name_of(now.owed, parallelism), name_of(end.owed, parallelism)));
+  if (now.columns != end.columns)
+    throw InvalidArgument(fmt::format("{}: the steps leave other columns", describe()));
+}
+
+Operation operation_of(const Step& step, const Parallelism& parallelism, const PlanOptions& options) {
+  std::vector<std::size_t> rows = options.traffic.rows;
+  if (rows.empty()) rows.assign(static_cast<std::size_t>(parallelism.attn_dp), 16);
+  const RowPlan plan(rows, parallelism);
+  const PlanGrid& g = step.grid;
+  const int width = std::max(step.before.width, step.after.width);
+  std::size_t most = 0;
+  for (int rank = 0; rank < parallelism.world(); rank += width)
+    most = std::max(most, plan.range(width, rank).count);
+  Operation operation{step.op, g.tp, g.dp, most * options.traffic.row_bytes,
+                      g.stride * g.tp * g.dp > options.model.per_node};
+  const bool over_tp = step.kind == Step::Kind::collective && step.op == Op::all_reduce;
+  if (over_tp) operation.across_nodes = g.stride * g.tp > options.model.per_node;
+  if (step.kind == Step::Kind::gather_columns) operation.op = Op::all_gather;
+  return operation;
+}
+
+Cost cost_of(const std::vector<Step>& steps, const Parallelism& parallelism, const PlanOptions& options) {
+  Cost cost;
+  for (const Step& step : steps) {
+    if (!step.communicates()) {
+      ++cost.local_steps;
       continue;
     }
-    // Only a scatter comes before another step (a gather): it leaves the own rows where the gather wants
-    // them.
-    const Tensor to = last ? out : own_rows(out, rows, grid);
-    communicator.run(each.op, in, to, rows, options);
-    in = to;
+    const Prediction p = predict(operation_of(step, parallelism, options), options.model);
+    ++cost.collectives;
+    cost.us += p.us;
+    cost.bytes_per_rank += p.bytes_per_rank;
   }
+  return cost;
+}
+
+std::vector<Step> in_two_calls(const std::vector<Step>& steps) {
+  std::vector<Step> all;
+  for (const Step& step : steps) {
+    const bool gathers = step.op == Op::all_reduce_all_gather;
+    const bool scatters = step.op == Op::reduce_scatter_all_reduce;
+    if (step.kind != Step::Kind::collective || !(gathers || scatters)) {
+      all.push_back(step);
+      continue;
+    }
+    Step first = step;
+    first.op = gathers ? Op::all_reduce : Op::reduce_scatter;
+    // A sum over the TP ranks on the way in; the block that each keeps on the way out.
+    first.after =
+        gathers ? Spread{step.before.width, step.after.owed, {}}
+                : Spread{step.after.width, {step.before.owed.begin, step.grid.stride * step.grid.tp}, {}};
+    Step second = step;
+    second.op = gathers ? Op::all_gather : Op::all_reduce;
+    second.before = first.after;
+    all.push_back(first);
+    all.push_back(second);
+  }
+  return all;
 }
 
 }  // namespace mixcomm

@@ -1,15 +1,19 @@
-// The only way to make a Decoder run other collectives than collective_for()'s. In tests/, so that nothing
-// else can.
+// The only way to make a Decoder run other collectives than its plan's. In tests/, so that nothing else can.
 #pragma once
 
+#include "plan/layer_communicator_test_hook.hpp"
 #include "runner/decoder_state.hpp"
 
 namespace mixcomm::runner {
 
 struct DecoderTestHook {
-  /// Asks again for every transition, from `transition_for`.
-  static void plan(Decoder& decoder, const Decoder::TransitionFor& transition_for) {
-    decoder.state_->plan(transition_for);
+  /// Breaks every boundary that can be, unchecked.
+  static void edit(Decoder& decoder, const std::function<bool(Boundary&, const Parallelism&)>& edit,
+                   const Parallelism& parallelism) {
+    if (!edit) return;
+    for (Boundary& each : LayerCommunicatorTestHook::boundaries(decoder.state_->boundaries))
+      (void)edit(each, parallelism);
+    LayerCommunicatorTestHook::prepare(decoder.state_->boundaries);
   }
 };
 

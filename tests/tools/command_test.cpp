@@ -54,6 +54,12 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"plan", "--model", tiny_model, "--attn-dp", "16", "--moe-ep", "16"}, "8 experts"},
       {{"plan", "--model", tiny_model, "--attn-tp", "2", "--moe-ep", "8"}, "must be the same ranks"},
       {{"plan", "--model", tiny_model, "--rows", "1,4"}, "one count"},
+      {{"plan", "--model", tiny_model, "--attn-tp", "2", "--mlp-tp", "3"}, "mlp_tp 3 does not divide"},
+      {{"plan", "--model", tiny_model, "--link", "string"}, "nvlink4"},
+      {{"plan", "--model", tiny_model, "--picture", files.file("plan.png")}, ".svg"},
+      {{"plan", "--model", tiny_model, "--constants", damaged}, "damaged.jsonl"},
+      {{"plan", "--model", tiny_model, "--compare"}, "--gpus"},
+      {{"check", "--real-ranks", "2"}, "--plan"},
       {{"decode", "--model", tiny_model}, "no prompt"},
       {{"decode", "--model", tiny_model, "--prompt-file", "/nonexistent"}, "/nonexistent"},
       {{"decode", "--model", tiny_model, "--prompt", "", "--raw"}, "prompt 1 is empty"},
@@ -126,38 +132,121 @@ std::vector<json> operations(const Words& layout) {
 }
 
 TEST(Command, PlanFindsTheCollectives) {
-  const json none = json::array();
-  const json fused_in = {"all_reduce_all_gather"};
-  const json fused_out = {"reduce_scatter_all_reduce"};
+  // Embedding, two kinds of attention with the experts behind each, the last experts, and logits.
+  const auto expected = [](const json& in, const json& out) {
+    const json none = json::array();
+    return std::vector<json>{none, in, out, in, out, out, none};
+  };
   EXPECT_EQ(operations({"--attn-tp", "2", "--attn-dp", "2"}),
-            (std::vector<json>{none, fused_in, fused_in, fused_out, fused_out}));
-  const json sum = {"all_reduce"};
-  EXPECT_EQ(operations({"--attn-tp", "4"}), (std::vector<json>{none, sum, sum, sum, sum}));
-  const json gather = {"all_gather"};
-  const json scatter = {"reduce_scatter"};
-  EXPECT_EQ(operations({"--attn-dp", "4"}), (std::vector<json>{none, gather, gather, scatter, scatter}));
-  EXPECT_EQ(operations({}), (std::vector<json>{none, none, none, none, none}));
+            expected({"all_reduce_all_gather"}, {"reduce_scatter_all_reduce"}));
+  EXPECT_EQ(operations({"--attn-tp", "4"}), expected({"all_reduce"}, {"all_reduce"}));
+  EXPECT_EQ(operations({"--attn-dp", "4"}), expected({"all_gather"}, {"reduce_scatter"}));
+  EXPECT_EQ(operations({}), expected(json::array(), json::array()));
 }
 
 TEST(Command, PlanCountsAndExplains) {
   const json plan = json::parse(run({"plan", "--model", tiny_model, "--attn-tp", "2", "--attn-dp", "2",
                                      "--uneven", "6,0", "--algorithm", "two_shot", "--json"})
                                     .out);
-  EXPECT_EQ(plan["parallelism"], json({{"attn_tp", 2}, {"attn_dp", 2}, {"moe_tp", 1}, {"moe_ep", 4}}));
+  EXPECT_EQ(plan["parallelism"],
+            json({{"attn_tp", 2}, {"attn_dp", 2}, {"moe_tp", 1}, {"moe_ep", 4}, {"mlp_tp", 2}}));
   EXPECT_EQ(plan["rows"], json({6, 0}));
   const json& boundaries = plan["boundaries"];
   std::vector<int> counts;
   for (const json& boundary : boundaries) counts.push_back(boundary["count"].get<int>());
-  EXPECT_EQ(counts, (std::vector<int>{1, 2, 2, 3, 1}));
+  EXPECT_EQ(counts, (std::vector<int>{1, 2, 2, 2, 1, 1, 1}));
   const json& operation = boundaries[1]["operations"][0];
   EXPECT_EQ(operation["bytes"], 6 * 128 * 2);
   EXPECT_EQ(operation["bytes_per_rank"], 6 * 128 * 2 / 4 + 6 * 128 * 2 * 3 / 4);
   EXPECT_EQ(operation["algorithm"], "two_shot");
-  EXPECT_CONTAINS(boundaries[1]["from"].get<std::string>(), "partial over tp");
-  EXPECT_CONTAINS(boundaries[3]["from"].get<std::string>(), "partial over the world");
-  EXPECT_CONTAINS(boundaries[3]["why"].get<std::string>(), "TP ranks");
+  EXPECT_EQ(operation["rows"], json({{"from", {6, 0}}, {"to", 6}}));
+  EXPECT_GT(operation["us"].get<double>(), 0);
+  EXPECT_LT(boundaries[1]["us"].get<double>(), boundaries[1]["two_calls"]["us"].get<double>());
+  EXPECT_CONTAINS(boundaries[1]["from"].get<std::string>(), "partial over attn_tp");
+  EXPECT_CONTAINS(boundaries[2]["from"].get<std::string>(), "partial over moe_tp x moe_ep");
+  EXPECT_CONTAINS(boundaries[2]["why"].get<std::string>(), "would leave out attn_tp");
+  EXPECT_FALSE(plan["constants"]["links"][0]["source"].get<std::string>().empty());
   const std::string text = run({"plan", "--model", tiny_model, "--attn-tp", "2", "--attn-dp", "2"}).out;
   EXPECT_CONTAINS(text, "reduce_scatter_all_reduce");
+  EXPECT_CONTAINS(text, "source:");
+}
+
+/// Every shape that is shipped, by directory and by file, with each way that a module may be declared.
+TEST(Command, PlanOfPublishedShapes) {
+  const std::string shapes = source + "/models/shapes/";
+  for (const char* name : {"qwen3.5-397b-a17b", "qwen3.5-35b-a3b", "deepseek-v3", "qwen3-235b-a22b"}) {
+    for (const char* file : {"", "/config.json"}) {
+      const json plan = json::parse(run({"plan",       "--model",  shapes + name + file,
+                                         "--attn-tp",  "4",        "--attn-dp",
+                                         "2",          "--moe-tp", "2",
+                                         "--rows",     "16",       "--head",
+                                         "sharded",    "--shared", "apart",
+                                         "--mlp-tp",   "1",        "--sharded-embedding",
+                                         "--rows-way", "max_len",  "--backend",
+                                         "cuda",       "--json"})
+                                        .out);
+      EXPECT_GT(plan["us"].get<double>(), 0) << name;
+      EXPECT_LT(plan["us"].get<double>(), plan["two_calls_us"].get<double>()) << name;
+      EXPECT_EQ(plan["boundaries"].back()["operations"][0]["operation"], "gather_columns") << name;
+    }
+  }
+  const json deepseek = json::parse(run({"plan", "--model", shapes + "deepseek-v3", "--attn-tp", "2",
+                                         "--attn-dp", "4", "--mlp-tp", "1", "--json"})
+                                        .out);
+  EXPECT_EQ(deepseek["layers"], 61);
+  EXPECT_EQ(deepseek["boundaries"][1]["count"], 3);  // dense
+  EXPECT_EQ(deepseek["boundaries"][1]["operations"][0]["operation"], "reduce_scatter");
+}
+
+TEST(Command, PlanComparesLayouts) {
+  const Words words = {"plan",   "--model",  source + "/models/shapes/qwen3.5-397b-a17b",
+                       "--gpus", "8",        "--batch",
+                       "64",     "--compare"};
+  Words as_json = words;
+  as_json.emplace_back("--json");
+  const json comparison = json::parse(run(as_json).out);
+  EXPECT_EQ(comparison["layouts"].size(), 16U);
+  double last = 0;
+  for (const json& each : comparison["layouts"]) {
+    EXPECT_GE(each["us"].get<double>(), last);
+    last = each["us"].get<double>();
+    EXPECT_LE(last, each["two_calls_us"].get<double>());
+  }
+  EXPECT_CONTAINS(run(words).out, "two calls");
+}
+
+TEST(Command, PlanTakesConstantsAndDrawsPictures) {
+  const TemporaryDirectory files;
+  const std::string mine = files.file(
+      "mine.json",
+      R"({"links": [{"name": "mine", "call_us": 0, "wait_us": 10, "gbps": 1, "source": "a ruler"}]})");
+  const std::string tuned =
+      files.file("tuned.json", R"({"costs": {"wait_us": 3, "read_gbps": 2, "flag_us": 0}})");
+  for (const auto& [constants, wait] : {std::pair(mine, 10.0), {tuned, 3.0}}) {
+    const json plan = json::parse(run({"plan", "--model", tiny_model, "--attn-tp", "2", "--attn-dp", "2",
+                                       "--constants", constants, "--algorithm", "two_shot", "--json"})
+                                      .out);
+    const json& operation = plan["boundaries"][1]["operations"][0];
+    const double gbps = constants == mine ? 1 : 2;
+    EXPECT_NEAR(operation["us"].get<double>(),
+                2 * wait + operation["bytes_per_rank"].get<double>() / (gbps * 1000), 1e-6);
+  }
+  for (const char* name : {"plan.svg", "plan.dot"}) {
+    const std::string picture = files.file(name);
+    ASSERT_EQ(
+        run({"plan", "--model", tiny_model, "--attn-tp", "2", "--attn-dp", "2", "--picture", picture}).code,
+        0);
+    const std::string text = read_text(picture);
+    EXPECT_CONTAINS(text, "all_reduce_all_gather");
+    EXPECT_CONTAINS(text, name == std::string("plan.svg") ? "</svg>" : "digraph");
+  }
+}
+
+TEST(Command, CheckPlan) {
+  const Outcome outcome = run({"check", "--plan", "--quick", "--symbolic-ranks", "8", "--real-ranks", "2"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_CONTAINS(outcome.out, "188 mappings");
+  EXPECT_CONTAINS(outcome.out, " 0 failed");
 }
 
 // --- check and bench ---------------------------------------------------------------------------------------

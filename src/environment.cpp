@@ -1,0 +1,45 @@
+// What the user says by environment variables.
+#include "environment.hpp"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <string_view>
+
+#include "mixcomm/error.hpp"
+
+namespace mixcomm {
+namespace {
+
+std::string_view variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? std::string_view() : std::string_view(value);
+}
+
+}  // namespace
+
+CommunicatorOptions with_environment(CommunicatorOptions options) {
+  if (const std::string_view wanted = variable("MIXCOMM_ALGORITHM");
+      !wanted.empty() && options.algorithm == Algorithm::automatic) {
+    try {
+      options.algorithm = algorithm_from_name(wanted);
+    } catch (const InvalidArgument& error) {
+      throw InvalidArgument(fmt::format("MIXCOMM_ALGORITHM: {}", error.what()));
+    }
+  }
+  std::string_view list = variable("MIXCOMM_DISABLE");
+  while (!list.empty()) {
+    const std::string_view word = list.substr(0, list.find(','));
+    list.remove_prefix(word.size() == list.size() ? word.size() : word.size() + 1);
+    if (word == "fusion")
+      options.algorithm = Algorithm::composed;
+    else if (word == "multicast")
+      options.cuda.multicast = false;
+    else if (!word.empty())
+      throw InvalidArgument(
+          fmt::format("MIXCOMM_DISABLE: there is no '{}' to switch off; there are: fusion, multicast", word));
+  }
+  return options;
+}
+
+}  // namespace mixcomm

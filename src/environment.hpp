@@ -1,0 +1,13 @@
+// What the user says by environment variables, without touching the program.
+#pragma once
+
+#include "mixcomm/communicator.hpp"
+
+namespace mixcomm {
+
+/// MIXCOMM_ALGORITHM takes the place of Algorithm::automatic; MIXCOMM_DISABLE=fusion,multicast switches off
+/// what is named: fusion makes every operation composed that names no algorithm of its own. Throws
+/// InvalidArgument naming the variable.
+[[nodiscard]] CommunicatorOptions with_environment(CommunicatorOptions options);
+
+}  // namespace mixcomm

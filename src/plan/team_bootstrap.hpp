@@ -1,0 +1,16 @@
+// A part of the ranks as a bootstrap of their own.
+#pragma once
+
+#include <memory>
+
+#include "mixcomm/bootstrap.hpp"
+#include "mixcomm/layout.hpp"
+
+namespace mixcomm {
+
+/// The ranks of this rank's team of that kind, by member. All ranks of `whole` make the same calls, each on
+/// its own team's; each step is one of `whole`, so that a rank that is missing anywhere is missed by all.
+/// `whole` must outlive it.
+[[nodiscard]] std::unique_ptr<Bootstrap> team_bootstrap(Bootstrap& whole, Span span);
+
+}  // namespace mixcomm

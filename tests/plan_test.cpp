@@ -1,0 +1,300 @@
+// The decision layer: layouts, transitions, what modules declare, rows, costs. No communication.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <utility>
+
+#include "mixcomm/mixcomm.hpp"
+
+namespace mixcomm::test {
+namespace {
+
+using enum TeamName;
+
+std::string steps(const Layout& from, const Layout& to, const Parallelism& p) {
+  const Transition transition = collective_for(from, to, p);
+  check(transition, p);
+  std::string text;
+  for (const Step& step : transition.steps) text += (text.empty() ? "" : ", ") + std::string(name(step));
+  return text.empty() ? "nothing" : text;
+}
+
+/// What an InvalidArgument (or Unsupported) says; "" if none is thrown.
+template <class F>
+std::string refusal(const F& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+#define EXPECT_SAYS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
+
+constexpr Layout own{Rows::by_dp_rank};
+constexpr Layout own_partial{Rows::by_dp_rank, attn_tp};
+constexpr Layout all{Rows::replicated};
+constexpr Layout all_partial{Rows::replicated, partial_over(moe_tp, moe_ep)};
+constexpr Layout scattered{Rows::scattered};
+
+TEST(Plan, BoundariesOfADecoderLayer) {
+  EXPECT_EQ(steps(own_partial, all, {2, 4, 1, 8}), "all_reduce_all_gather");
+  EXPECT_EQ(steps(all_partial, own, {2, 4, 1, 8}), "reduce_scatter_all_reduce");
+  EXPECT_EQ(steps(own_partial, all, {4, 1, 1, 4}), "all_reduce");
+  EXPECT_EQ(steps(all_partial, own, {4, 1, 2, 2}), "all_reduce");
+  EXPECT_EQ(steps(own_partial, all, {1, 4, 1, 4}), "all_gather");
+  EXPECT_EQ(steps(all_partial, own, {1, 4, 1, 4}), "reduce_scatter");
+  EXPECT_EQ(steps(own_partial, all, {}), "nothing");
+  EXPECT_EQ(steps(all_partial, own, {}), "nothing");
+}
+
+TEST(Plan, ExpertsThatMeetAttentionInEveryWay) {
+  // attn_dp = moe_ep > 1 and attn_tp = moe_tp > 1: the case that a reduce-scatter alone gets wrong.
+  EXPECT_EQ(steps(all_partial, own, {2, 2, 2, 2}), "reduce_scatter_all_reduce");
+  // Experts that summed over moe_tp themselves owe moe_ep's sum alone.
+  const Layout over_ep{Rows::replicated, moe_ep};
+  EXPECT_EQ(steps(over_ep, own, {2, 2, 2, 2}), "reduce_scatter");
+  // Nested: the ranks that owe the sum are 2 apart, and have a communicator of their own.
+  EXPECT_EQ(steps(over_ep, own, {4, 2, 2, 4}), "reduce_scatter_all_reduce");
+  EXPECT_EQ(collective_for(over_ep, own, {4, 2, 2, 4}).steps[0].grid, (PlanGrid{2, 2, 2}));
+  EXPECT_EQ(steps(over_ep, own, {2, 4, 4, 2}), "reduce_scatter, slice");
+  EXPECT_EQ(steps(over_ep, all, {2, 4, 2, 4}), "all_reduce");
+  // Crossing: neither of 2 and 3 divides the other.
+  EXPECT_EQ(steps(over_ep, own, {2, 3, 3, 2}), "keep_one, reduce_scatter_all_reduce");
+  const Layout over_tp{Rows::replicated, moe_tp};
+  EXPECT_EQ(steps(over_tp, own, {2, 3, 3, 2}), "keep_one, reduce_scatter_all_reduce");
+  EXPECT_EQ(steps(over_tp, own, {2, 2, 2, 2}), "slice, all_reduce");
+}
+
+TEST(Plan, DenseMlps) {
+  const Layout mlp_out{Rows::by_mlp_team, mlp_tp};
+  const Layout mlp_in{Rows::by_mlp_team};
+  // Fully data-parallel: each rank has a part of its DP rank's rows.
+  EXPECT_EQ(steps(own_partial, scattered, {4, 2, 1, 8, 1}), "reduce_scatter");
+  EXPECT_EQ(steps(scattered, own, {4, 2, 1, 8, 1}), "all_gather");
+  EXPECT_EQ(steps(own_partial, mlp_in, {4, 2, 1, 8, 4}), "all_reduce");
+  EXPECT_EQ(steps(own_partial, mlp_in, {2, 4, 1, 8, 8}), "all_reduce_all_gather");
+  EXPECT_EQ(steps(mlp_out, own, {2, 4, 1, 8, 8}), "reduce_scatter_all_reduce");
+  // Two DP ranks share an MLP.
+  EXPECT_EQ(steps(own_partial, mlp_in, {2, 4, 1, 8, 4}), "all_reduce_all_gather");
+  EXPECT_EQ(steps(mlp_out, own, {2, 4, 1, 8, 4}), "reduce_scatter_all_reduce");
+}
+
+TEST(Plan, LogitsOfAShardedVocabulary) {
+  EXPECT_EQ(steps({Rows::by_dp_rank, complete, attn_tp}, own, {2, 2, 1, 4}), "gather_columns");
+  EXPECT_EQ(steps({Rows::replicated, complete, world}, all, {2, 2, 1, 4}), "gather_columns");
+  EXPECT_EQ(steps({Rows::replicated, complete, world}, own, {2, 2, 1, 4}), "gather_columns, slice");
+  EXPECT_EQ(steps(own, own, {2, 2, 1, 4}), "nothing");
+}
+
+TEST(Plan, WhatCannotBeIsRefused) {
+  const Parallelism p{2, 2, 2, 2};
+  EXPECT_SAYS(refusal([&] { (void)collective_for({Rows::by_dp_rank, world}, own, p); }), "different rows");
+  EXPECT_SAYS(refusal([&] { (void)collective_for({Rows::by_dp_rank, moe_ep}, own, p); }), "different rows");
+  EXPECT_SAYS(refusal([&] { (void)collective_for(own, own_partial, p); }), "cannot be made partial again");
+  EXPECT_SAYS(refusal([&] {
+                (void)collective_for({Rows::replicated, partial_over(attn_tp, moe_tp)}, own, p);
+              }),
+              "owe twice");
+  EXPECT_SAYS(refusal([&] {
+                (void)collective_for({Rows::replicated, partial_over(attn_tp, moe_ep)}, own, {2, 4, 4, 2});
+              }),
+              "belong to none of them");
+  EXPECT_SAYS(refusal([&] { (void)collective_for(own, all, {0, 2, 1, 1}); }), "attn_tp is 0");
+  EXPECT_SAYS(refusal([&] { (void)collective_for(own, all, {2, 2, 2, 1}); }), "must be the same ranks");
+  EXPECT_SAYS(refusal([&] { (void)collective_for(own, all, {2, 2, 2, 2, 3}); }), "mlp_tp 3 does not divide");
+  EXPECT_THROW((void)collective_for(own, all, {2, 2, 2, 2, 0, 2}), Unsupported);
+  EXPECT_SAYS(refusal([&] { (void)collective_for(own, all, {2, 2, 2, 2, 0, 2}); }), "keys and values");
+  // One DP rank: the rows are the same.
+  EXPECT_EQ(steps({Rows::by_dp_rank, world}, own, {4, 1, 4, 1}), "all_reduce");
+}
+
+TEST(Plan, AStepThatDoesSomethingElseIsRefused) {
+  const Parallelism p{2, 2, 2, 2};
+  Transition transition = collective_for(all_partial, own, p);
+  transition.steps[0].op = Op::reduce_scatter;
+  EXPECT_NE(refusal([&] { check(transition, p); }), "");
+  transition = collective_for(own_partial, all, p);
+  transition.steps[0].op = Op::all_gather;
+  EXPECT_NE(refusal([&] { check(transition, p); }), "");
+  transition = collective_for(own_partial, own, p);
+  transition.steps.push_back(transition.steps[0]);
+  transition.steps[1].before = transition.steps[1].after;
+  EXPECT_SAYS(refusal([&] { check(transition, p); }), "more than once");
+}
+
+/// Every pair of layouts on every mapping of up to 12 ranks: refused, or a plan whose steps check out.
+TEST(Plan, EveryPairOfLayouts) {
+  int bridged = 0;
+  int refused = 0;
+  for (int ranks = 1; ranks <= 12; ++ranks)
+    for (int tp = 1; tp <= ranks; ++tp)
+      for (int moe = 1; moe <= ranks; ++moe) {
+        if (ranks % tp != 0 || ranks % moe != 0) continue;
+        const Parallelism p{tp, ranks / tp, moe, ranks / moe, 1};
+        for (const Rows from : {Rows::replicated, Rows::by_dp_rank, Rows::scattered})
+          for (const Teams owed :
+               {complete, Teams(attn_tp), Teams(attn_dp), Teams(moe_tp), Teams(moe_ep), Teams(world)})
+            for (const Rows to : {Rows::replicated, Rows::by_dp_rank, Rows::scattered}) {
+              Transition transition;
+              try {
+                transition = collective_for({from, owed}, {to}, p);
+              } catch (const InvalidArgument&) {
+                ++refused;
+                // Rightly so: ranks that owe the sum have different rows.
+                const int width = from == Rows::replicated ? ranks : from == Rows::by_dp_rank ? tp : 1;
+                EXPECT_NE(width % span_of(owed, p).end, 0);
+                continue;
+              }
+              ++bridged;
+              check(transition, p);
+              EXPECT_LE(transition.cost.collectives, 2) << to_string(transition.from) << " " << to_string(p);
+              // In one node; several are for composed operations of which one stays inside.
+              if (ranks <= 8) {
+                EXPECT_LE(transition.cost.us, transition.two_calls.us);
+              }
+            }
+      }
+  EXPECT_GT(bridged, 2000);
+  EXPECT_GT(refused, 500);
+}
+
+ModelModules one_layer(const Module& attention, const Module& mlp) {
+  return {
+      .embedding = modules::embedding(), .layers = {{attention, mlp}}, .head = modules::head(), .logits = {}};
+}
+
+TEST(LayerPlan, WhatModulesDeclare) {
+  const Parallelism p{2, 2, 2, 2};
+  const LayerPlan plan(one_layer(modules::attention(), modules::experts(SharedExpert{})), p);
+  EXPECT_EQ(plan.before_attention(0).transition.steps.size(), 0U);
+  // The residual goes with the sum, once; behind the experts every rank has it already.
+  EXPECT_EQ(plan.before_mlp(0).addend("residual")->added, Added::by_one);
+  EXPECT_EQ(plan.after_mlp(0).addend("residual")->added, Added::after);
+  EXPECT_EQ(plan.after_mlp(0).addend("shared expert")->added, Added::by_all);
+  int adding = 0;
+  for (int rank = 0; rank < 4; ++rank)
+    adding += plan.before_mlp(0).addend("residual")->before(own_partial, p, rank) ? 1 : 0;
+  EXPECT_EQ(adding, 2);  // one in each DP rank
+}
+
+TEST(LayerPlan, AModuleThatReducedIsNotSummedAgain) {
+  const Parallelism p{2, 2, 2, 2};
+  Module attention = modules::attention();
+  attention.gives.owed = complete;
+  Module moe = modules::experts();
+  moe.gives = {Rows::by_dp_rank};
+  const LayerPlan plan(one_layer(attention, moe), p);
+  EXPECT_EQ(name(plan.before_mlp(0).transition.steps.at(0)), "all_gather");
+  EXPECT_TRUE(plan.after_mlp(0).transition.steps.empty());
+  EXPECT_EQ(plan.before_mlp(0).addend("residual")->added, Added::by_all);
+}
+
+TEST(LayerPlan, DeclarationsThatWouldCountTwiceAreRefused) {
+  const Parallelism p{2, 2, 2, 2};
+  const auto says = [&](const Module& attention, const Module& mlp) {
+    return refusal([&] { const LayerPlan plan(one_layer(attention, mlp), p); });
+  };
+  Module attention = modules::attention();
+  attention.adds_residual = true;
+  EXPECT_SAYS(says(attention, modules::experts()), "2 times");
+  EXPECT_SAYS(says(modules::attention(), modules::experts(SharedExpert{{Rows::replicated, moe_tp}})),
+              "count it 2 times");
+  EXPECT_SAYS(says(modules::attention(), modules::experts(SharedExpert{{Rows::replicated}})),
+              "count it 4 times");
+  EXPECT_SAYS(says(modules::attention(), modules::experts(SharedExpert{{Rows::by_dp_rank, attn_tp}})),
+              "other rows");
+  Module moe = modules::experts(SharedExpert{{Rows::replicated, world}});
+  moe.gives.owed = moe_ep;
+  EXPECT_SAYS(says(modules::attention(), moe), "leave parts of it out");
+  moe = modules::experts();
+  moe.takes.owed = attn_tp;
+  EXPECT_SAYS(says(modules::attention(), moe), "is complete");
+  moe = modules::experts();
+  moe.gives.rows = Rows::by_dp_rank;
+  EXPECT_SAYS(says(modules::attention(), moe), "different rows");
+}
+
+TEST(LayerPlan, AnEditedBoundaryIsRefused) {
+  const Parallelism p{2, 2, 2, 2};
+  const LayerPlan plan(one_layer(modules::attention(), modules::experts(SharedExpert{})), p);
+  Boundary boundary = plan.before_mlp(0);
+  check(boundary, p);
+  boundary.addends.back().added = Added::by_all;
+  EXPECT_SAYS(refusal([&] { check(boundary, p); }), "2 times");
+}
+
+TEST(Rows, ThePaddedWay) {
+  const std::vector<std::size_t> even = {4, 3, 4, 4};
+  const std::vector<std::size_t> wide = {9, 1, 1, 1};
+  const std::vector<std::size_t> half = {2, 0};
+  EXPECT_EQ(padded_way(even, Batch::decode), RowsWay::max_len);
+  EXPECT_EQ(padded_way(wide, Batch::decode), RowsWay::sum_len);  // 2 * 12 < 9 * 4
+  EXPECT_EQ(padded_way(half, Batch::decode), RowsWay::max_len);  // 2 * 2 >= 2 * 2
+  EXPECT_EQ(padded_way(even, Batch::extend), RowsWay::sum_len);
+}
+
+TEST(Rows, RangesAndPads) {
+  const Parallelism p{2, 2, 1, 4};
+  const std::vector<std::size_t> rows = {3, 1};
+  const RowPlan exact(rows, p);
+  EXPECT_EQ(exact.range(4, 3), (RowRange{0, 4}));
+  EXPECT_EQ(exact.range(2, 2), (RowRange{3, 1}));
+  EXPECT_EQ(exact.range(1, 1), (RowRange{2, 1}));
+  EXPECT_EQ(exact.range(1, 3), (RowRange{4, 0}));
+  EXPECT_TRUE(exact.pads({0, 4}).empty());
+  const RowPlan padded(rows, p, RowsWay::max_len);
+  EXPECT_EQ(padded.total(), 6U);
+  EXPECT_EQ(padded.counts(2, 2, 0), (std::vector<std::size_t>{3, 3}));
+  EXPECT_EQ(padded.pads({0, 6}), (std::vector<RowRange>{{4, 2}}));
+  EXPECT_EQ(padded.real({3, 3}), (std::vector<RowRange>{{3, 1}}));
+  EXPECT_SAYS(refusal([&] { const RowPlan wrong(rows, {4, 1, 1, 4}); }), "2 row counts");
+}
+
+TEST(Cost, ConstantsNameTheirSourceAndAreUsed) {
+  for (const LinkConstants& each : known_links()) {
+    EXPECT_FALSE(each.source.empty()) << each.name;
+    EXPECT_GT(each.gbps, 0) << each.name;
+  }
+  EXPECT_SAYS(refusal([] { (void)link_from_name("nvlink9"); }), "nvlink4");
+  const CostModel model;
+  const Operation large{Op::all_reduce_all_gather, 4, 2, std::size_t{64} << 20U};
+  const Prediction p = predict(large, model);
+  EXPECT_EQ(p.algorithm, Algorithm::two_shot);
+  EXPECT_DOUBLE_EQ(p.bytes_per_rank, wire_bytes(large.op, 4, 2, large.bytes));
+  EXPECT_DOUBLE_EQ(p.us,
+                   model.link.call_us + 2 * model.link.wait_us + p.bytes_per_rank / (model.link.gbps * 1000));
+  Operation far = large;
+  far.across_nodes = true;
+  EXPECT_GT(predict(far, model).us, p.us);
+  EXPECT_EQ(predict({Op::all_reduce, 1, 8, 4096}, model).us, 0);
+  EXPECT_EQ(predict({Op::all_reduce, 8, 1, 0}, model).us, 0);
+}
+
+/// The variables are read when a communicator is made.
+TEST(Environment, ChoosesAndSwitchesOff) {
+  const auto algorithm_with = [](const char* variable, const char* value) {
+    setenv(variable, value, 1);
+    std::string found;
+    try {
+      run_threads(1, [&](Bootstrap& bootstrap) {
+        const Communicator communicator(bootstrap, {});
+        found = name(communicator.options().algorithm);
+      });
+    } catch (const InvalidArgument& error) {
+      found = error.what();
+    }
+    unsetenv(variable);
+    return found;
+  };
+  EXPECT_EQ(algorithm_with("MIXCOMM_ALGORITHM", "two_shot"), "two_shot");
+  EXPECT_EQ(algorithm_with("MIXCOMM_DISABLE", "fusion"), "composed");
+  EXPECT_EQ(algorithm_with("MIXCOMM_DISABLE", "multicast,fusion"), "composed");
+  EXPECT_EQ(algorithm_with("MIXCOMM_DISABLE", ""), "auto");
+  EXPECT_SAYS(algorithm_with("MIXCOMM_ALGORITHM", "fast"), "MIXCOMM_ALGORITHM");
+  EXPECT_SAYS(algorithm_with("MIXCOMM_DISABLE", "noise"), "fusion, multicast");
+}
+
+}  // namespace
+}  // namespace mixcomm::test
