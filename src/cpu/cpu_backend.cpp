@@ -130,7 +130,10 @@ class CpuBackend final : public Backend {
                         .out = direct(call.seen_output()),
                         .staged_in = {},
                         .staged_out = {},
-                        .pushing = crowded_ ? Stores::cached : Stores::streamed};
+                        .pushing = Stores::streamed};
+    // Ranks that share a processor share its caches, others do not: then which stores push better is
+    // measured, too.
+    const bool learns = staged || crowded_;
     for (int pass = 0; pass < passes; ++pass) {
       call.blocks.cover(pass);
       buffers.staged_in = area(kind, 0);
@@ -139,10 +142,11 @@ class CpuBackend final : public Backend {
           kind * 4 + (call.gathers ? 2 : 0) + (call.algorithm == Algorithm::one_shot ? 1 : 0),
           call.blocks.packed_size() * size_of(call.dtype)};
       buffers.staging = staging_.choose(work, passes_[kind]);
+      if (crowded_) buffers.pushing = buffers.staging;
       ++passes_[kind];
       const std::uint64_t begin = ticks();
       const std::uint64_t waited = run_pass(call, grid, channels_[kind], buffers);
-      if (staged) staging_.note(work, buffers.staging, ticks() - begin - waited);
+      if (learns) staging_.note(work, buffers.staging, ticks() - begin - waited);
     }
   }
 
