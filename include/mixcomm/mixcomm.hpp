@@ -5,5 +5,6 @@
 #include "mixcomm/communicator.hpp"  // IWYU pragma: export
 #include "mixcomm/error.hpp"         // IWYU pragma: export
 #include "mixcomm/grid.hpp"          // IWYU pragma: export
+#include "mixcomm/interrupt.hpp"     // IWYU pragma: export
 #include "mixcomm/plan.hpp"          // IWYU pragma: export
 #include "mixcomm/tensor.hpp"        // IWYU pragma: export

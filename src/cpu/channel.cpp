@@ -1,5 +1,6 @@
 #include "cpu/channel.hpp"
 
+#include <fmt/format.h>
 #include <linux/futex.h>
 #include <sched.h>
 #include <sys/syscall.h>
@@ -12,6 +13,7 @@
 
 #include "failure_text.hpp"
 #include "mixcomm/error.hpp"
+#include "mixcomm/interrupt.hpp"
 
 namespace mixcomm::cpu {
 namespace {
@@ -125,6 +127,7 @@ void Channel::sleep_until_all_arrived(const CallRecord& call) {
     const std::uint32_t rings = sleeper.bell.rings.load();
     if (first_missing(1) == team_.size) return;
     shared_->failure->rethrow();
+    if (interrupted()) fail_interrupted(call);
     if (!first && shared_->check_agreement) look_for_disagreement(call);
     const auto left = deadline - Clock::now();
     if (left <= Clock::duration::zero()) fail_timeout(call);
@@ -180,6 +183,15 @@ void Channel::fail_timeout(const CallRecord& call) const {
   if (missing.empty()) return;  // the last one came just now
   shared_->failure->record(Failure::Kind::timeout,
                            timeout_text(shared_->rank, shared_->timeout, missing, call.describe()), bits);
+  ring_all();
+  shared_->failure->rethrow();
+}
+
+void Channel::fail_interrupted(const CallRecord& call) const {
+  shared_->failure->record(Failure::Kind::timeout,
+                           fmt::format("rank {} was interrupted by its user while it waited in {}", shared_->rank,
+                                       call.describe()),
+                           std::uint64_t{1} << static_cast<unsigned>(shared_->rank));
   ring_all();
   shared_->failure->rethrow();
 }
