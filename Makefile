@@ -1,5 +1,5 @@
 # The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
-.PHONY: help build demo check check-cuda lint format asan tsan clean
+.PHONY: help build demo check check-python check-cuda lint format asan tsan clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -13,10 +13,15 @@ build: ## set up and build everything into build/
 demo: build ## decode word problems on many rank layouts; composed against fused
 	@build/tools/mixcomm demo --json build/demo.json
 
-check: build ## every test but those on a GPU, and the collectives under ThreadSanitizer
+check: build ## every test but those on a GPU, the Python package, and the collectives under ThreadSanitizer
 	@ctest --preset default --progress --label-exclude cuda
+	@$(MAKE) --no-print-directory check-python
 	@$(MAKE) --no-print-directory tsan
 	@scripts/check-cuda --status
+
+check-python: ## pip install, the Python tests and examples; with PyTorch where build/python-env has it
+	@scripts/setup
+	@scripts/check-python -q
 
 check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer
 	@scripts/check-cuda

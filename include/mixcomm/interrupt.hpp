@@ -6,9 +6,9 @@ namespace mixcomm {
 /// Whether the user of the calling thread wants its wait to end. Must not throw.
 using InterruptCheck = bool (*)();
 
-/// While it lives, waits of the calling thread ask `check` whenever they wake: after a signal at once, else a few times
-/// a second. Where it says true, the wait ends with Timeout: a communicator is then failed, for all ranks, which name
-/// this one. Short waits, which never sleep, do not ask. Scopes nest; null asks nobody.
+/// While it lives, waits of the calling thread ask `check` whenever they wake: after a signal at once, else a
+/// few times a second. Where it says true, the wait ends with Timeout: a communicator is then failed, for all
+/// ranks, which name this one. Short waits, which never sleep, do not ask. Scopes nest; null asks nobody.
 class InterruptScope {
  public:
   explicit InterruptScope(InterruptCheck check);

@@ -1,7 +1,7 @@
-"""The communication layer of LLM inference: fused collectives for attention with tensor and data parallelism at once.
+"""The communication layer of LLM inference: fused collectives for attention TP x DP.
 
-``Communicator`` has the five operations; ``mixcomm.torch`` has them as PyTorch ops; ``mixcomm.flashinfer`` has the names
-of flashinfer.comm.mixed_comm.
+``Communicator`` has the five operations; ``mixcomm.torch`` has them as PyTorch ops; ``mixcomm.flashinfer``
+has the names of flashinfer.comm.mixed_comm.
 """
 
 from __future__ import annotations

@@ -8,7 +8,14 @@ from typing import Any
 from .errors import InvalidArgument, Unsupported
 
 # Names of dtypes, of whichever framework, as the library has them.
-_DTYPES = {"bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16", "float32": "fp32", "fp32": "fp32"}
+_DTYPES = {
+    "bfloat16": "bf16",
+    "bf16": "bf16",
+    "float16": "fp16",
+    "fp16": "fp16",
+    "float32": "fp32",
+    "fp32": "fp32",
+}
 
 
 def dtype_name(dtype: Any) -> str:
@@ -39,13 +46,13 @@ def empty_like(array: Any, rows: int) -> Any:
     if namespace is not None and type(array).__module__.startswith("cupy"):
         return namespace().empty(shape, dtype=array.dtype)
     raise Unsupported(
-        f"out= is needed for arrays of {type(array).__module__}: mixcomm makes new arrays of numpy, torch and cupy, and "
-        "arrays of other frameworks may not be written once they are made"
+        f"out= is needed for arrays of {type(array).__module__}: mixcomm makes arrays of numpy, torch and "
+        "cupy, and those of other frameworks may not be written once they are made"
     )
 
 
 def over_buffer(buffer: Any, shape: tuple[int, ...], dtype: Any, offset: int = 0) -> Any:
-    """An array over symmetric memory: torch's for a torch dtype, numpy's in host memory, else one that speaks DLPack."""
+    """An array over symmetric memory; see Communicator.empty."""
     name = dtype_name(dtype)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(dtype, torch.dtype):

@@ -20,9 +20,10 @@ _from_env: dict[str, Any] = {}
 def from_env(timeout: float = DEFAULT_TIMEOUT) -> _core.Bootstrap:
     """The bootstrap of the launcher that started this process.
 
-    mixcomm run, torchrun, mpirun and srun are known by their variables (MIXCOMM_RANK, RANK, OMPI_COMM_WORLD_RANK,
-    PMI_RANK, SLURM_PROCID ...); without any, there is one rank. Ranks meet once: later calls return the same one.
-    Collective at the first call. Raises InvalidArgument, naming the variable, Timeout, SystemError, Disagreement.
+    mixcomm run, torchrun, mpirun and srun are known by their variables (MIXCOMM_RANK, RANK,
+    OMPI_COMM_WORLD_RANK, PMI_RANK, SLURM_PROCID ...); without any, there is one rank. Ranks meet once: later
+    calls return the same one. Collective at the first call. Raises InvalidArgument, naming the variable,
+    Timeout, SystemError, Disagreement.
     """
     info = _core.launch_info()
     key = repr(sorted(info.items())) + str(os.getpid())
@@ -94,12 +95,14 @@ def from_mpi(comm: Any = None, timeout: float = DEFAULT_TIMEOUT) -> _core.Bootst
     return _meet(comm.Get_rank(), comm.allgather(_meeting_place()), timeout)
 
 
-def run_threads(world_size: int, fn: Callable[[_core.Bootstrap], Any], timeout: float = DEFAULT_TIMEOUT) -> list[Any]:
-    """Runs fn(bootstrap) on ``world_size`` threads of this process, one a rank; returns what they returned, by rank.
+def run_threads(
+    world_size: int, fn: Callable[[_core.Bootstrap], Any], timeout: float = DEFAULT_TIMEOUT
+) -> list[Any]:
+    """Runs fn(bootstrap) on ``world_size`` threads, one a rank; returns what they returned, by rank.
 
-    For tests, examples and notebooks: the GIL is released while ranks wait, but Python itself runs one rank at a time.
-    Communicators made from these bootstraps end with the function. Raises the first exception that is no Timeout,
-    which is the cause; else the first Timeout.
+    For tests, examples and notebooks: the GIL is released while ranks wait, but Python itself runs one rank
+    at a time. Communicators made from these bootstraps end with the function. Raises the first exception that
+    is no Timeout, which is the cause; else the first Timeout.
     """
     results: list[Any] = [None] * world_size
     problem: list[BaseException] = []

@@ -1,4 +1,4 @@
-"""The names of flashinfer.comm.mixed_comm, over mixcomm: change the import, and code written for that module runs.
+"""The names of flashinfer.comm.mixed_comm, over mixcomm: change one import.
 
 ``from mixcomm.flashinfer import MixedCommHandler, MixedCommMode, MixedCommOp, run_mixed_comm``
 
@@ -99,9 +99,10 @@ class ParallelInfo:
 class MixedCommHandler:
     """A communicator under FlashInfer's name and signature.
 
-    torch.distributed must be initialized: its default group is used once, to meet. Raises Unsupported for several hosts
-    (inter_size > 1); what only FlashInfer's kernels have (block sizes, nvshmem, IBGDA) is accepted, and has no
-    effect, grid_size is the most thread blocks of an operation (32 at most); checkpoint_prepare and checkpoint_restore have no counterpart.
+    torch.distributed must be initialized: its default group is used once, to meet. Raises Unsupported for
+    several hosts (inter_size > 1); what only FlashInfer's kernels have (block sizes, nvshmem, IBGDA) is
+    accepted, and has no effect, grid_size is the most thread blocks of an operation (32 at most);
+    checkpoint_prepare and checkpoint_restore have no counterpart.
     """
 
     def __init__(
@@ -136,7 +137,8 @@ class MixedCommHandler:
         tp, dp = _sides(local_size, local_tp_size, local_dp_size, "local")
         if world_size != local_size or world_rank != local_rank or inter_rank != 0:
             raise ValueError(
-                f"world_rank {world_rank} of {world_size} should be local_rank {local_rank} of {local_size} on one host"
+                f"world_rank {world_rank} of {world_size} should be local_rank {local_rank} of "
+                f"{local_size} on one host"
             )
         if dtype not in (torch.float16, torch.bfloat16, torch.float32):
             raise ValueError(f"dtype should be torch.float16, torch.bfloat16 or torch.float32, not {dtype}")
@@ -185,7 +187,9 @@ class MixedCommHandler:
             rows //= self.para_info.dp_size
         hidden = x_in[0].numel() if x_in.shape[0] else 0
         algorithm = self.communicator.plan(_OPERATIONS[op], rows, hidden, self.dtype)["algorithm"]
-        return MixedCommMode.FUSED_OPT_WAITS_UC if algorithm == "one_shot" else MixedCommMode.FUSED_OPT_BYTES1_UC
+        return (
+            MixedCommMode.FUSED_OPT_WAITS_UC if algorithm == "one_shot" else MixedCommMode.FUSED_OPT_BYTES1_UC
+        )
 
     def run_autotune(self) -> None:
         """Does nothing: mixcomm chooses by rules that all ranks share, or by the table of `mixcomm tune`."""
@@ -198,25 +202,35 @@ class MixedCommHandler:
 
     def checkpoint_prepare(self) -> None:
         """Has no counterpart."""
-        raise Unsupported("checkpoint_prepare has no counterpart in mixcomm; call shutdown() and make a new handler")
+        raise Unsupported(
+            "checkpoint_prepare has no counterpart in mixcomm; call shutdown() and make a new handler"
+        )
 
     def checkpoint_restore(self, comm_backend: Any) -> None:
         """Has no counterpart."""
-        raise Unsupported("checkpoint_restore has no counterpart in mixcomm; call shutdown() and make a new handler")
+        raise Unsupported(
+            "checkpoint_restore has no counterpart in mixcomm; call shutdown() and make a new handler"
+        )
 
     def shutdown(self) -> None:
-        """Closes the communicator; twice is fine. With graphs that hold its operations: after their last replay."""
+        """Closes the communicator; twice is fine. After the last replay of graphs that use it."""
         if self.is_running:
             self.is_running = False
             self.communicator.close()
 
 
 def _check(
-    op: MixedCommOp, handler: MixedCommHandler, x_in: torch.Tensor, x_out: torch.Tensor | None, mode: MixedCommMode
+    op: MixedCommOp,
+    handler: MixedCommHandler,
+    x_in: torch.Tensor,
+    x_out: torch.Tensor | None,
+    mode: MixedCommMode,
 ) -> None:
     """The checks of FlashInfer that mixcomm does not make itself."""
     if op not in handler.valid_op_list:
-        raise ValueError(f"Invalid op: {op.name}; on this grid there are {[each.name for each in handler.valid_op_list]}")
+        raise ValueError(
+            f"Invalid op: {op.name}; on this grid there are {[each.name for each in handler.valid_op_list]}"
+        )
     if mode not in _ALGORITHMS or (mode not in handler.valid_mode_list and mode != MixedCommMode.AUTOTUNE):
         raise Unsupported(
             f"Invalid mode: {mode.name} has no counterpart here; there are "
@@ -229,9 +243,13 @@ def _check(
     if x_in.device != handler.device:
         raise ValueError(f"x_in.device is {x_in.device}; it should be {handler.device}")
     if op in _SCATTERS and x_in.shape[0] % handler.para_info.dp_size != 0:
-        raise ValueError(f"x_in.shape[0] is {x_in.shape[0]}; dp_size {handler.para_info.dp_size} should divide it")
+        raise ValueError(
+            f"x_in.shape[0] is {x_in.shape[0]}; dp_size {handler.para_info.dp_size} should divide it"
+        )
     if x_out is not None and (x_out.ndim != x_in.ndim or x_out.shape[1:] != x_in.shape[1:]):
-        raise ValueError(f"x_out is {tuple(x_out.shape)}; but for its rows it should be as x_in, {tuple(x_in.shape)}")
+        raise ValueError(
+            f"x_out is {tuple(x_out.shape)}; but for its rows it should be as x_in, {tuple(x_in.shape)}"
+        )
 
 
 def run_mixed_comm(
@@ -243,9 +261,10 @@ def run_mixed_comm(
 ) -> torch.Tensor:
     """Runs ``op`` on x_in, into x_out or a new tensor, which is returned.
 
-    x_in: rows x ..., for the scattering operations dp_size x rows. mode: None is what mixcomm chooses (FlashInfer: its
-    autotuned mode, else NCCL). Raises ValueError for values that do not fit (mixcomm.InvalidArgument is one),
-    Unsupported for modes without a counterpart, and what Communicator's operations raise.
+    x_in: rows x ..., for the scattering operations dp_size x rows. mode: None is what mixcomm chooses
+    (FlashInfer: its autotuned mode, else NCCL). Raises ValueError for values that do not fit
+    (mixcomm.InvalidArgument is one), Unsupported for modes without a counterpart, and what Communicator's
+    operations raise.
     """
     if mode is None:
         mode = MixedCommMode.AUTOTUNE

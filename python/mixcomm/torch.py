@@ -1,8 +1,8 @@
 """The operations as PyTorch custom ops, for torch.compile, torch.export and CUDA graphs.
 
-``mixcomm.torch.all_reduce_all_gather(communicator, x)`` and so on give a new tensor; with ``out=`` they write into one.
-Inference only: tensors that require grad are refused while autograd records. The ops behind them are
-``torch.ops.mixcomm.*``, which take a communicator as the number that ``register`` gives.
+``mixcomm.torch.all_reduce_all_gather(communicator, x)`` and so on give a new tensor; with ``out=`` they write
+into one. Inference only: tensors that require grad are refused while autograd records. The ops behind them
+are ``torch.ops.mixcomm.*``, which take a communicator as the number that ``register`` gives.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _next_number = 0
 def register(communicator: Communicator) -> int:
     """The number by which the ops know this communicator, in this process; the same each time.
 
-    Numbers are given in order, so ranks that register the same communicators have the same ones. The communicator must
-    live as long as compiled code or graphs that use it.
+    Numbers are given in order, so ranks that register the same communicators have the same ones. The
+    communicator must live as long as compiled code or graphs that use it.
     """
     number = getattr(communicator, "_torch_number", None)
     if number is None:
@@ -38,8 +38,8 @@ def _registered(number: int) -> Communicator:
     communicator = _communicators.get(number)
     if communicator is None:
         raise InvalidArgument(
-            f"no communicator has the number {number}: it was dropped, or it belongs to another process; keep it, and "
-            "pass what mixcomm.torch.register() returned here"
+            f"no communicator has the number {number}: it was dropped, or belongs to another process; keep "
+            "it, and pass what mixcomm.torch.register() returned here"
         )
     return communicator
 
@@ -62,8 +62,8 @@ def _counts(rows: Sequence[int] | None) -> int | Sequence[int] | None:
 def _refuse_grad(op: str, *tensors: torch.Tensor) -> None:
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         raise InvalidArgument(
-            f"mixcomm::{op}: a tensor requires grad, and mixcomm has no backward pass (it is for inference): run under "
-            "torch.inference_mode() or torch.no_grad(), or pass tensor.detach()"
+            f"mixcomm::{op}: a tensor requires grad, and mixcomm has no backward pass (it is for inference): "
+            "run under torch.inference_mode() or torch.no_grad(), or pass tensor.detach()"
         )
 
 
@@ -73,7 +73,9 @@ _library = torch.library.Library("mixcomm", "DEF")
 def _define(op: str) -> None:
     """Defines mixcomm::op and mixcomm::op_out: for devices, for tracing, and the refusal of autograd."""
 
-    def run(input: torch.Tensor, communicator: int, rows: Sequence[int] | None, algorithm: str) -> torch.Tensor:
+    def run(
+        input: torch.Tensor, communicator: int, rows: Sequence[int] | None, algorithm: str
+    ) -> torch.Tensor:
         mine = _registered(communicator)
         out = input.new_empty((_out_rows(mine, op, input.shape[0], rows), *input.shape[1:]))
         mine._core.run(op, input.contiguous(), out, _counts(rows), algorithm, None)
@@ -84,7 +86,9 @@ def _define(op: str) -> None:
     ) -> None:
         _registered(communicator)._core.run(op, input, out, _counts(rows), algorithm, None)
 
-    def fake(input: torch.Tensor, communicator: int, rows: Sequence[int] | None, algorithm: str) -> torch.Tensor:
+    def fake(
+        input: torch.Tensor, communicator: int, rows: Sequence[int] | None, algorithm: str
+    ) -> torch.Tensor:
         rows_out = _out_rows(_registered(communicator), op, input.shape[0], rows)
         return input.new_empty((rows_out, *input.shape[1:]))
 
@@ -105,9 +109,12 @@ def _define(op: str) -> None:
             getattr(torch.ops.mixcomm, op + "_out")(input, out, *rest)
 
     tags = (torch.Tag.pt2_compliant_tag,)
-    _library.define(f"{op}(Tensor input, int communicator, SymInt[]? rows, str algorithm) -> Tensor", tags=tags)
     _library.define(
-        f"{op}_out(Tensor input, Tensor(a!) out, int communicator, SymInt[]? rows, str algorithm) -> ()", tags=tags
+        f"{op}(Tensor input, int communicator, SymInt[]? rows, str algorithm) -> Tensor", tags=tags
+    )
+    _library.define(
+        f"{op}_out(Tensor input, Tensor(a!) out, int communicator, SymInt[]? rows, str algorithm) -> ()",
+        tags=tags,
     )
     for device in ("CPU", "CUDA"):
         _library.impl(op, run, device)
@@ -132,8 +139,8 @@ def _call(
 ) -> torch.Tensor:
     if isinstance(rows, torch.Tensor):
         raise Unsupported(
-            f"mixcomm.torch.{op}: row counts in device memory have no op yet; call Communicator.{op}, which CUDA graphs "
-            "capture as well"
+            f"mixcomm.torch.{op}: row counts in device memory have no op yet; call Communicator.{op}, "
+            "which CUDA graphs capture as well"
         )
     number = communicator if isinstance(communicator, int) else register(communicator)
     counts = None if rows is None else [rows] if isinstance(rows, int | torch.SymInt) else list(rows)

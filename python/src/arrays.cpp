@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 
 #include <optional>
+#include <string_view>
 
 #include "mixcomm/error.hpp"
 
@@ -25,7 +26,8 @@ std::string class_of(nb::handle object) {
   return text_of(object.type());
 }
 
-/// torch's own classes, looked up once it is imported: its attributes are read in a third of the time that its
+/// torch's own classes, looked up once it is imported: its attributes are read in a third of the time that
+/// its
 /// __dlpack__ takes.
 struct Torch {
   nb::object tensor;
@@ -38,14 +40,20 @@ struct Torch {
     if (found != nullptr) return found;
     // A module that is still being imported has not all of its names yet.
     PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "torch");
-    if (module == nullptr || !nb::hasattr(module, "Tensor") || !nb::hasattr(module, "is_grad_enabled")) return nullptr;
+    if (module == nullptr || !nb::hasattr(module, "Tensor") || !nb::hasattr(module, "is_grad_enabled"))
+      return nullptr;
     const nb::handle torch(module);
     nb::object stream = nb::none();
     if (nb::hasattr(torch.attr("_C"), "_cuda_getCurrentRawStream"))
       stream = torch.attr("_C").attr("_cuda_getCurrentRawStream");
     // Never destroyed: the interpreter may be gone by then.
-    found = new Torch{torch.attr("Tensor"), torch.attr("bfloat16"), torch.attr("float16"),
-                      torch.attr("float32"), torch.attr("int64"), torch.attr("is_grad_enabled"), stream};
+    found = new Torch{torch.attr("Tensor"),
+                      torch.attr("bfloat16"),
+                      torch.attr("float16"),
+                      torch.attr("float32"),
+                      torch.attr("int64"),
+                      torch.attr("is_grad_enabled"),
+                      stream};
     return found;
   }
   [[nodiscard]] bool holds(nb::handle object) const {
@@ -75,11 +83,12 @@ Array read_torch(const Torch& torch, nb::handle object, const char* which) {
   else if (dtype.is(torch.fp16))
     array.tensor.dtype = DType::fp16;
   else if (!dtype.is(torch.fp32))
-    refuse(which, fmt::format("is a tensor of {}; the dtypes are bfloat16, float16 and float32",
-                              text_of(dtype)));
+    refuse(which,
+           fmt::format("is a tensor of {}; the dtypes are bfloat16, float16 and float32", text_of(dtype)));
   if (nb::cast<bool>(object.attr("requires_grad")) && nb::cast<bool>(torch.is_grad_enabled()))
     refuse(which,
-           "requires grad, and mixcomm has no backward pass (it is for inference): run under torch.inference_mode() or "
+           "requires grad, and mixcomm has no backward pass (it is for inference): run under "
+           "torch.inference_mode() or "
            "torch.no_grad(), or pass tensor.detach()");
   if (!nb::cast<bool>(object.attr("is_contiguous")()))
     refuse(which, "is not contiguous (row-major); pass tensor.contiguous()");
@@ -99,7 +108,8 @@ Array read_torch(const Torch& torch, nb::handle object, const char* which) {
 
 std::optional<DType> dtype_of_dlpack(nb::dlpack::dtype dtype) {
   if (dtype.lanes != 1) return std::nullopt;
-  if (dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16) return DType::bf16;
+  if (dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16)
+    return DType::bf16;
   if (dtype.code != static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float)) return std::nullopt;
   if (dtype.bits == 16) return DType::fp16;
   if (dtype.bits == 32) return DType::fp32;
@@ -107,9 +117,16 @@ std::optional<DType> dtype_of_dlpack(nb::dlpack::dtype dtype) {
 }
 
 /// numpy has no bfloat16 of its own, and exports that of ml_dtypes to nobody: its bits are.
-std::optional<nb::object> bits_of_bfloat16(nb::handle object) {
-  if (!nb::hasattr(object, "dtype") || !nb::hasattr(object, "__array_interface__")) return std::nullopt;
-  if (text_of(nb::object(object.attr("dtype"))) != "bfloat16") return std::nullopt;
+nb::object bits_of_bfloat16(nb::handle object) {
+  const auto dtype = nb::steal(PyObject_GetAttrString(object.ptr(), "dtype"));
+  const auto type = dtype.is_valid() ? nb::steal(PyObject_GetAttrString(dtype.ptr(), "type")) : nb::object();
+  if (!type.is_valid() || PyType_Check(type.ptr()) == 0) {
+    PyErr_Clear();
+    return {};
+  }
+  // ml_dtypes' own type, whose name may have its module before it.
+  const std::string_view name = reinterpret_cast<PyTypeObject*>(type.ptr())->tp_name;
+  if (name != "bfloat16" && !name.ends_with(".bfloat16")) return {};
   return object.attr("view")("uint16");
 }
 
@@ -137,25 +154,28 @@ void read_imported(const NdArray& imported, const char* which, Array& array) {
 template <class NdArray>
 Array read_any(nb::handle object, const char* which, Access access) {
   Array array;
-  const auto bits = bits_of_bfloat16(object);
+  const nb::object bits = bits_of_bfloat16(object);
   NdArray imported;
-  if (!nb::try_cast(bits ? nb::handle(*bits) : object, imported)) {
+  if (!nb::try_cast(bits.is_valid() ? nb::handle(bits) : object, imported)) {
     PyErr_Clear();
     NdArray unused;
     nb::ndarray<nb::ro> readable;
     if (access == Access::write && nb::try_cast(object, readable))
       refuse(which, "is read-only; pass an array that can be written");
-    refuse(which, fmt::format("is {}, which is no array: pass what speaks DLPack or the buffer protocol (numpy, torch, "
-                              "cupy, jax) and holds numbers",
-                              class_of(object)));
+    refuse(
+        which,
+        fmt::format("is {}, which is no array: pass what speaks DLPack or the buffer protocol (numpy, torch, "
+                    "cupy, jax) and holds numbers",
+                    class_of(object)));
   }
-  if (bits) {
+  if (bits.is_valid()) {
     array.tensor.dtype = DType::bf16;
   } else if (const auto dtype = dtype_of_dlpack(imported.dtype())) {
     array.tensor.dtype = *dtype;
   } else {
-    refuse(which, fmt::format("has a dtype of {} bits of kind {}; the dtypes are bfloat16, float16 and float32",
-                              imported.dtype().bits, imported.dtype().code));
+    refuse(which,
+           fmt::format("has a dtype of {} bits of kind {}; the dtypes are bfloat16, float16 and float32",
+                       imported.dtype().bits, imported.dtype().code));
   }
   read_imported(imported, which, array);
   return array;
@@ -188,8 +208,8 @@ void* current_stream(nb::handle object, const Array& array) {
   }
   const std::string module = text_of(nb::object(object.type().attr("__module__")));
   if (module.starts_with("cupy"))
-    return reinterpret_cast<void*>(nb::cast<std::uintptr_t>(
-        nb::module_::import_("cupy.cuda").attr("get_current_stream")().attr("ptr")));
+    return reinterpret_cast<void*>(
+        nb::cast<std::uintptr_t>(nb::module_::import_("cupy.cuda").attr("get_current_stream")().attr("ptr")));
   return nullptr;  // the default stream, with which a DLPack export without a stream is in order
 }
 
@@ -205,17 +225,19 @@ Counts::Counts(nb::handle rows, std::size_t uniform) : uniform_(uniform) {
     if (nb::cast<int>(device[0]) == nb::device::cuda::value) {
       nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig> imported;
       if (!nb::try_cast(rows, imported))
-        throw InvalidArgument("row counts in device memory must be a contiguous int64 array with one count per DP rank");
+        throw InvalidArgument(
+            "row counts in device memory must be a contiguous int64 array with one count per DP rank");
       device_ = imported.data();
       keeps_ = std::make_shared<decltype(imported)>(imported);
       return;
     }
   }
-  const auto fast = nb::steal(PySequence_Fast(is_array ? nb::object(rows.attr("tolist")()).ptr() : rows.ptr(), ""));
+  const auto fast =
+      nb::steal(PySequence_Fast(is_array ? nb::object(rows.attr("tolist")()).ptr() : rows.ptr(), ""));
   if (!fast.is_valid()) {
     PyErr_Clear();
-    throw InvalidArgument(fmt::format("row counts are an int, a sequence of ints or an array of them, not {}",
-                                      class_of(rows)));
+    throw InvalidArgument(
+        fmt::format("row counts are an int, a sequence of ints or an array of them, not {}", class_of(rows)));
   }
   is_list_ = true;
   const auto size = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(fast.ptr()));
@@ -229,12 +251,14 @@ RowCounts Counts::value() const {
 }
 
 nb::object make_array(const View& view, nb::handle owner) {
-  const auto code = view.as_bits                  ? nb::dlpack::dtype_code::UInt
+  const auto code = view.as_bits                ? nb::dlpack::dtype_code::UInt
                     : view.dtype == DType::bf16 ? nb::dlpack::dtype_code::Bfloat
                                                 : nb::dlpack::dtype_code::Float;
-  const nb::dlpack::dtype dtype{static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(size_of(view.dtype) * 8), 1};
-  const nb::ndarray<nb::array_api> array(view.data, view.shape.size(), view.shape.data(), owner, nullptr, dtype,
-                            view.on_cuda ? nb::device::cuda::value : nb::device::cpu::value, view.device);
+  const nb::dlpack::dtype dtype{static_cast<std::uint8_t>(code),
+                                static_cast<std::uint8_t>(size_of(view.dtype) * 8), 1};
+  const nb::ndarray<nb::array_api> array(
+      view.data, view.shape.size(), view.shape.data(), owner, nullptr, dtype,
+      view.on_cuda ? nb::device::cuda::value : nb::device::cpu::value, view.device);
   return nb::cast(array);
 }
 

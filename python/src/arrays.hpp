@@ -25,16 +25,17 @@ struct Array {
 /// What is done with an array.
 enum class Access : std::uint8_t { read, write };
 
-/// Accepts torch tensors, everything that speaks DLPack or the buffer protocol, and numpy arrays of ml_dtypes.bfloat16.
-/// `which` names it in errors. Throws InvalidArgument for other things, other dtypes, arrays that are not contiguous or
-/// (Access::write) read-only; for tensors that require grad while autograd records.
+/// Accepts torch tensors, everything that speaks DLPack or the buffer protocol, and numpy arrays of
+/// ml_dtypes.bfloat16. `which` names it in errors. Throws InvalidArgument for other things, other dtypes,
+/// arrays that are not contiguous or (Access::write) read-only; for tensors that require grad while autograd
+/// records.
 [[nodiscard]] Array read_array(nanobind::handle object, const char* which, Access access);
 
 /// The stream on which the array's framework runs now, for CUDA.
 [[nodiscard]] void* current_stream(nanobind::handle object, const Array& array);
 
-/// Row counts as Python has them: an int for all DP ranks; a sequence or host array with one per DP rank; or an int64
-/// CUDA array with one per DP rank. None: `uniform` for all.
+/// Row counts as Python has them: an int for all DP ranks; a sequence or host array with one per DP rank; or
+/// an int64 CUDA array with one per DP rank. None: `uniform` for all.
 class Counts {
  public:
   Counts(nanobind::handle rows, std::size_t uniform);
@@ -48,8 +49,8 @@ class Counts {
   std::shared_ptr<void> keeps_;
 };
 
-/// A new array object of no framework over memory that `owner` holds; it speaks DLPack and the buffer protocol. bf16 has
-/// no buffer format; there `as_bits` gives uint16.
+/// A new array object of no framework over memory that `owner` holds; it speaks DLPack and the buffer
+/// protocol. bf16 has no buffer format; there `as_bits` gives uint16.
 struct View {
   void* data = nullptr;
   std::vector<std::size_t> shape;

@@ -40,7 +40,6 @@ class Waiting {
   nb::gil_scoped_release no_gil_;
 };
 
-
 /// A bootstrap, and the communicators made from it, which it outlives.
 class PyBootstrap {
  public:
@@ -55,7 +54,8 @@ class PyBootstrap {
   [[nodiscard]] const std::shared_ptr<Bootstrap>& get() const {
     check_not_forked(made_after_, "this bootstrap");
     if (!bootstrap_)
-      throw InvalidArgument("this bootstrap is closed: that of run_threads() lives as long as the function that it runs");
+      throw InvalidArgument(
+          "this bootstrap is closed: that of run_threads() lives as long as the function that it runs");
     return bootstrap_;
   }
   void add(const std::shared_ptr<std::unique_ptr<Communicator>>& communicator) {
@@ -83,21 +83,22 @@ class PyBootstrap {
   int made_after_ = forks();
 };
 
-/// The memory of SymmetricBuffer, which outlives its communicator; leaked in a forked child, where it is the parent's.
+/// The memory of SymmetricBuffer, which outlives its communicator; leaked in a forked child, where it is the
+/// parent's.
 struct PyBuffer {
   SymmetricBuffer buffer;
   bool on_cuda = false;
   int device = 0;
   int made_after = forks();
 
-  PyBuffer(SymmetricBuffer given, bool cuda, int index) : buffer(std::move(given)), on_cuda(cuda), device(index) {}
+  PyBuffer(SymmetricBuffer given, bool cuda, int index)
+      : buffer(std::move(given)), on_cuda(cuda), device(index) {}
   ~PyBuffer() {
     if (forks() != made_after) static_cast<void>(new SymmetricBuffer(std::move(buffer)));
   }
   PyBuffer(const PyBuffer&) = delete;
   PyBuffer& operator=(const PyBuffer&) = delete;
 };
-
 
 class PyCommunicator {
  public:
@@ -148,12 +149,13 @@ class PyCommunicator {
   }
   [[nodiscard]] bool closed() const { return !slot_ || !*slot_; }
 
-  void run(const std::string& op, nb::handle in, nb::handle out, nb::handle rows, const std::string& algorithm,
-           const nb::object& stream) {
+  void run(const std::string& op, nb::handle in, nb::handle out, nb::handle rows,
+           const std::string& algorithm, const nb::object& stream) {
     run_op(op_from_name(op), in, out, rows, algorithm_from_name(algorithm), stream);
   }
 
-  void run_op(Op op, nb::handle in, nb::handle out, nb::handle rows, Algorithm algorithm, const nb::object& stream) {
+  void run_op(Op op, nb::handle in, nb::handle out, nb::handle rows, Algorithm algorithm,
+              const nb::object& stream) {
     Communicator& communicator = get();
     const Array input = read_array(in, "input", Access::read);
     const Array output = read_array(out, "out", Access::write);
@@ -228,7 +230,8 @@ class PyCommunicator {
     explicit InUse(const PyCommunicator& communicator) : flag_(communicator.in_use_) {
       if (flag_.test_and_set())
         throw InvalidArgument(
-            "this communicator is being used by another thread; calls are made from one thread at a time, in the same "
+            "this communicator is being used by another thread; calls are made from one thread at a time, in "
+            "the same "
             "order on every rank");
     }
     ~InUse() { flag_.clear(); }
@@ -241,10 +244,10 @@ class PyCommunicator {
 
   void check_place(const Array& array, const char* which) const {
     if (array.on_cuda == on_cuda_ || array.tensor.elements() == 0) return;
-    throw InvalidArgument(fmt::format("'{}' is in {} memory, but the communicator's backend is {}; make one with "
-                                      "backend=\"{}\"",
-                                      which, array.on_cuda ? "CUDA" : "host", on_cuda_ ? "cuda" : "cpu",
-                                      array.on_cuda ? "cuda" : "cpu"));
+    throw InvalidArgument(fmt::format(
+        "'{}' is in {} memory, but the communicator's backend is {}; make one with "
+        "backend=\"{}\"",
+        which, array.on_cuda ? "CUDA" : "host", on_cuda_ ? "cuda" : "cpu", array.on_cuda ? "cuda" : "cpu"));
   }
 
   nb::object bootstrap_;
@@ -325,16 +328,21 @@ void bind_communicator(nb::module_& m) {
              bool as_bits) {
             const auto& memory = nb::cast<const PyBuffer&>(self);
             check_not_forked(memory.made_after, "this buffer");
-            View view{.data = nullptr, .shape = std::move(shape), .dtype = dtype_from_name(dtype), .as_bits = as_bits,
-                      .on_cuda = memory.on_cuda, .device = memory.device};
+            View view{.data = nullptr,
+                      .shape = std::move(shape),
+                      .dtype = dtype_from_name(dtype),
+                      .as_bits = as_bits,
+                      .on_cuda = memory.on_cuda,
+                      .device = memory.device};
             std::size_t bytes = size_of(view.dtype);
             for (const std::size_t length : view.shape)
               if (__builtin_mul_overflow(bytes, length, &bytes)) throw InvalidArgument("the shape overflows");
             if (offset % size_of(view.dtype) != 0 || offset > memory.buffer.bytes() ||
                 bytes > memory.buffer.bytes() - offset)
-              throw InvalidArgument(fmt::format(
-                  "an array of {} bytes at byte {} does not lie in a buffer of {} bytes, aligned to its elements", bytes,
-                  offset, memory.buffer.bytes()));
+              throw InvalidArgument(
+                  fmt::format("an array of {} bytes at byte {} does not lie in a buffer of {} bytes, aligned "
+                              "to its elements",
+                              bytes, offset, memory.buffer.bytes()));
             view.data = memory.buffer.data() + offset;
             return make_array(view, self);
           },
@@ -343,7 +351,8 @@ void bind_communicator(nb::module_& m) {
 
   nb::class_<PyCommunicator>(m, "Communicator", "See mixcomm.Communicator.")
       .def(nb::init<nb::object, const nb::dict&>(), "bootstrap"_a, "options"_a)
-      .def("run", &PyCommunicator::run, "op"_a, "input"_a, "out"_a, "rows"_a.none(), "algorithm"_a, "stream"_a.none())
+      .def("run", &PyCommunicator::run, "op"_a, "input"_a, "out"_a, "rows"_a.none(), "algorithm"_a,
+           "stream"_a.none())
       .def("allocate", &PyCommunicator::allocate, "nbytes"_a)
       .def("check", &PyCommunicator::check)
       .def("choose", &PyCommunicator::choose, "op"_a, "nbytes"_a, "symmetric"_a, "crowded"_a)

@@ -28,7 +28,8 @@ bool pending_signal_raises() {
 void watch_process() {
   static const bool once = [] {
     pthread_atfork(nullptr, nullptr, [] { fork_count.fetch_add(1); });
-    main_thread = nb::cast<unsigned long>(nb::module_::import_("threading").attr("main_thread")().attr("ident"));
+    main_thread =
+        nb::cast<unsigned long>(nb::module_::import_("threading").attr("main_thread")().attr("ident"));
     return true;
   }();
   static_cast<void>(once);
@@ -40,11 +41,11 @@ int forks() {
 
 void check_not_forked(int made_after, std::string_view what) {
   if (forks() == made_after) return;
-  throw Unsupported(
-      fmt::format("{} was made before this process was forked, and belongs to the parent: the child shares its memory "
-                  "and sockets, and would speak in its name. Make communicators in the child, or start processes with "
-                  "the method 'spawn' or 'forkserver' (multiprocessing.set_start_method)",
-                  what));
+  throw Unsupported(fmt::format(
+      "{} was made before this process was forked, and belongs to the parent: the child shares its memory "
+      "and sockets, and would speak in its name. Make communicators in the child, or start processes with "
+      "the method 'spawn' or 'forkserver' (multiprocessing.set_start_method)",
+      what));
 }
 
 InterruptCheck interrupt_check() {

@@ -10,14 +10,15 @@ namespace mixcomm::python {
 /// Call once, from the thread that imports.
 void watch_process();
 
-/// How often this process was forked from the one that loaded the extension: what was made before a fork belongs to the
-/// parent.
+/// How often this process was forked from the one that loaded the extension: what was made before a fork
+/// belongs to the parent.
 [[nodiscard]] int forks();
 
 /// Throws Unsupported unless `made_after` is forks(). `what` is "this communicator".
 void check_not_forked(int made_after, std::string_view what);
 
-/// The check that lets Ctrl-C end the waits of Python's main thread, where signals are handled; null on other threads.
+/// The check that lets Ctrl-C end the waits of Python's main thread, where signals are handled; null on other
+/// threads.
 [[nodiscard]] InterruptCheck interrupt_check();
 
 }  // namespace mixcomm::python

@@ -189,8 +189,8 @@ void Channel::fail_timeout(const CallRecord& call) const {
 
 void Channel::fail_interrupted(const CallRecord& call) const {
   shared_->failure->record(Failure::Kind::timeout,
-                           fmt::format("rank {} was interrupted by its user while it waited in {}", shared_->rank,
-                                       call.describe()),
+                           fmt::format("rank {} was interrupted by its user while it waited in {}",
+                                       shared_->rank, call.describe()),
                            std::uint64_t{1} << static_cast<unsigned>(shared_->rank));
   ring_all();
   shared_->failure->rethrow();

@@ -1,4 +1,4 @@
-"""What the operations should give, in numpy, independently of the library: ordered sums in fp32, rounded once."""
+"""What the operations should give, in numpy, by itself: ordered sums in fp32, rounded once."""
 
 from __future__ import annotations
 

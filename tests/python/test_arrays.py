@@ -61,7 +61,7 @@ def test_in_place():
 
 
 def test_symmetric_memory_is_not_copied():
-    """Arrays over one buffer see each other's elements, also after a round trip through DLPack and out of the library."""
+    """Arrays over one buffer see each other's elements, also after a round trip through DLPack."""
 
     def rank(bootstrap):
         with mixcomm.Communicator(bootstrap, tp=2) as communicator:
@@ -127,7 +127,9 @@ def test_kinds_of_row_counts(rows):
         assert communicator.all_gather(np.ones((3, 2), np.float32), rows).shape == (3, 2)
 
 
-@pytest.mark.parametrize(("rows", "message"), [([1, 2], "2 row counts"), (-1, "row count"), ([2.5], "whole"), (4, "rows")])
+@pytest.mark.parametrize(
+    ("rows", "message"), [([1, 2], "2 row counts"), (-1, "row count"), ([2.5], "whole"), (4, "rows")]
+)
 def test_wrong_row_counts(rows, message):
     """Each with what is wrong."""
     with alone() as communicator, pytest.raises(mixcomm.InvalidArgument, match=message):

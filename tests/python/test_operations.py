@@ -19,7 +19,9 @@ def test_against_numpy(tp, dp, spread):
     random = np.random.default_rng(world * 100 + tp)
     inputs = {
         (op, name): [
-            (random.standard_normal((in_rows(op, rows, r // tp), 17)) * 2.0 ** random.integers(-4, 5)).astype(DTYPES[name])
+            (random.standard_normal((in_rows(op, rows, r // tp), 17)) * 2.0 ** random.integers(-4, 5)).astype(
+                DTYPES[name]
+            )
             for r in range(world)
         ]
         for op, name in cases
@@ -31,7 +33,11 @@ def test_against_numpy(tp, dp, spread):
             for op, name in cases:
                 mine = inputs[op, name][r]
                 counts = 3 if spread == "even" else rows
-                got = communicator.run(op, mine, counts) if op != "all_reduce" else communicator.all_reduce(mine)
+                got = (
+                    communicator.run(op, mine, counts)
+                    if op != "all_reduce"
+                    else communicator.all_reduce(mine)
+                )
                 same_bits(got, expected(op, inputs[op, name], tp, rows, r))
 
     mixcomm.run_threads(world, rank)
@@ -58,7 +64,10 @@ def test_algorithms_and_inferred_rows(algorithm):
 def test_the_oracle_tells_orders_apart():
     """A test of the test: sums over d first have other bits, so an unordered library would be found."""
     random = np.random.default_rng(7)
-    inputs = [(random.standard_normal((64, 64)) * 2.0 ** random.integers(-8, 9)).astype(np.float32) for _ in range(4)]
+    inputs = [
+        (random.standard_normal((64, 64)) * 2.0 ** random.integers(-8, 9)).astype(np.float32)
+        for _ in range(4)
+    ]
     right = expected("reduce_scatter_all_reduce", inputs, 2, [32, 32], 0)
     swapped = expected("reduce_scatter_all_reduce", [inputs[i] for i in (0, 2, 1, 3)], 2, [32, 32], 0)
     with pytest.raises(AssertionError, match="differ"):

@@ -20,7 +20,7 @@ ONES = np.ones((2, 4), np.float32)
 
 
 def script(text, ranks=None, **environment):
-    """Runs a program; with ``ranks`` as that many ranks, which find each other by themselves. Gives the outputs."""
+    """Runs a program; with ``ranks`` as that many ranks, which find each other. Gives the outputs."""
     command = [sys.executable, "-c", textwrap.dedent(text)]
     port = str(30000 + os.getpid() % 2000)
     processes = []
@@ -28,7 +28,9 @@ def script(text, ranks=None, **environment):
         env = {**os.environ, **environment}
         if ranks:
             env |= {"MIXCOMM_RANK": str(rank), "MIXCOMM_WORLD_SIZE": str(ranks), "MIXCOMM_PORT": port}
-        processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        processes.append(
+            subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
@@ -259,7 +261,7 @@ def test_info_and_plan():
 
 
 def test_nothing_leaks():
-    """1,000 communicators, made, used and dropped: no more descriptors, mappings or memory than after the first few."""
+    """1,000 communicators, made, used and dropped: no more descriptors, mappings or memory than before."""
 
     def usage():
         with open("/proc/self/statm") as file:
