@@ -22,6 +22,7 @@ from .errors import (
     Timeout,
     Unsupported,
 )
+from .layers import Boundary, LayerCommunicator
 
 __version__ = _core.version
 
@@ -41,12 +42,14 @@ def info() -> dict[str, Any]:
 __all__ = [
     "OPERATIONS",
     "Bootstrap",
+    "Boundary",
     "Buffer",
     "Communicator",
     "CudaError",
     "Disagreement",
     "Error",
     "InvalidArgument",
+    "LayerCommunicator",
     "PeerGone",
     "SystemError",
     "Timeout",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from numbers import Integral
@@ -33,6 +34,15 @@ def _grid(world: int, tp: int | None, dp: int | None) -> tuple[int, int]:
     if dp is None:
         return tp, (world // tp if tp > 0 else 0)
     return tp, dp
+
+
+def default_options() -> dict[str, Any]:
+    """The options of a communicator, by name, as the defaults of Communicator have them."""
+    parameters = inspect.signature(Communicator.__init__).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY} | {
+        "tp": 1,
+        "dp": 1,
+    }
 
 
 class Communicator:
@@ -84,6 +94,7 @@ class Communicator:
         multicast: bool = False,
         nccl: int = 0,
         nccl_windows: bool = False,
+        tuning: str | os.PathLike[str] | None = None,
     ) -> None:
         """Collective over the bootstrap's ranks (None: from_env()), which pass the same.
 
@@ -91,7 +102,8 @@ class Communicator:
         timeout: seconds, of every wait. check_agreement: compare each call between ranks (None: on CPU).
         workspace_bytes: staging per rank (0: 1 MiB, or 4 MiB on CUDA). backend: "cpu" or "cuda". device: CUDA
         device (-1: the current one). protocol, max_lanes, multicast, nccl (an ncclComm_t as an int),
-        nccl_windows: see CudaOptions in mixcomm/communicator.hpp. Raises InvalidArgument, Unsupported,
+        nccl_windows: see CudaOptions in mixcomm/communicator.hpp. tuning: a file that `mixcomm tune` made for
+        this machine, grid and backend, the same on all ranks. Raises InvalidArgument, Unsupported,
         Disagreement, Timeout, SystemError.
         """
         if bootstrap is None:
@@ -111,6 +123,7 @@ class Communicator:
             "multicast": multicast,
             "nccl": nccl,
             "nccl_windows": nccl_windows,
+            "tuning": None if tuning is None else os.fspath(tuning),
         }
         self._core = _core.Communicator(bootstrap, options)
         self.bootstrap = bootstrap

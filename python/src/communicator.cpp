@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "bootstrap.hpp"
 #include "errors.hpp"
 #include "mixcomm/communicator.hpp"
 #include "mixcomm/error.hpp"
@@ -23,65 +24,6 @@ using namespace nb::literals;
 
 namespace mixcomm::python {
 namespace {
-
-Milliseconds milliseconds(double seconds) {
-  // Out of range, too, so that the library says what the range is.
-  constexpr double most = 1e12;
-  return Milliseconds(static_cast<std::int64_t>(std::max(-1.0, std::min(seconds * 1000.0, most))));
-}
-
-/// What waits does so without the GIL, and hears of Ctrl-C.
-class Waiting {
- public:
-  Waiting() = default;
-
- private:
-  InterruptScope interrupt_{interrupt_check()};
-  nb::gil_scoped_release no_gil_;
-};
-
-/// A bootstrap, and the communicators made from it, which it outlives.
-class PyBootstrap {
- public:
-  explicit PyBootstrap(std::shared_ptr<Bootstrap> bootstrap) : bootstrap_(std::move(bootstrap)) {}
-  ~PyBootstrap() {
-    // In a child the sockets and threads are the parent's.
-    if (forks() != made_after_) static_cast<void>(new std::shared_ptr<Bootstrap>(std::move(bootstrap_)));
-  }
-  PyBootstrap(const PyBootstrap&) = delete;
-  PyBootstrap& operator=(const PyBootstrap&) = delete;
-
-  [[nodiscard]] const std::shared_ptr<Bootstrap>& get() const {
-    check_not_forked(made_after_, "this bootstrap");
-    if (!bootstrap_)
-      throw InvalidArgument(
-          "this bootstrap is closed: that of run_threads() lives as long as the function that it runs");
-    return bootstrap_;
-  }
-  void add(const std::shared_ptr<std::unique_ptr<Communicator>>& communicator) {
-    std::erase_if(communicators_, [](const auto& each) { return each.expired(); });
-    communicators_.push_back(communicator);
-  }
-  /// With the communicators made from it.
-  void close() {
-    for (const auto& each : communicators_)
-      if (const auto communicator = each.lock()) communicator->reset();
-    communicators_.clear();
-    bootstrap_.reset();
-  }
-
-  std::vector<std::string> exchange(const std::string& step, const nb::bytes& mine) {
-    const std::string message(mine.c_str(), mine.size());
-    const std::shared_ptr<Bootstrap> keep = get();
-    const Waiting waiting;
-    return keep->exchange(step, message);
-  }
-
- private:
-  std::shared_ptr<Bootstrap> bootstrap_;
-  std::vector<std::weak_ptr<std::unique_ptr<Communicator>>> communicators_;
-  int made_after_ = forks();
-};
 
 /// The memory of SymmetricBuffer, which outlives its communicator; leaked in a forked child, where it is the
 /// parent's.
@@ -100,29 +42,23 @@ struct PyBuffer {
   PyBuffer& operator=(const PyBuffer&) = delete;
 };
 
+/// What was measured, where anything was.
+template <class Table, class Options>
+void look_at_tuning(Table& circumstances, const Options& options) {
+  if constexpr (requires { circumstances.tuning = &*options.tuning; })
+    if (options.tuning) circumstances.tuning = &*options.tuning;
+}
+
 class PyCommunicator {
  public:
   PyCommunicator(nb::object bootstrap, const nb::dict& given)
-      : bootstrap_(std::move(bootstrap)), slot_(std::make_shared<std::unique_ptr<Communicator>>()) {
+      : bootstrap_(std::move(bootstrap)), slot_(std::make_shared<Slot<Communicator>>()) {
     auto& owner = nb::cast<PyBootstrap&>(bootstrap_);
     keep_ = owner.get();
-    CommunicatorOptions options;
-    options.tp = nb::cast<int>(given["tp"]);
-    options.dp = nb::cast<int>(given["dp"]);
-    options.algorithm = algorithm_from_name(nb::cast<std::string>(given["algorithm"]));
-    options.timeout = milliseconds(nb::cast<double>(given["timeout"]));
-    options.check_agreement = nb::cast<std::optional<bool>>(given["check_agreement"]);
-    options.workspace_bytes = nb::cast<std::size_t>(given["workspace_bytes"]);
-    options.backend = backend_from_name(nb::cast<std::string>(given["backend"]));
-    options.cuda.device = nb::cast<int>(given["device"]);
-    options.cuda.protocol = protocol_from_name(nb::cast<std::string>(given["protocol"]));
-    options.cuda.max_lanes = nb::cast<int>(given["max_lanes"]);
-    options.cuda.multicast = nb::cast<bool>(given["multicast"]);
-    options.cuda.nccl = reinterpret_cast<void*>(nb::cast<std::uintptr_t>(given["nccl"]));
-    options.cuda.nccl_windows = nb::cast<bool>(given["nccl_windows"]);
+    const CommunicatorOptions options = options_from(given);
     {
       const Waiting waiting;
-      *slot_ = std::make_unique<Communicator>(*keep_, options);
+      slot_->value = std::make_unique<Communicator>(*keep_, options);
     }
     owner.add(slot_);
     on_cuda_ = options.backend == BackendKind::cuda;
@@ -138,16 +74,16 @@ class PyCommunicator {
 
   [[nodiscard]] Communicator& get() const {
     check_not_forked(made_after_, "this communicator");
-    if (!slot_ || !*slot_) throw InvalidArgument("this communicator is closed; make a new one");
-    return **slot_;
+    if (closed()) throw InvalidArgument("this communicator is closed; make a new one");
+    return *slot_->value;
   }
 
   void close() {
     if (forks() != made_after_ || !slot_) return;
     const InUse use(*this);
-    slot_->reset();
+    slot_->close();
   }
-  [[nodiscard]] bool closed() const { return !slot_ || !*slot_; }
+  [[nodiscard]] bool closed() const { return !slot_ || !slot_->value; }
 
   void run(const std::string& op, nb::handle in, nb::handle out, nb::handle rows,
            const std::string& algorithm, const nb::object& stream) {
@@ -194,13 +130,14 @@ class PyCommunicator {
   nb::tuple choose(const std::string& op, std::size_t bytes, bool symmetric, bool crowded) const {
     const Communicator& communicator = get();
     const CommunicatorOptions& options = communicator.options();
-    const Circumstances circumstances{.op = op_from_name(op),
-                                      .tp = options.tp,
-                                      .dp = options.dp,
-                                      .bytes = bytes,
-                                      .symmetric = symmetric,
-                                      .crowded = crowded,
-                                      .backend = options.backend};
+    Circumstances circumstances{.op = op_from_name(op),
+                                .tp = options.tp,
+                                .dp = options.dp,
+                                .bytes = bytes,
+                                .symmetric = symmetric,
+                                .crowded = crowded,
+                                .backend = options.backend};
+    look_at_tuning(circumstances, options);
     return nb::make_tuple(name(mixcomm::choose(circumstances)).data(), why_chosen(circumstances));
   }
 
@@ -252,7 +189,7 @@ class PyCommunicator {
 
   nb::object bootstrap_;
   std::shared_ptr<Bootstrap> keep_;
-  std::shared_ptr<std::unique_ptr<Communicator>> slot_;
+  std::shared_ptr<Slot<Communicator>> slot_;
   mutable std::atomic_flag in_use_;
   bool on_cuda_ = false;
   int made_after_ = forks();

@@ -3,6 +3,7 @@
 
 #include "communicator.hpp"
 #include "errors.hpp"
+#include "layers.hpp"
 #include "process.hpp"
 
 namespace nb = nanobind;
@@ -12,6 +13,7 @@ NB_MODULE(_core, m) {
   mixcomm::python::watch_process();
   mixcomm::python::translate_errors();
   mixcomm::python::bind_communicator(m);
+  mixcomm::python::bind_layers(m);
   m.attr("version") = MIXCOMM_VERSION;
 #ifdef MIXCOMM_HAS_CUDA
   m.attr("built_with_cuda") = true;
