@@ -64,7 +64,7 @@ class LayerCommunicator:
         """
         if not hasattr(_core, "LayerCommunicator"):
             raise Unsupported(
-                "this version of mixcomm has no LayerCommunicator: it lacks include/mixcomm/layer_communicator.hpp"
+                "this version of mixcomm has no LayerCommunicator: there is no mixcomm/layer_communicator.hpp"
             )
         unknown = set(options) - set(default_options())
         if unknown:
