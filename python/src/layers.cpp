@@ -6,6 +6,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
+#include <string_view>
+#include <utility>
+
 #include "arrays.hpp"
 #include "bootstrap.hpp"
 #include "mixcomm/layer_communicator.hpp"
@@ -16,11 +20,23 @@ using namespace nb::literals;
 namespace mixcomm::python {
 namespace {
 
+/// The names of C++'s enumerators.
+constexpr std::array<std::pair<std::string_view, Rows>, 4> rows_names{{{"replicated", Rows::replicated},
+                                                                       {"by_dp_rank", Rows::by_dp_rank},
+                                                                       {"scattered", Rows::scattered},
+                                                                       {"by_mlp_team", Rows::by_mlp_team}}};
+
 Rows rows_from_name(const std::string& text) {
-  for (const Rows rows : {Rows::replicated, Rows::by_dp_rank, Rows::scattered, Rows::by_mlp_team})
-    if (name(rows) == text) return rows;
+  for (const auto& [each, rows] : rows_names)
+    if (each == text) return rows;
   throw InvalidArgument("rows lie '" + text +
                         "'; they may lie replicated, by_dp_rank, scattered or by_mlp_team");
+}
+
+std::string name_of(Rows given) {
+  for (const auto& [each, rows] : rows_names)
+    if (rows == given) return std::string(each);
+  return "?";
 }
 
 /// A dict of Python's keyword arguments as the model that they describe.
@@ -124,8 +140,8 @@ class PyLayers {
       if (addend.added == Added::after) after.append(addend.name);
     nb::dict dict;
     dict["name"] = found.name;
-    dict["takes"] = std::string(name(found.transition.from.rows));
-    dict["gives"] = std::string(name(found.transition.to.rows));
+    dict["takes"] = name_of(found.transition.from.rows);
+    dict["gives"] = name_of(found.transition.to.rows);
     dict["steps"] = steps;
     dict["why"] = found.transition.why;
     dict["adds_before"] = before;
