@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "mixcomm/error.hpp"
+#include "process.hpp"
 
 namespace nb = nanobind;
 
@@ -102,7 +103,7 @@ Array read_torch(const Torch& torch, nb::handle object, const char* which) {
   else if (!nb::cast<bool>(object.attr("is_cpu")))
     refuse(which, fmt::format("is on the device {}; mixcomm works on cpu and cuda",
                               text_of(nb::object(object.attr("device")))));
-  array.tensor.data = reinterpret_cast<void*>(nb::cast<std::uintptr_t>(object.attr("data_ptr")()));
+  array.tensor.data = pointer_from(object.attr("data_ptr")());
   return array;
 }
 
@@ -203,13 +204,12 @@ void* current_stream(nb::handle object, const Array& array) {
   if (!array.on_cuda) return nullptr;
   if (array.is_torch) {
     const Torch& torch = *Torch::find();
-    if (!torch.raw_stream.is_none())
-      return reinterpret_cast<void*>(nb::cast<std::uintptr_t>(torch.raw_stream(array.device)));
+    if (!torch.raw_stream.is_none()) return pointer_from(torch.raw_stream(array.device));
   }
   const std::string module = text_of(nb::object(object.type().attr("__module__")));
   if (module.starts_with("cupy"))
-    return reinterpret_cast<void*>(
-        nb::cast<std::uintptr_t>(nb::module_::import_("cupy.cuda").attr("get_current_stream")().attr("ptr")));
+    return pointer_from(
+        nb::object(nb::module_::import_("cupy.cuda").attr("get_current_stream")().attr("ptr")));
   return nullptr;  // the default stream, with which a DLPack export without a stream is in order
 }
 

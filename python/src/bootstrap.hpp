@@ -52,7 +52,7 @@ class PyBootstrap {
   explicit PyBootstrap(std::shared_ptr<Bootstrap> bootstrap) : bootstrap_(std::move(bootstrap)) {}
   ~PyBootstrap() {
     // In a child the sockets and threads are the parent's.
-    if (forks() != made_after_) static_cast<void>(new std::shared_ptr<Bootstrap>(std::move(bootstrap_)));
+    if (forks() != made_after_) leave_to_parent(bootstrap_);
   }
   PyBootstrap(const PyBootstrap&) = delete;
   PyBootstrap& operator=(const PyBootstrap&) = delete;
@@ -108,7 +108,7 @@ inline CommunicatorOptions options_from(const nanobind::dict& given) {
   options.cuda.protocol = protocol_from_name(nb::cast<std::string>(given["protocol"]));
   options.cuda.max_lanes = nb::cast<int>(given["max_lanes"]);
   options.cuda.multicast = nb::cast<bool>(given["multicast"]);
-  options.cuda.nccl = reinterpret_cast<void*>(nb::cast<std::uintptr_t>(given["nccl"]));
+  options.cuda.nccl = pointer_from(given["nccl"]);
   options.cuda.nccl_windows = nb::cast<bool>(given["nccl_windows"]);
   set_tuning(options, given["tuning"]);
   return options;

@@ -36,7 +36,7 @@ struct PyBuffer {
   PyBuffer(SymmetricBuffer given, bool cuda, int index)
       : buffer(std::move(given)), on_cuda(cuda), device(index) {}
   ~PyBuffer() {
-    if (forks() != made_after) static_cast<void>(new SymmetricBuffer(std::move(buffer)));
+    if (forks() != made_after) leave_to_parent(buffer);
   }
   PyBuffer(const PyBuffer&) = delete;
   PyBuffer& operator=(const PyBuffer&) = delete;
@@ -65,8 +65,8 @@ class PyCommunicator {
   }
   ~PyCommunicator() {
     if (forks() != made_after_) {
-      static_cast<void>(new auto(std::move(slot_)));
-      static_cast<void>(new auto(std::move(keep_)));
+      leave_to_parent(slot_);
+      leave_to_parent(keep_);
     }
   }
   PyCommunicator(const PyCommunicator&) = delete;
@@ -100,9 +100,7 @@ class PyCommunicator {
     const bool gathers = op != Op::reduce_scatter && op != Op::reduce_scatter_all_reduce;
     const Counts counts(rows, gathers ? input.tensor.rows : output.tensor.rows);
     CallOptions options{.algorithm = algorithm, .stream = nullptr};
-    if (on_cuda_)
-      options.stream = stream.is_none() ? current_stream(in, input)
-                                        : reinterpret_cast<void*>(nb::cast<std::uintptr_t>(stream));
+    if (on_cuda_) options.stream = stream.is_none() ? current_stream(in, input) : pointer_from(stream);
     const InUse use(*this);
     const Waiting waiting;
     communicator.run(op, input.tensor, output.tensor, counts.value(), options);

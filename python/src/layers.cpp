@@ -100,8 +100,8 @@ class PyLayers {
   }
   ~PyLayers() {
     if (forks() == made_after_) return;
-    static_cast<void>(new auto(std::move(slot_)));
-    static_cast<void>(new auto(std::move(keep_)));
+    leave_to_parent(slot_);
+    leave_to_parent(keep_);
   }
   PyLayers(const PyLayers&) = delete;
   PyLayers& operator=(const PyLayers&) = delete;
@@ -166,9 +166,7 @@ class PyLayers {
       if (array->on_cuda != on_cuda_ && array->tensor.elements() > 0)
         throw InvalidArgument("the arrays are not in the memory of the communicator's backend");
     CallOptions options{.algorithm = algorithm_from_name(algorithm), .stream = nullptr};
-    if (on_cuda_)
-      options.stream = stream.is_none() ? current_stream(in, input)
-                                        : reinterpret_cast<void*>(nb::cast<std::uintptr_t>(stream));
+    if (on_cuda_) options.stream = stream.is_none() ? current_stream(in, input) : pointer_from(stream);
     LayerCommunicator& layers = get();
     const Waiting waiting;
     layers.cross(found, input.tensor, output.tensor, rows.plan, options);

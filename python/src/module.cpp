@@ -6,8 +6,6 @@
 #include "layers.hpp"
 #include "process.hpp"
 
-namespace nb = nanobind;
-
 NB_MODULE(_core, m) {
   m.doc() = "The C++ library behind mixcomm; use the package instead.";
   mixcomm::python::watch_process();

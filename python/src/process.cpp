@@ -48,6 +48,12 @@ void check_not_forked(int made_after, std::string_view what) {
       what));
 }
 
+void* pointer_from(nb::handle integer) {
+  void* pointer = PyLong_AsVoidPtr(integer.ptr());
+  if (pointer == nullptr && PyErr_Occurred() != nullptr) throw nb::python_error();
+  return pointer;
+}
+
 InterruptCheck interrupt_check() {
   return PyThread_get_thread_ident() == main_thread ? pending_signal_raises : nullptr;
 }

@@ -1,7 +1,11 @@
 // What Python brings with it: forks, and Ctrl-C.
 #pragma once
 
+#include <nanobind/nanobind.h>
+
+#include <new>
 #include <string_view>
+#include <utility>
 
 #include "mixcomm/interrupt.hpp"
 
@@ -16,6 +20,15 @@ void watch_process();
 
 /// Throws Unsupported unless `made_after` is forks(). `what` is "this communicator".
 void check_not_forked(int made_after, std::string_view what);
+
+/// The address that a Python int is (a stream, an ncclComm_t, a data_ptr()).
+[[nodiscard]] void* pointer_from(nanobind::handle integer);
+
+/// Never destroys it: what a forked child inherits is the parent's.
+template <class T>
+void leave_to_parent(T& inherited) noexcept {
+  static_cast<void>(new (std::nothrow) T(std::move(inherited)));
+}
 
 /// The check that lets Ctrl-C end the waits of Python's main thread, where signals are handled; null on other
 /// threads.
