@@ -1,5 +1,5 @@
 # The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
-.PHONY: help build demo check check-plan check-cuda bench-cpu cycles lint format asan tsan fuzz clean
+.PHONY: help build demo check check-plan check-python check-cuda bench-cpu cycles lint format asan tsan fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -13,14 +13,19 @@ build: ## set up and build everything into build/
 demo: build ## decode word problems on many rank layouts; composed against fused
 	@build/tools/mixcomm demo --json build/demo.json
 
-check: build ## every test but those on a GPU, the library's under ThreadSanitizer, and seconds of fuzzing
+check: build ## every test but those on a GPU, the Python package, the library's under ThreadSanitizer, and seconds of fuzzing
 	@ctest --preset default --progress --label-exclude cuda
+	@$(MAKE) --no-print-directory check-python
 	@$(MAKE) --no-print-directory tsan
 	@scripts/fuzz --seconds 3
 	@scripts/check-cuda --status
 
 check-plan: build ## the whole of the planner's checks, some minutes; 'make check' runs a part of them
 	@build/tools/mixcomm check --plan
+
+check-python: ## pip install, the Python tests and examples; with PyTorch where build/python-env has it
+	@scripts/setup
+	@scripts/check-python -q
 
 check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer
 	@scripts/check-cuda

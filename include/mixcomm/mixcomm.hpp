@@ -5,6 +5,7 @@
 #include "mixcomm/communicator.hpp"        // IWYU pragma: export
 #include "mixcomm/error.hpp"               // IWYU pragma: export
 #include "mixcomm/grid.hpp"                // IWYU pragma: export
+#include "mixcomm/interrupt.hpp"           // IWYU pragma: export
 #include "mixcomm/layer_communicator.hpp"  // IWYU pragma: export
 #include "mixcomm/operation.hpp"           // IWYU pragma: export
 #include "mixcomm/plan.hpp"                // IWYU pragma: export

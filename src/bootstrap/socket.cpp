@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "mixcomm/error.hpp"
+#include "mixcomm/interrupt.hpp"
 
 namespace mixcomm {
 namespace {
@@ -113,7 +114,7 @@ bool wait_for(int fd, short events, const Deadline& deadline) {
     const int ready = poll(&entry, 1, deadline.left_ms());
     if (ready > 0) return true;
     if (ready == 0 && deadline.passed()) return false;
-    if (ready < 0 && errno != EINTR) return false;
+    if (ready < 0 && (errno != EINTR || interrupted())) return false;
   }
 }
 

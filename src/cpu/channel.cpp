@@ -15,6 +15,7 @@
 
 #include "failure_text.hpp"
 #include "mixcomm/error.hpp"
+#include "mixcomm/interrupt.hpp"
 
 namespace mixcomm::cpu {
 namespace {
@@ -175,6 +176,7 @@ void Channel::sleep_until_all_arrived(const CallRecord& call) {
     const std::uint32_t rings = sleeper.bell.rings.load();
     if (first_missing(1) == team_.size) return;
     shared_->failure->rethrow();
+    if (interrupted()) fail_interrupted(call);
     if (!first) {
       if (shared_->check_agreement) look_for_disagreement(call);
       look_for_dead(call);
@@ -244,6 +246,15 @@ void Channel::fail_timeout(const CallRecord& call) const {
   shared_->failure->record(Failure::Kind::timeout,
                            timeout_text(shared_->rank, shared_->timeout, ranks_in(to_blame), where),
                            to_blame);
+  ring_all();
+  shared_->failure->rethrow();
+}
+
+void Channel::fail_interrupted(const CallRecord& call) const {
+  shared_->failure->record(Failure::Kind::timeout,
+                           fmt::format("rank {} was interrupted by its user while it waited in {}",
+                                       shared_->rank, call.describe()),
+                           std::uint64_t{1} << static_cast<unsigned>(shared_->rank));
   ring_all();
   shared_->failure->rethrow();
 }

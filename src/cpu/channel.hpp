@@ -56,6 +56,8 @@ class Channel {
   void look_for_dead(const CallRecord& call) const;
   /// Throws, unless all have arrived meanwhile.
   void fail_timeout(const CallRecord& call) const;
+  /// The user of this rank ends its wait, and with it the communicator.
+  void fail_interrupted(const CallRecord& call) const;
   [[noreturn]] void fail_disagreement(const CallRecord& mine, const CallRecord& theirs, int rank) const;
   void ring_all() const;
 

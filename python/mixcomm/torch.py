@@ -1,0 +1,212 @@
+"""The operations as PyTorch custom ops, for torch.compile, torch.export and CUDA graphs.
+
+``mixcomm.torch.all_reduce_all_gather(communicator, x)`` and so on give a new tensor; with ``out=`` they write
+into one. Inference only: tensors that require grad are refused while autograd records. The ops behind them
+are ``torch.ops.mixcomm.*``, which take a communicator as the number that ``register`` gives.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+import torch
+
+from .communicator import _GATHERS, OPERATIONS, Communicator
+from .errors import InvalidArgument, Unsupported
+
+_communicators: weakref.WeakValueDictionary[int, Communicator] = weakref.WeakValueDictionary()
+_next_number = 0
+
+
+def register(communicator: Communicator) -> int:
+    """The number by which the ops know this communicator, in this process; the same each time.
+
+    Numbers are given in order, so ranks that register the same communicators have the same ones. The
+    communicator must live as long as compiled code or graphs that use it.
+    """
+    number = getattr(communicator, "_torch_number", None)
+    if number is None:
+        global _next_number
+        number = communicator._torch_number = _next_number
+        _next_number += 1
+        _communicators[number] = communicator
+    return number
+
+
+def _registered(number: int) -> Communicator:
+    communicator = _communicators.get(number)
+    if communicator is None:
+        raise InvalidArgument(
+            f"no communicator has the number {number}: it was dropped, or belongs to another process; keep "
+            "it, and pass what mixcomm.torch.register() returned here"
+        )
+    return communicator
+
+
+def _out_rows(communicator: Communicator, op: str, input_rows: int, rows: Sequence[int] | None) -> int:
+    """Communicator.out_rows for counts that may be symbolic."""
+    if op == "all_reduce":
+        return input_rows
+    if rows is None:
+        return input_rows * communicator.dp if op in _GATHERS else input_rows // communicator.dp
+    if len(rows) == 1:
+        return rows[0] * communicator.dp if op in _GATHERS else rows[0]
+    return sum(rows) if op in _GATHERS else rows[communicator.dp_rank]
+
+
+def _counts(rows: Sequence[int] | None) -> int | Sequence[int] | None:
+    return rows[0] if rows is not None and len(rows) == 1 else rows
+
+
+def _refuse_grad(op: str, *tensors: torch.Tensor) -> None:
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        raise InvalidArgument(
+            f"mixcomm::{op}: a tensor requires grad, and mixcomm has no backward pass (it is for inference): "
+            "run under torch.inference_mode() or torch.no_grad(), or pass tensor.detach()"
+        )
+
+
+_library = torch.library.Library("mixcomm", "DEF")
+
+
+def _define(op: str) -> None:
+    """Defines mixcomm::op and mixcomm::op_out: for devices, for tracing, and the refusal of autograd."""
+
+    def run(
+        input: torch.Tensor, communicator: int, rows: Sequence[int] | None, algorithm: str
+    ) -> torch.Tensor:
+        mine = _registered(communicator)
+        out = input.new_empty((_out_rows(mine, op, input.shape[0], rows), *input.shape[1:]))
+        mine._core.run(op, input.contiguous(), out, _counts(rows), algorithm, None)
+        return out
+
+    def run_out(
+        input: torch.Tensor, out: torch.Tensor, communicator: int, rows: Sequence[int] | None, algorithm: str
+    ) -> None:
+        _registered(communicator)._core.run(op, input, out, _counts(rows), algorithm, None)
+
+    def fake(
+        input: torch.Tensor, communicator: int, rows: Sequence[int] | None, algorithm: str
+    ) -> torch.Tensor:
+        rows_out = _out_rows(_registered(communicator), op, input.shape[0], rows)
+        return input.new_empty((rows_out, *input.shape[1:]))
+
+    def fake_out(
+        input: torch.Tensor, out: torch.Tensor, communicator: int, rows: Sequence[int] | None, algorithm: str
+    ) -> None:
+        rows_out = _out_rows(_registered(communicator), op, input.shape[0], rows)
+        torch._check(out.shape[0] == rows_out, lambda: f"{op}: 'out' has {out.shape[0]} rows, not {rows_out}")
+
+    def autograd(input: torch.Tensor, *rest: object) -> torch.Tensor:
+        _refuse_grad(op, input)
+        with torch._C._AutoDispatchBelowAutograd():
+            return getattr(torch.ops.mixcomm, op)(input, *rest)
+
+    def autograd_out(input: torch.Tensor, out: torch.Tensor, *rest: object) -> None:
+        _refuse_grad(op, input, out)
+        with torch._C._AutoDispatchBelowAutograd():
+            getattr(torch.ops.mixcomm, op + "_out")(input, out, *rest)
+
+    tags = (torch.Tag.pt2_compliant_tag,)
+    _library.define(
+        f"{op}(Tensor input, int communicator, SymInt[]? rows, str algorithm) -> Tensor", tags=tags
+    )
+    _library.define(
+        f"{op}_out(Tensor input, Tensor(a!) out, int communicator, SymInt[]? rows, str algorithm) -> ()",
+        tags=tags,
+    )
+    for device in ("CPU", "CUDA"):
+        _library.impl(op, run, device)
+        _library.impl(op + "_out", run_out, device)
+    _library.impl(op, autograd, "Autograd")
+    _library.impl(op + "_out", autograd_out, "Autograd")
+    torch.library.register_fake(f"mixcomm::{op}", fake, lib=_library)
+    torch.library.register_fake(f"mixcomm::{op}_out", fake_out, lib=_library)
+
+
+for _op in OPERATIONS:
+    _define(_op)
+
+
+def _call(
+    op: str,
+    communicator: Communicator | int,
+    input: torch.Tensor,
+    rows: int | Sequence[int] | torch.Tensor | None,
+    out: torch.Tensor | None,
+    algorithm: str,
+) -> torch.Tensor:
+    if isinstance(rows, torch.Tensor):
+        raise Unsupported(
+            f"mixcomm.torch.{op}: row counts in device memory have no op yet; call Communicator.{op}, "
+            "which CUDA graphs capture as well"
+        )
+    number = communicator if isinstance(communicator, int) else register(communicator)
+    counts = None if rows is None else [rows] if isinstance(rows, int | torch.SymInt) else list(rows)
+    if out is None:
+        return getattr(torch.ops.mixcomm, op)(input, number, counts, algorithm)
+    getattr(torch.ops.mixcomm, op + "_out")(input, out, number, counts, algorithm)
+    return out
+
+
+def all_reduce(
+    communicator: Communicator | int,
+    input: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    algorithm: str = "auto",
+) -> torch.Tensor:
+    """out = sum over t of input@(t, d); see Communicator.all_reduce."""
+    return _call("all_reduce", communicator, input, None, out, algorithm)
+
+
+def all_gather(
+    communicator: Communicator | int,
+    input: torch.Tensor,
+    rows: int | Sequence[int] | None = None,
+    *,
+    out: torch.Tensor | None = None,
+    algorithm: str = "auto",
+) -> torch.Tensor:
+    """Out block d = input@(t, d); see Communicator.all_gather."""
+    return _call("all_gather", communicator, input, rows, out, algorithm)
+
+
+def reduce_scatter(
+    communicator: Communicator | int,
+    input: torch.Tensor,
+    rows: int | Sequence[int] | None = None,
+    *,
+    out: torch.Tensor | None = None,
+    algorithm: str = "auto",
+) -> torch.Tensor:
+    """out = sum over d' of block d of input@(t, d'); see Communicator.reduce_scatter."""
+    return _call("reduce_scatter", communicator, input, rows, out, algorithm)
+
+
+def all_reduce_all_gather(
+    communicator: Communicator | int,
+    input: torch.Tensor,
+    rows: int | Sequence[int] | None = None,
+    *,
+    out: torch.Tensor | None = None,
+    algorithm: str = "auto",
+) -> torch.Tensor:
+    """Out block d = sum over t of input@(t, d); see Communicator.all_reduce_all_gather."""
+    return _call("all_reduce_all_gather", communicator, input, rows, out, algorithm)
+
+
+def reduce_scatter_all_reduce(
+    communicator: Communicator | int,
+    input: torch.Tensor,
+    rows: int | Sequence[int] | None = None,
+    *,
+    out: torch.Tensor | None = None,
+    algorithm: str = "auto",
+) -> torch.Tensor:
+    """out = sum over all ranks of block d; see Communicator.reduce_scatter_all_reduce."""
+    return _call("reduce_scatter_all_reduce", communicator, input, rows, out, algorithm)
+
+
+__all__ = [*OPERATIONS, "register"]

@@ -1,0 +1,265 @@
+#include "arrays.hpp"
+
+#include <fmt/format.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <optional>
+#include <string_view>
+
+#include "mixcomm/error.hpp"
+#include "process.hpp"
+
+namespace nb = nanobind;
+
+namespace mixcomm::python {
+namespace {
+
+[[noreturn]] void refuse(const char* which, const std::string& why) {
+  throw InvalidArgument(fmt::format("'{}' {}", which, why));
+}
+
+std::string text_of(nb::handle object) {
+  return nb::cast<std::string>(nb::steal<nb::object>(PyObject_Str(object.ptr())));
+}
+
+std::string class_of(nb::handle object) {
+  return text_of(object.type());
+}
+
+/// torch's own classes, looked up once it is imported: its attributes are read in a third of the time that
+/// its
+/// __dlpack__ takes.
+struct Torch {
+  nb::object tensor;
+  nb::object bf16, fp16, fp32, int64;
+  nb::object is_grad_enabled;
+  nb::object raw_stream;  ///< none where torch has no CUDA
+
+  static const Torch* find() {
+    static const Torch* found = nullptr;
+    if (found != nullptr) return found;
+    // A module that is still being imported has not all of its names yet.
+    PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "torch");
+    if (module == nullptr || !nb::hasattr(module, "Tensor") || !nb::hasattr(module, "is_grad_enabled"))
+      return nullptr;
+    const nb::handle torch(module);
+    nb::object stream = nb::none();
+    if (nb::hasattr(torch.attr("_C"), "_cuda_getCurrentRawStream"))
+      stream = torch.attr("_C").attr("_cuda_getCurrentRawStream");
+    // Never destroyed: the interpreter may be gone by then.
+    found = new Torch{torch.attr("Tensor"),
+                      torch.attr("bfloat16"),
+                      torch.attr("float16"),
+                      torch.attr("float32"),
+                      torch.attr("int64"),
+                      torch.attr("is_grad_enabled"),
+                      stream};
+    return found;
+  }
+  [[nodiscard]] bool holds(nb::handle object) const {
+    return PyObject_TypeCheck(object.ptr(), reinterpret_cast<PyTypeObject*>(tensor.ptr())) != 0;
+  }
+};
+
+const Torch* torch_of(nb::handle object) {
+  const Torch* torch = Torch::find();
+  return torch != nullptr && torch->holds(object) ? torch : nullptr;
+}
+
+void fold_shape(Tensor& tensor, std::size_t axis, std::size_t length) {
+  if (axis == 0)
+    tensor.rows = length;
+  else
+    tensor.hidden *= length;
+}
+
+Array read_torch(const Torch& torch, nb::handle object, const char* which) {
+  Array array;
+  array.is_torch = true;
+  array.tensor.hidden = 1;
+  const nb::object dtype = object.attr("dtype");
+  if (dtype.is(torch.bf16))
+    array.tensor.dtype = DType::bf16;
+  else if (dtype.is(torch.fp16))
+    array.tensor.dtype = DType::fp16;
+  else if (!dtype.is(torch.fp32))
+    refuse(which,
+           fmt::format("is a tensor of {}; the dtypes are bfloat16, float16 and float32", text_of(dtype)));
+  if (nb::cast<bool>(object.attr("requires_grad")) && nb::cast<bool>(torch.is_grad_enabled()))
+    refuse(which,
+           "requires grad, and mixcomm has no backward pass (it is for inference): run under "
+           "torch.inference_mode() or "
+           "torch.no_grad(), or pass tensor.detach()");
+  if (!nb::cast<bool>(object.attr("is_contiguous")()))
+    refuse(which, "is not contiguous (row-major); pass tensor.contiguous()");
+  const nb::object shape = object.attr("shape");
+  const std::size_t axes = nb::len(shape);
+  if (axes == 0) refuse(which, "has no axes; its first axis are the rows");
+  for (std::size_t i = 0; i < axes; ++i) fold_shape(array.tensor, i, nb::cast<std::size_t>(shape[i]));
+  array.on_cuda = nb::cast<bool>(object.attr("is_cuda"));
+  if (array.on_cuda)
+    array.device = nb::cast<int>(object.attr("get_device")());
+  else if (!nb::cast<bool>(object.attr("is_cpu")))
+    refuse(which, fmt::format("is on the device {}; mixcomm works on cpu and cuda",
+                              text_of(nb::object(object.attr("device")))));
+  array.tensor.data = pointer_from(object.attr("data_ptr")());
+  return array;
+}
+
+std::optional<DType> dtype_of_dlpack(nb::dlpack::dtype dtype) {
+  if (dtype.lanes != 1) return std::nullopt;
+  if (dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16)
+    return DType::bf16;
+  if (dtype.code != static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float)) return std::nullopt;
+  if (dtype.bits == 16) return DType::fp16;
+  if (dtype.bits == 32) return DType::fp32;
+  return std::nullopt;
+}
+
+/// numpy has no bfloat16 of its own, and exports that of ml_dtypes to nobody: its bits are.
+nb::object bits_of_bfloat16(nb::handle object) {
+  const auto dtype = nb::steal(PyObject_GetAttrString(object.ptr(), "dtype"));
+  const auto type = dtype.is_valid() ? nb::steal(PyObject_GetAttrString(dtype.ptr(), "type")) : nb::object();
+  if (!type.is_valid() || PyType_Check(type.ptr()) == 0) {
+    PyErr_Clear();
+    return {};
+  }
+  // ml_dtypes' own type, whose name may have its module before it.
+  const std::string_view name = reinterpret_cast<PyTypeObject*>(type.ptr())->tp_name;
+  if (name != "bfloat16" && !name.ends_with(".bfloat16")) return {};
+  return object.attr("view")("uint16");
+}
+
+template <class NdArray>
+void read_imported(const NdArray& imported, const char* which, Array& array) {
+  if (imported.ndim() == 0) refuse(which, "has no axes; its first axis are the rows");
+  array.tensor.hidden = 1;
+  std::int64_t expected = 1;
+  const bool empty = imported.size() == 0;
+  for (std::size_t i = imported.ndim(); i-- > 0;) {
+    fold_shape(array.tensor, i, imported.shape(i));
+    if (!empty && imported.shape(i) > 1 && imported.stride(i) != expected)
+      refuse(which, "is not contiguous (row-major); pass a contiguous copy of it");
+    expected *= static_cast<std::int64_t>(imported.shape(i));
+  }
+  const int kind = imported.device_type();
+  array.on_cuda = kind == nb::device::cuda::value || kind == nb::device::cuda_managed::value;
+  if (!array.on_cuda && kind != nb::device::cpu::value && kind != nb::device::cuda_host::value)
+    refuse(which, fmt::format("is on a device of DLPack kind {}; mixcomm works on cpu and cuda", kind));
+  array.device = imported.device_id();
+  array.tensor.data = const_cast<void*>(static_cast<const void*>(imported.data()));
+  array.keeps = std::make_shared<NdArray>(imported);
+}
+
+template <class NdArray>
+Array read_any(nb::handle object, const char* which, Access access) {
+  Array array;
+  const nb::object bits = bits_of_bfloat16(object);
+  NdArray imported;
+  if (!nb::try_cast(bits.is_valid() ? nb::handle(bits) : object, imported)) {
+    PyErr_Clear();
+    NdArray unused;
+    nb::ndarray<nb::ro> readable;
+    if (access == Access::write && nb::try_cast(object, readable))
+      refuse(which, "is read-only; pass an array that can be written");
+    refuse(
+        which,
+        fmt::format("is {}, which is no array: pass what speaks DLPack or the buffer protocol (numpy, torch, "
+                    "cupy, jax) and holds numbers",
+                    class_of(object)));
+  }
+  if (bits.is_valid()) {
+    array.tensor.dtype = DType::bf16;
+  } else if (const auto dtype = dtype_of_dlpack(imported.dtype())) {
+    array.tensor.dtype = *dtype;
+  } else {
+    refuse(which,
+           fmt::format("has a dtype of {} bits of kind {}; the dtypes are bfloat16, float16 and float32",
+                       imported.dtype().bits, imported.dtype().code));
+  }
+  read_imported(imported, which, array);
+  return array;
+}
+
+std::size_t count_from(nb::handle object) {
+  const Py_ssize_t count = PyNumber_AsSsize_t(object.ptr(), PyExc_OverflowError);
+  if (count == -1 && PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    throw InvalidArgument(fmt::format("row counts are whole numbers, not {}", class_of(object)));
+  }
+  if (count < 0) throw InvalidArgument(fmt::format("a row count is {}; it may be 0 or more", count));
+  return static_cast<std::size_t>(count);
+}
+
+}  // namespace
+
+Array read_array(nb::handle object, const char* which, Access access) {
+  if (const Torch* torch = torch_of(object)) return read_torch(*torch, object, which);
+  if (access == Access::write) return read_any<nb::ndarray<>>(object, which, access);
+  return read_any<nb::ndarray<nb::ro>>(object, which, access);
+}
+
+void* current_stream(nb::handle object, const Array& array) {
+  if (!array.on_cuda) return nullptr;
+  if (array.is_torch) {
+    const Torch& torch = *Torch::find();
+    if (!torch.raw_stream.is_none()) return pointer_from(torch.raw_stream(array.device));
+  }
+  const std::string module = text_of(nb::object(object.type().attr("__module__")));
+  if (module.starts_with("cupy"))
+    return pointer_from(
+        nb::object(nb::module_::import_("cupy.cuda").attr("get_current_stream")().attr("ptr")));
+  return nullptr;  // the default stream, with which a DLPack export without a stream is in order
+}
+
+Counts::Counts(nb::handle rows, std::size_t uniform) : uniform_(uniform) {
+  if (rows.is_none()) return;
+  if (PyIndex_Check(rows.ptr()) != 0 && PySequence_Check(rows.ptr()) == 0) {  // numpy's integers as well
+    uniform_ = count_from(rows);
+    return;
+  }
+  const bool is_array = nb::hasattr(rows, "__dlpack_device__");
+  if (is_array) {
+    const nb::tuple device = nb::cast<nb::tuple>(rows.attr("__dlpack_device__")());
+    if (nb::cast<int>(device[0]) == nb::device::cuda::value) {
+      nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig> imported;
+      if (!nb::try_cast(rows, imported))
+        throw InvalidArgument(
+            "row counts in device memory must be a contiguous int64 array with one count per DP rank");
+      device_ = imported.data();
+      keeps_ = std::make_shared<decltype(imported)>(imported);
+      return;
+    }
+  }
+  const auto fast =
+      nb::steal(PySequence_Fast(is_array ? nb::object(rows.attr("tolist")()).ptr() : rows.ptr(), ""));
+  if (!fast.is_valid()) {
+    PyErr_Clear();
+    throw InvalidArgument(
+        fmt::format("row counts are an int, a sequence of ints or an array of them, not {}", class_of(rows)));
+  }
+  is_list_ = true;
+  const auto size = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(fast.ptr()));
+  for (std::size_t i = 0; i < size; ++i)
+    list_.push_back(count_from(PySequence_Fast_GET_ITEM(fast.ptr(), static_cast<Py_ssize_t>(i))));
+}
+
+RowCounts Counts::value() const {
+  if (device_ != nullptr) return RowCounts::on_device(device_, uniform_);
+  return is_list_ ? RowCounts(list_) : RowCounts(uniform_);
+}
+
+nb::object make_array(const View& view, nb::handle owner) {
+  const auto code = view.as_bits                ? nb::dlpack::dtype_code::UInt
+                    : view.dtype == DType::bf16 ? nb::dlpack::dtype_code::Bfloat
+                                                : nb::dlpack::dtype_code::Float;
+  const nb::dlpack::dtype dtype{static_cast<std::uint8_t>(code),
+                                static_cast<std::uint8_t>(size_of(view.dtype) * 8), 1};
+  const nb::ndarray<nb::array_api> array(
+      view.data, view.shape.size(), view.shape.data(), owner, nullptr, dtype,
+      view.on_cuda ? nb::device::cuda::value : nb::device::cpu::value, view.device);
+  return nb::cast(array);
+}
+
+}  // namespace mixcomm::python

@@ -1,0 +1,61 @@
+"""What the operations should give, in numpy, by itself: ordered sums in fp32, rounded once."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
+GRIDS = [(tp, dp) for tp in range(1, 9) for dp in range(1, 9) if tp * dp <= 8]
+
+
+def in_rows(op: str, rows: list[int], d: int) -> int:
+    """The rows of the input of DP rank d."""
+    return rows[d] if op in ("all_reduce", "all_gather", "all_reduce_all_gather") else sum(rows)
+
+
+def blocks(array: np.ndarray, rows: list[int]) -> list[np.ndarray]:
+    """The block of each DP rank."""
+    ends = np.cumsum(rows)
+    return [array[end - count : end] for end, count in zip(ends, rows, strict=True)]
+
+
+def ordered_sum(terms: list[np.ndarray]) -> np.ndarray:
+    """In fp32, one after the other. A single term keeps its bits; so does one that was summed before."""
+    total = terms[0].astype(np.float32)
+    for term in terms[1:]:
+        total = total + term.astype(np.float32)
+    return total
+
+
+def expected(op: str, inputs: list[np.ndarray], tp: int, rows: list[int], rank: int) -> np.ndarray:
+    """The output of ``rank``, from the inputs of all ranks."""
+    dp = len(rows)
+    t, d = rank % tp, rank // tp
+    dtype = inputs[0].dtype
+
+    def over_tp(each: int) -> np.ndarray:
+        return ordered_sum([inputs[each * tp + i] for i in range(tp)])
+
+    if op == "all_reduce":
+        return over_tp(d).astype(dtype)
+    if op == "all_gather":
+        return np.concatenate([inputs[each * tp + t] for each in range(dp)])
+    if op == "all_reduce_all_gather":
+        return np.concatenate([over_tp(each).astype(dtype) for each in range(dp)])
+    if op == "reduce_scatter":
+        return ordered_sum([blocks(inputs[each * tp + t], rows)[d] for each in range(dp)]).astype(dtype)
+    return ordered_sum([blocks(over_tp(each), rows)[d] for each in range(dp)]).astype(dtype)
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """The elements as they lie in memory, so that equal means the same bits."""
+    return np.ascontiguousarray(array).view(np.uint16 if array.dtype.itemsize == 2 else np.uint32)
+
+
+def same_bits(got: np.ndarray, wanted: np.ndarray) -> None:
+    """Fails with the first place that differs."""
+    assert got.shape == wanted.shape
+    assert got.dtype == wanted.dtype
+    different = np.argwhere(bits(got) != bits(wanted))
+    assert different.size == 0, f"{len(different)} of {got.size} elements differ, the first at {different[0]}"
