@@ -60,6 +60,7 @@ class PyCommunicator {
       const Waiting waiting;
       slot_->value = std::make_unique<Communicator>(*keep_, options);
     }
+    raise_pending();
     owner.add(slot_);
     on_cuda_ = options.backend == BackendKind::cuda;
   }
@@ -102,8 +103,11 @@ class PyCommunicator {
     CallOptions options{.algorithm = algorithm, .stream = nullptr};
     if (on_cuda_) options.stream = stream.is_none() ? current_stream(in, input) : pointer_from(stream);
     const InUse use(*this);
-    const Waiting waiting;
-    communicator.run(op, input.tensor, output.tensor, counts.value(), options);
+    {
+      const Waiting waiting;
+      communicator.run(op, input.tensor, output.tensor, counts.value(), options);
+    }
+    raise_pending();
   }
 
   std::unique_ptr<PyBuffer> allocate(std::size_t bytes) {
@@ -115,6 +119,7 @@ class PyCommunicator {
       const Waiting waiting;
       buffer = communicator.allocate(bytes);
     }
+    raise_pending();
     return std::make_unique<PyBuffer>(std::move(buffer), on_cuda_, device);
   }
 
@@ -229,6 +234,7 @@ std::unique_ptr<PyBootstrap> bootstrap_processes(const nb::dict& given, double t
     const Waiting waiting;
     bootstrap = mixcomm::bootstrap_processes(info, milliseconds(timeout));
   }
+  raise_pending();
   return std::make_unique<PyBootstrap>(std::move(bootstrap));
 }
 

@@ -96,6 +96,7 @@ class PyLayers {
           std::make_unique<LayerCommunicator>(std::move(plan), *made->communicators, layer_options);
       slot_->value = std::move(made);
     }
+    raise_pending();
     owner.add(slot_);
   }
   ~PyLayers() {
@@ -168,8 +169,11 @@ class PyLayers {
     CallOptions options{.algorithm = algorithm_from_name(algorithm), .stream = nullptr};
     if (on_cuda_) options.stream = stream.is_none() ? current_stream(in, input) : pointer_from(stream);
     LayerCommunicator& layers = get();
-    const Waiting waiting;
-    layers.cross(found, input.tensor, output.tensor, rows.plan, options);
+    {
+      const Waiting waiting;
+      layers.cross(found, input.tensor, output.tensor, rows.plan, options);
+    }
+    raise_pending();
   }
 
  private:

@@ -48,6 +48,10 @@ void check_not_forked(int made_after, std::string_view what) {
       what));
 }
 
+void raise_pending() {
+  if (PyErr_Occurred() != nullptr) throw nb::python_error();
+}
+
 void* pointer_from(nb::handle integer) {
   void* pointer = PyLong_AsVoidPtr(integer.ptr());
   if (pointer == nullptr && PyErr_Occurred() != nullptr) throw nb::python_error();

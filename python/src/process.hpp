@@ -21,6 +21,9 @@ void watch_process();
 /// Throws Unsupported unless `made_after` is forks(). `what` is "this communicator".
 void check_not_forked(int made_after, std::string_view what);
 
+/// Raises what a signal handler left behind in a wait that went well all the same.
+void raise_pending();
+
 /// The address that a Python int is (a stream, an ncclComm_t, a data_ptr()).
 [[nodiscard]] void* pointer_from(nanobind::handle integer);
 

@@ -28,7 +28,7 @@ def test_numpy_as_threads():
 
 def test_numpy_as_processes():
     """Started by a launcher: here the variables of mixcomm run."""
-    port = str(32000 + os.getpid() % 2000)
+    port = str(26000 + os.getpid() % 2000)
     base = {"MIXCOMM_WORLD_SIZE": "4", "MIXCOMM_PORT": port}
     ranks = [
         subprocess.Popen(

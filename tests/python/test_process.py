@@ -22,7 +22,7 @@ ONES = np.ones((2, 4), np.float32)
 def script(text, ranks=None, **environment):
     """Runs a program; with ``ranks`` as that many ranks, which find each other. Gives the outputs."""
     command = [sys.executable, "-c", textwrap.dedent(text)]
-    port = str(30000 + os.getpid() % 2000)
+    port = str(24000 + os.getpid() % 2000)
     processes = []
     for rank in range(ranks or 1):
         env = {**os.environ, **environment}
