@@ -119,6 +119,13 @@ TEST(Tuning, ADeepTextIsRefusedAndNotFollowed) {
   EXPECT_HAS(message_of<InvalidArgument>([&] { (void)TuningTable::parse(deep, "deep"); }), "nested deeper");
 }
 
+TEST(Tuning, WhatADamagedTableHoldsIsPrintedAsAscii) {
+  const std::string text = R"({"format": "mixcomm tuning table", "version": "\u0001\u00e9"})";
+  const std::string why = message_of<InvalidArgument>([&] { (void)TuningTable::parse(text, "here"); });
+  EXPECT_HAS(why, "version");
+  for (const char c : why) EXPECT_TRUE(c >= ' ' && c <= '~') << why;
+}
+
 TEST(Tuning, ATableThatDoesNotHoldTogetherIsRefused) {
   const auto refused = [](auto change) {
     TuningTable table = example(false);

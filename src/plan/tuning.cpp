@@ -21,6 +21,18 @@ constexpr std::string_view format_name = "mixcomm tuning table";
 constexpr std::size_t most_text_bytes = std::size_t{1} << 20U;
 constexpr int most_levels = 8;  ///< a table has four; what reads and prints JSON calls itself for each
 
+/// What a damaged file holds may be anything; it goes into an error's text as ASCII.
+std::string printable(std::string_view text) {
+  std::string result;
+  for (const char c : text) {
+    if (c >= ' ' && c <= '~')
+      result += c;
+    else
+      result += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+  }
+  return result;
+}
+
 [[noreturn]] void refuse(const std::string& why) {
   throw InvalidArgument(why);
 }
@@ -174,7 +186,7 @@ TuningTable TuningTable::parse(std::string_view text, std::string_view origin) {
   } catch (const InvalidArgument& error) {
     throw InvalidArgument(
         fmt::format("the tuning table {} is damaged, or none: {}; make a new one with 'mixcomm tune'", origin,
-                    error.what()));
+                    printable(error.what())));
   }
 }
 
