@@ -27,6 +27,7 @@
 #include "bootstrap/place.hpp"
 #include "bootstrap/socket.hpp"
 #include "mixcomm/mixcomm.hpp"
+#include "support/error_of.hpp"
 #include "support/spawn.hpp"
 
 namespace mixcomm::test {
@@ -118,16 +119,6 @@ LaunchInfo job(int rank, int world, int port, std::string secret = "the secret o
 
 int free_port() {
   return port_of(listen_on("127.0.0.1", 0));
-}
-
-template <class E>
-std::string error_of(const std::function<void()>& fn) {
-  try {
-    fn();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Rendezvous, ARankThatNeverComesIsNamedToAll) {

@@ -17,6 +17,7 @@
 #include "bootstrap/message.hpp"
 #include "bootstrap/socket.hpp"
 #include "mixcomm/mixcomm.hpp"
+#include "support/error_of.hpp"
 #include "support/spawn.hpp"
 
 namespace mixcomm::test {
@@ -34,16 +35,6 @@ int free_port() {
 
 LaunchInfo job(int rank, int world, int port, std::string secret) {
   return {"test", rank, world, "127.0.0.1", port, std::move(secret)};
-}
-
-template <class E>
-std::string error_of(const std::function<void()>& fn) {
-  try {
-    fn();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 /// Rank 0 of two on a thread, to whom strangers come before rank 1 does.

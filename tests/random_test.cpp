@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "mixcomm/mixcomm.hpp"
+#include "support/random.hpp"
 #include "support/spawn.hpp"
 #include "verify/numbers.hpp"
 #include "verify/verify.hpp"
@@ -31,22 +32,6 @@ std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
   const char* text = std::getenv(variable);
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
 }
-
-/// Random numbers, the same on every rank that begins with the same two.
-class Random {
- public:
-  Random(std::uint64_t seed, std::uint64_t stream) : state_(verify::mix(verify::mix(seed) + stream)) {}
-  std::uint64_t next() { return verify::mix(++state_ * 0x9E3779B97F4A7C15ULL); }
-  std::size_t below(std::size_t n) { return next() % n; }
-  bool once_in(std::size_t n) { return below(n) == 0; }
-  template <class T, std::size_t n>
-  T one_of(const T (&choices)[n]) {
-    return choices[below(n)];
-  }
-
- private:
-  std::uint64_t state_;
-};
 
 /// Any counts; as often even ones; or all rows on one DP rank.
 std::vector<std::size_t> random_rows(Random& random, int dp) {
@@ -111,8 +96,8 @@ std::string run_random(Bootstrap& bootstrap, const Ensemble& ensemble, const Str
         *communicators.back(), most_rows * most_hidden * static_cast<std::size_t>(dp), batch));
   }
   for (std::uint64_t at = run.first - run.first % batch; at < run.first + run.count; at += batch) {
-    Random shared(run.seed, at);
-    Random mine(run.seed + 1 + static_cast<std::uint64_t>(bootstrap.rank()), at);
+    Random shared(verify::mix(run.seed) + at);
+    Random mine(verify::mix(run.seed + 1 + static_cast<std::uint64_t>(bootstrap.rank())) + at);
     std::size_t which[batch];
     for (int slot = 0; slot < batch; ++slot) {
       which[slot] = shared.below(ensemble.grids.size());
