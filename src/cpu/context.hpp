@@ -22,12 +22,13 @@ bool drops_barrier(int index);
 bool alternates();
 #endif
 
-/// A buffer of which every rank has one, at the same place of its slice of shared memory.
+/// A buffer of which every rank has one, at the same place of a slice of shared memory.
 struct View {
   std::byte* first = nullptr;  ///< rank 0's
-  std::size_t stride = 0;      ///< from one rank's to the next one's
+  std::ptrdiff_t stride = 0;   ///< from one rank's to the next one's
   Coordinates coordinates = Coordinates::packed;
   bool staged = false;
+  bool mirrored = false;  ///< packed, the last block first
 };
 
 /// What a pass works with. `in` and `out` are only looked at where the call's placement is not plain.
@@ -183,8 +184,9 @@ class CpuContext {
   }
 
   [[nodiscard]] T* at(const View& view, int rank, int d, std::size_t i) const {
-    return reinterpret_cast<T*>(view.first + static_cast<std::size_t>(rank) * view.stride) +
-           call_.blocks.start(view.coordinates, d) + i;
+    const std::size_t start = view.mirrored ? call_.blocks.packed_size() - call_.blocks.packed_end(d)
+                                            : call_.blocks.start(view.coordinates, d);
+    return reinterpret_cast<T*>(view.first + rank * view.stride) + start + i;
   }
 
   /// What peers sum of my input, to where they can read it.

@@ -9,6 +9,7 @@
  * barrier()          Channel::barrier, ::arrived, ::first_missing   cpu/channel.cpp
  * flag, point        Flag::value (its low half), Channel::point_    cpu/shared_state.hpp, cpu/channel.hpp
  * in_area, out_area  CpuBackend::area, passes_                      cpu/cpu_backend.cpp
+ * whose()            the same: areas change hands
  * one_shot_pass      CpuContext::publish; the bodies                cpu/context.hpp, algorithms/one_shot.hpp
  * two_shot_pass      CpuContext::share, open, close; the bodies     cpu/context.hpp, algorithms/two_shot.hpp
  * direct_pass        the same with symmetric buffers, which the     cpu_backend.cpp (direct), algorithms/two_shot.hpp
@@ -47,7 +48,7 @@ mtype = { undecided, one_shot, two_shot, direct };
 
 /* By channel (a team kind of a communicator) and rank. */
 byte flag[CHANNELS * N];
-/* What was written: 1 + the pass modulo 4; 0: nothing yet. By channel, parity, rank, and for outputs by writer. */
+/* What was written: 1 + the pass modulo 4; 0: nothing yet. By channel, parity, whose area, and for outputs by writer. */
 byte in_area[CHANNELS * 2 * N];
 byte out_area[CHANNELS * 2 * N * N];
 byte in_buffer[CHANNELS * N];
@@ -65,12 +66,20 @@ byte passes_left[2]; /* 0 undecided, 1 no more, 2 another */
 byte pass_takers[2];
 #endif
 
-#ifdef SHARED_AREAS /* both communicators, or all team kinds, in the same areas, each with a parity of its own */
-#define area(channel, pass, rank) (((pass) % 2) * N + (rank))
-#elif defined(ONE_AREA) /* areas do not alternate */
-#define area(channel, pass, rank) (((channel) * 2) * N + (rank))
+/* Whose area a rank uses in a pass. */
+#ifdef TEAMS
+#define mirrored(channel, rank) (channel == 0 -> N - 1 - (rank) : (rank) + 1 - 2 * ((rank) % 2))
 #else
-#define area(channel, pass, rank) (((channel) * 2 + (pass) % 2) * N + (rank))
+#define mirrored(channel, rank) (N - 1 - (rank))
+#endif
+#define whose(channel, pass, rank) ((pass) / 2 % 2 == 0 -> (rank) : mirrored(channel, rank))
+
+#ifdef SHARED_AREAS /* both communicators, or all team kinds, in the same areas, each with a parity of its own */
+#define area(channel, pass, rank) (((pass) % 2) * N + whose(channel, pass, rank))
+#elif defined(ONE_AREA) /* areas do not alternate */
+#define area(channel, pass, rank) (((channel) * 2) * N + whose(channel, pass, rank))
+#else
+#define area(channel, pass, rank) (((channel) * 2 + (pass) % 2) * N + whose(channel, pass, rank))
 #endif
 
 #ifdef ONE_FLAG /* one flag for all team kinds */
