@@ -107,37 +107,43 @@ class CpuContext {
     return waited_;
   }
 
-  /// The blocks that have elements in a run.
+  /// The blocks that have elements in a run, from my own on: ranks then do not all read the same rank's
+  /// memory at the same time.
   class Tiles {
    public:
     class Iterator {
      public:
-      Iterator(const Tiles& tiles, int d) : tiles_(tiles), d_(tiles.next(d)) {}
-      Tile operator*() const { return {d_, tiles_.blocks_.overlap(tiles_.run_, d_)}; }
+      Iterator(const Tiles& tiles, int i) : tiles_(tiles), i_(tiles.next(i)) {}
+      Tile operator*() const {
+        const int d = tiles_.block(i_);
+        return {d, tiles_.blocks_.overlap(tiles_.run_, d)};
+      }
       Iterator& operator++() {
-        d_ = tiles_.next(d_ + 1);
+        i_ = tiles_.next(i_ + 1);
         return *this;
       }
-      bool operator!=(const Iterator& other) const { return d_ != other.d_; }
+      bool operator!=(const Iterator& other) const { return i_ != other.i_; }
 
      private:
       const Tiles& tiles_;
-      int d_;
+      int i_;
     };
-    Tiles(const Blocks& blocks, Range run) : blocks_(blocks), run_(run) {}
+    Tiles(const Blocks& blocks, Range run, int first) : blocks_(blocks), run_(run), first_(first) {}
     [[nodiscard]] Iterator begin() const { return {*this, 0}; }
     [[nodiscard]] Iterator end() const { return {*this, blocks_.dp()}; }
 
    private:
-    [[nodiscard]] int next(int d) const {
-      while (d < blocks_.dp() && blocks_.overlap(run_, d).size == 0) ++d;
-      return d;
+    [[nodiscard]] int block(int i) const { return (first_ + i) % blocks_.dp(); }
+    [[nodiscard]] int next(int i) const {
+      while (i < blocks_.dp() && blocks_.overlap(run_, block(i)).size == 0) ++i;
+      return i;
     }
     const Blocks& blocks_;
     Range run_;
+    int first_;
   };
   [[nodiscard]] Tiles tiles(Range run) const {
-    return {call_.blocks, run};
+    return {call_.blocks, run, grid_.dp.member};
   }
 
   [[nodiscard]] Sum load_sum(const SumOrder& order, const Input& in, const Tile& /*tile*/) const {
