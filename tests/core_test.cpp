@@ -279,6 +279,8 @@ TEST(Choose, DependsOnWhatAWaitCosts) {
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 4096, .symmetric = true, .crowded = true}),
             Algorithm::one_shot);
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 4, .bytes = 1 << 20, .crowded = true}), Algorithm::two_shot);
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 20, .crowded = true}), Algorithm::two_shot);
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 20}), Algorithm::one_shot);
 }
 
 /// What need not be pushed is better read, at any size.

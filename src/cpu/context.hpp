@@ -63,13 +63,17 @@ class CpuContext {
 
   Input share() {
     if (call_.in_placement.kind != Placement::Kind::plain) return buffers_.in;
-    return stage_input();
+    const Range not_read = call_.blocks.share(grid_.world.member, grid_.world.size);  // nobody else sums it
+    const std::size_t end = not_read.begin + not_read.size;
+    stage_input({0, not_read.begin});
+    stage_input({end, call_.blocks.packed_size() - end});
+    return buffers_.staged_in;
   }
 
   Input publish() {
-    const View input = call_.reads_in_place ? buffers_.in : stage_input();
+    if (!call_.reads_in_place) stage_input(call_.blocks.everything());
     barrier();
-    return input;
+    return call_.reads_in_place ? buffers_.in : buffers_.staged_in;
   }
 
   void retract(const Input& in) {
@@ -174,13 +178,6 @@ class CpuContext {
   }
 
  private:
-  /// The blocks that a buffer of mine holds, all of them or my own, so far as they have rows in this pass.
-  template <class F>
-  void for_my_blocks(bool all, F&& f) const {
-    for (int d = 0; d < grid_.dp.size; ++d)
-      if ((all || d == grid_.dp.member) && call_.blocks.size(d) != 0) f(d);
-  }
-
   /// The covered part of block d in a buffer of the caller's.
   template <class Void>
   [[nodiscard]] auto mine(Void* buffer, bool all_blocks, int d) const {
@@ -195,16 +192,18 @@ class CpuContext {
     return reinterpret_cast<T*>(view.first + rank * view.stride) + start + i;
   }
 
-  /// What peers sum of my input, to where they can read it.
-  View stage_input() {
+  /// What a run holds of my input, to where peers can read it.
+  void stage_input(Range run) {
     const bool alone = grid_.tp.size == 1;
-    for_my_blocks(!call_.gathers, [&](int d) {
+    for (const Tile tile : tiles(run)) {
+      const bool own = tile.block == grid_.dp.member;
+      if (call_.gathers && !own) continue;
       // Where nobody else sums my block of a scattered tensor, it stays where it is.
-      if (!call_.gathers && alone && d == grid_.dp.member && call_.algorithm == Algorithm::one_shot) return;
-      copy(at(buffers_.staged_in, grid_.rank(), d, 0), mine(call_.in, !call_.gathers, d),
-           call_.blocks.size(d) * sizeof(T), buffers_.staging);
-    });
-    return buffers_.staged_in;
+      if (!call_.gathers && alone && own && call_.algorithm == Algorithm::one_shot) continue;
+      copy(at(buffers_.staged_in, grid_.rank(), tile.block, tile.range.begin),
+           mine(call_.in, !call_.gathers, tile.block) + tile.range.begin, tile.range.size * sizeof(T),
+           buffers_.staging);
+    }
   }
 
   /// Whether my output holds block d.

@@ -19,9 +19,10 @@ std::size_t worth_a_wait_bytes(const Circumstances& c) {
   if (c.backend == BackendKind::cuda)
     return std::size_t{192} << 10U;  // a hop between GPUs takes about a microsecond
   // What is read is not taken back from the reader's cache, as it is when it is pushed there. So where
-  // nothing is read twice, or twice at the most, of what is staged anyway, one_shot is quicker at any size.
-  if (!c.symmetric && c.tp <= 2) return any;
-  if (c.crowded) return std::size_t{c.symmetric ? 48U : 128U} << 10U;
+  // nothing is read twice of what is staged anyway, or by two ranks that have a processor each, one_shot is
+  // quicker at any size.
+  if (!c.symmetric && (c.tp == 1 || (c.tp == 2 && !c.crowded))) return any;
+  if (c.crowded) return std::size_t{c.symmetric ? 64U : 128U} << 10U;
   if (!c.symmetric) return std::size_t{16} << 10U;
   return shape_of(c.op).gathers && !sums_over_tp(c) ? any : 0;
 }
