@@ -22,6 +22,9 @@ namespace {
 
 constexpr std::size_t page = 4096;
 
+/// What two ranks stage at a time: areas that change hands are to stay in their caches.
+constexpr std::size_t most_kept_bytes = std::size_t{512} << 10U;
+
 /// Shared memory of which each rank owns a slice.
 struct Slices {
   std::shared_ptr<std::byte> memory;
@@ -125,7 +128,9 @@ class CpuBackend final : public Backend {
 
     // A pass holds what the workspace does, or everything where it is not needed.
     const bool staged = is_staged(call);
-    const int passes = passes_for(call.blocks, staged ? area_bytes_ / size_of(call.dtype) : most_elements);
+    const bool changes_hands = staged && grid.world.size == 2 && call.algorithm == Algorithm::one_shot;
+    const std::size_t capacity = changes_hands ? std::min(area_bytes_, most_kept_bytes) : area_bytes_;
+    const int passes = passes_for(call.blocks, staged ? capacity / size_of(call.dtype) : most_elements);
     PassBuffers buffers{.in = direct(call.seen_input()),
                         .out = direct(call.seen_output()),
                         .staged_in = {},
@@ -133,7 +138,6 @@ class CpuBackend final : public Backend {
                         .pushing = Stores::streamed};
     // Ranks that share a processor share its caches, others do not: then which stores push better is
     // measured, too. Two ranks already have the lines that they stage in, if all of them are read.
-    const bool changes_hands = grid.world.size == 2 && call.algorithm == Algorithm::one_shot;
     const bool learns = crowded_ || (staged && !changes_hands);
     for (int pass = 0; pass < passes; ++pass) {
       call.blocks.cover(pass);
