@@ -27,12 +27,14 @@ std::string class_of(nb::handle object) {
   return text_of(object.type());
 }
 
-/// Whether the object's class is of a package whose name begins so: "cupy", or "jax" (which is jaxlib as well).
+/// Whether the object's class is of a package whose name begins so: "cupy", or "jax" (which is jaxlib as
+/// well).
 bool is_from(nb::handle object, std::string_view package) {
   return text_of(nb::object(object.type().attr("__module__"))).starts_with(package);
 }
 
-/// torch's own classes, looked up once it is imported: its attributes are read in a third of the time that its
+/// torch's own classes, looked up once it is imported: its attributes are read in a third of the time that
+/// its
 /// __dlpack__ takes.
 struct Torch {
   nb::object tensor;
@@ -136,9 +138,9 @@ nb::object bits_of_bfloat16(nb::handle object) {
   return object.attr("view")("uint16");
 }
 
-/// What nanobind imports. cupy makes a stream that its consumer names wait for its current one, and the default
-/// stream where none is named; but operations run on the current one, and another one that waits would end a
-/// capture.
+/// What nanobind imports. cupy makes a stream that its consumer names wait for its current one, and the
+/// default stream where none is named; but operations run on the current one, and another one that waits
+/// would end a capture.
 nb::object without_waiting(nb::handle object) {
   if (PyObject_CheckBuffer(object.ptr()) != 0 || !is_from(object, "cupy")) return nb::borrow(object);
   return object.attr("__dlpack__")(nb::arg("stream") = -1);
@@ -232,10 +234,10 @@ void check_place(const Array& array, const char* which, bool on_cuda, int device
         "'{}' is in {} memory, but the communicator's backend is {}; make one with backend=\"{}\"", which,
         array.on_cuda ? "CUDA" : "host", on_cuda ? "cuda" : "cpu", array.on_cuda ? "cuda" : "cpu"));
   if (on_cuda && device >= 0 && array.device != device)
-    throw InvalidArgument(
-        fmt::format("'{}' is on CUDA device {}, but the communicator's is {}; move the array, or make one with "
-                    "device={}",
-                    which, array.device, device, array.device));
+    throw InvalidArgument(fmt::format(
+        "'{}' is on CUDA device {}, but the communicator's is {}; move the array, or make one with "
+        "device={}",
+        which, array.device, device, array.device));
 }
 
 Counts::Counts(nb::handle rows, std::size_t uniform) : uniform_(uniform) {
@@ -266,7 +268,8 @@ Counts::Counts(nb::handle rows, std::size_t uniform) : uniform_(uniform) {
 }
 
 void Counts::read_device(nb::handle rows) {
-  constexpr const char* rule = "row counts in device memory must be a contiguous int64 array with one count per DP rank";
+  constexpr const char* rule =
+      "row counts in device memory must be a contiguous int64 array with one count per DP rank";
   if (const Torch* torch = torch_of(rows)) {
     if (!nb::object(rows.attr("dtype")).is(torch->int64) || nb::cast<int>(rows.attr("dim")()) != 1 ||
         !nb::cast<bool>(rows.attr("is_contiguous")()))
@@ -285,9 +288,8 @@ void Counts::read_device(nb::handle rows) {
 RowCounts Counts::value(int dp) const {
   // The library cannot tell, and would read beyond them.
   if (device_ != nullptr && given_ != static_cast<std::size_t>(dp))
-    throw InvalidArgument(
-        fmt::format("{} row counts in device memory were given for {} DP ranks; pass one count per DP rank",
-                    given_, dp));
+    throw InvalidArgument(fmt::format(
+        "{} row counts in device memory were given for {} DP ranks; pass one count per DP rank", given_, dp));
   if (device_ != nullptr) return RowCounts::on_device(device_, uniform_);
   return is_list_ ? RowCounts(list_) : RowCounts(uniform_);
 }

@@ -99,8 +99,7 @@ inline CommunicatorOptions options_from(const nanobind::dict& given) {
   options.cuda.multicast = nb::cast<bool>(given["multicast"]);
   options.cuda.nccl = pointer_from(given["nccl"]);
   options.cuda.nccl_windows = nb::cast<bool>(given["nccl_windows"]);
-  if (!given["tuning"].is_none())
-    options.tuning = TuningTable::load(nb::cast<std::string>(given["tuning"]));
+  if (!given["tuning"].is_none()) options.tuning = TuningTable::load(nb::cast<std::string>(given["tuning"]));
   return options;
 }
 

@@ -127,13 +127,13 @@ class PyCommunicator {
     const Communicator& communicator = get();
     const CommunicatorOptions& options = communicator.options();
     const Circumstances circumstances{.op = op_from_name(op),
-                                .tp = options.tp,
-                                .dp = options.dp,
-                                .bytes = bytes,
-                                .symmetric = symmetric,
-                                .crowded = crowded,
-                                .backend = options.backend,
-                                .tuning = options.tuning ? &*options.tuning : nullptr};
+                                      .tp = options.tp,
+                                      .dp = options.dp,
+                                      .bytes = bytes,
+                                      .symmetric = symmetric,
+                                      .crowded = crowded,
+                                      .backend = options.backend,
+                                      .tuning = options.tuning ? &*options.tuning : nullptr};
     return nb::make_tuple(name(mixcomm::choose(circumstances)).data(), why_chosen(circumstances));
   }
 

@@ -1,4 +1,4 @@
-"""A rank, as a process, of the tests in test_cuda_processes.py, which starts it: runs every case, and says how it went."""
+"""One of the ranks that test_cuda_processes.py starts as processes: runs every case, and says how it went."""
 
 import json
 import sys
@@ -72,7 +72,7 @@ def captured(rank):
 
 
 def compiled(rank):
-    """A block without graph breaks, in the CUDA graphs that Inductor makes, against the same in eager code."""
+    """A block without graph breaks, in the CUDA graphs that Inductor makes, against the same eagerly."""
     with communicator_on_gpu() as communicator:
         number = ops.register(communicator)
 
@@ -97,7 +97,9 @@ def flashinfer(rank):
     )
     random = np.random.default_rng(5)
     for op in handler.valid_op_list:
-        name = "all_reduce_all_gather" if op == MixedCommOp.ALLREDUCE_ALLGATHER else "reduce_scatter_all_reduce"
+        name = (
+            "all_reduce_all_gather" if op == MixedCommOp.ALLREDUCE_ALLGATHER else "reduce_scatter_all_reduce"
+        )
         for mode in [None, *handler.valid_mode_list]:
             # Whole numbers, so that composed sums are exact as well.
             shapes = [(in_rows(name, [4, 4], r // TP), 8) for r in range(WORLD)]

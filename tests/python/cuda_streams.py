@@ -9,9 +9,9 @@ from contextlib import suppress
 # kernel may have to wait for one that waits for it. Read when CUDA starts.
 os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
-import torch  # noqa: E402
+import torch
 
-import mixcomm  # noqa: E402
+import mixcomm
 
 PATIENCE = 20.0  # seconds, of waits that are not meant to end in a Timeout
 
@@ -35,9 +35,10 @@ _streams = []
 
 
 class Rank:
-    """One rank as a stream. While kernels of some rank may wait for another one's, nothing may wait for the device.
+    """One rank as a stream.
 
-    So copies, memory and the first use of any other kernel belong between two meetings, where no kernel runs.
+    While a kernel may wait for another rank's, nothing may wait for the device: so copies, new memory, and
+    the first use of any other kernel belong between two meetings, where none runs.
     """
 
     def __init__(self, bootstrap, point):
@@ -53,7 +54,10 @@ class Rank:
     def meet(self):
         """Waits for what this rank has put on its stream, then for all ranks to have done so."""
         self.stream.synchronize()
-        self.point.wait(3 * PATIENCE)
+        try:
+            self.point.wait(3 * PATIENCE)
+        except threading.BrokenBarrierError:  # a Timeout, since run_threads() looks for the cause
+            raise mixcomm.Timeout("another rank failed, or did not come to the meeting") from None
 
     def capture(self, fn):
         """A graph of what fn() enqueues, and what it returns. Collective: captures wait for the device."""
@@ -69,7 +73,7 @@ class Rank:
 
 
 def upload(graph, stream):
-    """Makes ready now what the first replay would, beside kernels that wait; where torch gives the graph away."""
+    """Makes ready now what the first replay would, beside kernels that wait; where torch lends the graph."""
     if hasattr(graph, "raw_cuda_graph_exec"):
         arguments = ctypes.c_void_p(graph.raw_cuda_graph_exec()), ctypes.c_void_p(stream.cuda_stream)
         assert ctypes.CDLL("libcuda.so.1").cuGraphUpload(*arguments) == 0
@@ -78,7 +82,8 @@ def upload(graph, stream):
 def on_streams(world, fn):
     """Runs fn(rank) on ranks as threads, each with its own stream as the current one; gives what they return.
 
-    fn ends with a meeting, before what it made is destroyed. If a rank fails, the others learn of it when they meet.
+    fn ends with a meeting, before what it made is destroyed. If a rank fails, the others learn of it when
+    they meet.
     """
     point, end = threading.Barrier(world), threading.Barrier(world)
     while len(_streams) < world:

@@ -1,4 +1,4 @@
-"""What torch, cupy and jax bring on a GPU: streams, memory without copies, graphs, compiling; one rank, alone."""
+"""What torch, cupy and jax bring on a GPU: streams, memory without copies, graphs, compiling; one rank."""
 
 import os
 
@@ -148,7 +148,7 @@ def test_refusals(communicator):
     ]:
         with pytest.raises(mixcomm.InvalidArgument, match=message):
             call()
-    with pytest.raises(mixcomm.Unsupported, match="device memory"):
+    with pytest.raises(mixcomm.Unsupported, match="on the host"):
         communicator.all_gather(x, counts, algorithm="composed")
     with torch.inference_mode(False), torch.enable_grad():
         recorded = torch.ones(2, 4, device="cuda", requires_grad=True)
@@ -212,7 +212,7 @@ def test_compiled(communicator, mode):
         for _ in range(4):  # with CUDA graphs: as it is, recorded, replayed
             x = torch.randn(8, 64, device="cuda")
             torch.compiler.cudagraph_mark_step_begin()
-            torch.testing.assert_close(compiled(x, weight).clone(), block(x, weight))
+            torch.testing.assert_close(compiled(x, weight).clone(), block(x, weight), atol=1e-4, rtol=1e-4)
 
 
 def test_a_captured_graph(communicator):

@@ -27,7 +27,10 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def results():
-    """By case, what each rank says of it: "" if all is well. All cases in one run, since starting takes longest."""
+    """Of each rank: what it says of each case ("" if all is well), its stderr, its status.
+
+    All cases in one run, since starting takes longest.
+    """
     base = {key: value for key, value in os.environ.items() if key != "CUDA_DEVICE_MAX_CONNECTIONS"}
     base |= {"MIXCOMM_WORLD_SIZE": str(WORLD), "MIXCOMM_PORT": str(free_port())}
     base |= {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
@@ -51,8 +54,7 @@ def results():
         cases = [json.loads(line) for line in lines.splitlines() if line.startswith('{"case"')]
         said.append({each["case"]: each["error"] for each in cases})
     return [
-        (each, stderr, rank.returncode)
-        for each, (_, stderr), rank in zip(said, outputs, ranks, strict=True)
+        (each, stderr, rank.returncode) for each, (_, stderr), rank in zip(said, outputs, ranks, strict=True)
     ]
 
 
