@@ -242,6 +242,10 @@ void check_place(const Array& array, const char* which, bool on_cuda, int device
 
 Counts::Counts(nb::handle rows, std::size_t uniform) : uniform_(uniform) {
   if (rows.is_none()) return;
+  if (torch_of(rows) != nullptr && nb::cast<bool>(rows.attr("is_cuda"))) {
+    read_device(rows);
+    return;
+  }
   if (PyIndex_Check(rows.ptr()) != 0 && PySequence_Check(rows.ptr()) == 0) {  // numpy's integers as well
     uniform_ = count_from(rows);
     return;
