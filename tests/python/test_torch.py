@@ -110,6 +110,20 @@ def test_tensors_that_cannot_be():
             ops.all_reduce(12345, torch.ones(1, 1))
 
 
+def test_whoever_looks_on_sees_the_ops():
+    """Eager calls go past the dispatcher; tracers and profilers find them all the same; inputs may be views."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with alone() as communicator, torch.no_grad():
+        x = torch.randn(3, 4)
+        graph = make_fx(lambda x: ops.all_gather(communicator, x))(x).graph
+        assert any("mixcomm.all_gather" in str(node.target) for node in graph.nodes)
+        with torch.profiler.profile() as profile:
+            ops.all_reduce(communicator, x)
+        assert any(event.name == "mixcomm::all_reduce" for event in profile.events())
+        assert ops.all_reduce(communicator, x.T).equal(x.T)
+
+
 @pytest.mark.parametrize("op", mixcomm.OPERATIONS)
 def test_opcheck(op):
     """PyTorch's own check of schema, fake kernel, autograd registration and tracing."""
