@@ -111,7 +111,7 @@ def test_tensors_that_cannot_be():
 
 
 def test_whoever_looks_on_sees_the_ops():
-    """Eager calls go past the dispatcher; tracers and profilers find them all the same; inputs may be views."""
+    """Eager calls go past the dispatcher, but tracers and profilers find them; inputs may be views."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with alone() as communicator, torch.no_grad():
