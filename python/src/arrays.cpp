@@ -27,6 +27,12 @@ std::string class_of(nb::handle object) {
   return text_of(object.type());
 }
 
+/// Whether the object's class is of a package whose name begins so: "cupy", or "jax" (which is jaxlib as
+/// well).
+bool is_from(nb::handle object, std::string_view package) {
+  return text_of(nb::object(object.type().attr("__module__"))).starts_with(package);
+}
+
 /// torch's own classes, looked up once it is imported: its attributes are read in a third of the time that
 /// its
 /// __dlpack__ takes.
@@ -128,7 +134,16 @@ nb::object bits_of_bfloat16(nb::handle object) {
   // ml_dtypes' own type, whose name may have its module before it.
   const std::string_view name = reinterpret_cast<PyTypeObject*>(type.ptr())->tp_name;
   if (name != "bfloat16" && !name.ends_with(".bfloat16")) return {};
+  if (is_from(object, "jax")) return {};  // whose views are copies, and which does export it
   return object.attr("view")("uint16");
+}
+
+/// What nanobind imports. cupy makes a stream that its consumer names wait for its current one, and the
+/// default stream where none is named; but operations run on the current one, and another one that waits
+/// would end a capture.
+nb::object without_waiting(nb::handle object) {
+  if (PyObject_CheckBuffer(object.ptr()) != 0 || !is_from(object, "cupy")) return nb::borrow(object);
+  return object.attr("__dlpack__")(nb::arg("stream") = -1);
 }
 
 template <class NdArray>
@@ -157,7 +172,7 @@ Array read_any(nb::handle object, const char* which, Access access) {
   Array array;
   const nb::object bits = bits_of_bfloat16(object);
   NdArray imported;
-  if (!nb::try_cast(bits.is_valid() ? nb::handle(bits) : object, imported)) {
+  if (!nb::try_cast(without_waiting(bits.is_valid() ? nb::handle(bits) : object), imported)) {
     PyErr_Clear();
     NdArray unused;
     nb::ndarray<nb::ro> readable;
@@ -206,15 +221,31 @@ void* current_stream(nb::handle object, const Array& array) {
     const Torch& torch = *Torch::find();
     if (!torch.raw_stream.is_none()) return pointer_from(torch.raw_stream(array.device));
   }
-  const std::string module = text_of(nb::object(object.type().attr("__module__")));
-  if (module.starts_with("cupy"))
+  if (is_from(object, "cupy"))
     return pointer_from(
         nb::object(nb::module_::import_("cupy.cuda").attr("get_current_stream")().attr("ptr")));
   return nullptr;  // the default stream, with which a DLPack export without a stream is in order
 }
 
+void check_place(const Array& array, const char* which, bool on_cuda, int device) {
+  if (array.tensor.elements() == 0) return;
+  if (array.on_cuda != on_cuda)
+    throw InvalidArgument(fmt::format(
+        "'{}' is in {} memory, but the communicator's backend is {}; make one with backend=\"{}\"", which,
+        array.on_cuda ? "CUDA" : "host", on_cuda ? "cuda" : "cpu", array.on_cuda ? "cuda" : "cpu"));
+  if (on_cuda && device >= 0 && array.device != device)
+    throw InvalidArgument(fmt::format(
+        "'{}' is on CUDA device {}, but the communicator's is {}; move the array, or make one with "
+        "device={}",
+        which, array.device, device, array.device));
+}
+
 Counts::Counts(nb::handle rows, std::size_t uniform) : uniform_(uniform) {
   if (rows.is_none()) return;
+  if (torch_of(rows) != nullptr && nb::cast<bool>(rows.attr("is_cuda"))) {
+    read_device(rows);
+    return;
+  }
   if (PyIndex_Check(rows.ptr()) != 0 && PySequence_Check(rows.ptr()) == 0) {  // numpy's integers as well
     uniform_ = count_from(rows);
     return;
@@ -223,12 +254,7 @@ Counts::Counts(nb::handle rows, std::size_t uniform) : uniform_(uniform) {
   if (is_array) {
     const nb::tuple device = nb::cast<nb::tuple>(rows.attr("__dlpack_device__")());
     if (nb::cast<int>(device[0]) == nb::device::cuda::value) {
-      nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig> imported;
-      if (!nb::try_cast(rows, imported))
-        throw InvalidArgument(
-            "row counts in device memory must be a contiguous int64 array with one count per DP rank");
-      device_ = imported.data();
-      keeps_ = std::make_shared<decltype(imported)>(imported);
+      read_device(rows);
       return;
     }
   }
@@ -245,7 +271,29 @@ Counts::Counts(nb::handle rows, std::size_t uniform) : uniform_(uniform) {
     list_.push_back(count_from(PySequence_Fast_GET_ITEM(fast.ptr(), static_cast<Py_ssize_t>(i))));
 }
 
-RowCounts Counts::value() const {
+void Counts::read_device(nb::handle rows) {
+  constexpr const char* rule =
+      "row counts in device memory must be a contiguous int64 array with one count per DP rank";
+  if (const Torch* torch = torch_of(rows)) {
+    if (!nb::object(rows.attr("dtype")).is(torch->int64) || nb::cast<int>(rows.attr("dim")()) != 1 ||
+        !nb::cast<bool>(rows.attr("is_contiguous")()))
+      throw InvalidArgument(rule);
+    device_ = static_cast<const std::int64_t*>(pointer_from(rows.attr("data_ptr")()));
+    given_ = nb::len(rows);
+    return;
+  }
+  nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig> imported;
+  if (!nb::try_cast(without_waiting(rows), imported)) throw InvalidArgument(rule);
+  device_ = imported.data();
+  given_ = imported.size();
+  keeps_ = std::make_shared<decltype(imported)>(imported);
+}
+
+RowCounts Counts::value(int dp) const {
+  // The library cannot tell, and would read beyond them.
+  if (device_ != nullptr && given_ != static_cast<std::size_t>(dp))
+    throw InvalidArgument(fmt::format(
+        "{} row counts in device memory were given for {} DP ranks; pass one count per DP rank", given_, dp));
   if (device_ != nullptr) return RowCounts::on_device(device_, uniform_);
   return is_list_ ? RowCounts(list_) : RowCounts(uniform_);
 }
