@@ -2,10 +2,12 @@
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -99,7 +101,11 @@ inline CommunicatorOptions options_from(const nanobind::dict& given) {
   options.cuda.multicast = nb::cast<bool>(given["multicast"]);
   options.cuda.nccl = pointer_from(given["nccl"]);
   options.cuda.nccl_windows = nb::cast<bool>(given["nccl_windows"]);
-  if (!given["tuning"].is_none()) options.tuning = TuningTable::load(nb::cast<std::string>(given["tuning"]));
+  const nb::object tuning = given["tuning"];
+  if (nb::isinstance<TuningTable>(tuning))
+    options.tuning = nb::cast<TuningTable>(tuning);
+  else if (!tuning.is_none())
+    options.tuning = TuningTable::load(nb::cast<std::filesystem::path>(tuning));
   return options;
 }
 
