@@ -28,7 +28,9 @@ TuningTable tune(const PyBootstrap& bootstrap, const nb::dict& given, const nb::
       const nb::gil_scoped_acquire gil;
       progress(done, all, now);
     };
-  const std::shared_ptr<Bootstrap> keep = bootstrap.get();
+  // Another thread may close it meanwhile.
+  const std::shared_ptr<Bootstrap> keep =
+      bootstrap.get();  // NOLINT(performance-unnecessary-copy-initialization)
   TuningTable table;
   {
     const Waiting waiting;
