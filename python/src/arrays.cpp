@@ -140,9 +140,10 @@ nb::object bits_of_bfloat16(nb::handle object) {
 
 /// What nanobind imports. cupy makes a stream that its consumer names wait for its current one, and the
 /// default stream where none is named; but operations run on the current one, and another one that waits
-/// would end a capture.
+/// would end a capture. (cupy's arrays have the buffer protocol as well, for memory that the host can read.)
 nb::object without_waiting(nb::handle object) {
-  if (PyObject_CheckBuffer(object.ptr()) != 0 || !is_from(object, "cupy")) return nb::borrow(object);
+  const bool numpy = std::string_view(Py_TYPE(object.ptr())->tp_name).starts_with("numpy.");  // quick to tell
+  if (numpy || !is_from(object, "cupy")) return nb::borrow(object);
   return object.attr("__dlpack__")(nb::arg("stream") = -1);
 }
 
