@@ -28,9 +28,8 @@ TuningTable tune(const PyBootstrap& bootstrap, const nb::dict& given, const nb::
       const nb::gil_scoped_acquire gil;
       progress(done, all, now);
     };
-  // Another thread may close it meanwhile.
-  const std::shared_ptr<Bootstrap> keep =
-      bootstrap.get();  // NOLINT(performance-unnecessary-copy-initialization)
+  // Another thread may close it meanwhile. NOLINTNEXTLINE(performance-unnecessary-copy-initialization)
+  const std::shared_ptr<Bootstrap> keep = bootstrap.get();
   TuningTable table;
   {
     const Waiting waiting;
