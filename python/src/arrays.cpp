@@ -7,6 +7,7 @@
 #include <optional>
 #include <string_view>
 
+#include "exchange_api.hpp"
 #include "mixcomm/error.hpp"
 #include "process.hpp"
 
@@ -40,7 +41,8 @@ struct Torch {
   nb::object tensor;
   nb::object bf16, fp16, fp32, int64;
   nb::object is_grad_enabled;
-  nb::object raw_stream;  ///< none where torch has no CUDA
+  nb::object raw_stream;   ///< none where torch has no CUDA
+  const ExchangeApi* api;  ///< of plain tensors; null before torch 2.10
 
   static const Torch* find() {
     static const Torch* found = nullptr;
@@ -60,7 +62,8 @@ struct Torch {
                       torch.attr("float32"),
                       torch.attr("int64"),
                       torch.attr("is_grad_enabled"),
-                      stream};
+                      stream,
+                      exchange_api_of(torch.attr("Tensor"))};
     return found;
   }
   [[nodiscard]] bool holds(nb::handle object) const {
@@ -78,6 +81,48 @@ void fold_shape(Tensor& tensor, std::size_t axis, std::size_t length) {
     tensor.rows = length;
   else
     tensor.hidden *= length;
+}
+
+std::optional<DType> dtype_of_dlpack(nb::dlpack::dtype dtype) {
+  if (dtype.lanes != 1) return std::nullopt;
+  if (dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16)
+    return DType::bf16;
+  if (dtype.code != static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float)) return std::nullopt;
+  if (dtype.bits == 16) return DType::fp16;
+  if (dtype.bits == 32) return DType::fp32;
+  return std::nullopt;
+}
+
+/// A plain tensor that can be taken as it is. Nothing for all others, of which read_torch() says what is
+/// wrong.
+std::optional<Array> read_at_once(const Torch& torch, nb::handle object) {
+  if (torch.api == nullptr || !object.type().is(torch.tensor)) return std::nullopt;
+  if (nb::cast<bool>(torch.is_grad_enabled()) && nb::cast<bool>(object.attr("requires_grad")))
+    return std::nullopt;
+  nb::dlpack::dltensor tensor;
+  if (torch.api->tensor_from(object.ptr(), &tensor) != 0) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  const auto dtype = dtype_of_dlpack(tensor.dtype);
+  const int kind = tensor.device.device_type;
+  const bool on_cuda = kind == nb::device::cuda::value;
+  if (!dtype || tensor.ndim == 0 || (!on_cuda && kind != nb::device::cpu::value)) return std::nullopt;
+  Array array;
+  array.is_torch = true;
+  array.on_cuda = on_cuda;
+  array.device = tensor.device.device_id;
+  array.tensor.dtype = *dtype;
+  array.tensor.hidden = 1;
+  std::int64_t expected = 1;
+  for (int i = tensor.ndim; i-- > 0;) {
+    if (tensor.shape[i] != 1 && tensor.strides != nullptr && tensor.strides[i] != expected)
+      return std::nullopt;
+    expected *= tensor.shape[i];
+    fold_shape(array.tensor, static_cast<std::size_t>(i), static_cast<std::size_t>(tensor.shape[i]));
+  }
+  array.tensor.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
+  return array;
 }
 
 Array read_torch(const Torch& torch, nb::handle object, const char* which) {
@@ -111,16 +156,6 @@ Array read_torch(const Torch& torch, nb::handle object, const char* which) {
                               text_of(nb::object(object.attr("device")))));
   array.tensor.data = pointer_from(object.attr("data_ptr")());
   return array;
-}
-
-std::optional<DType> dtype_of_dlpack(nb::dlpack::dtype dtype) {
-  if (dtype.lanes != 1) return std::nullopt;
-  if (dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16)
-    return DType::bf16;
-  if (dtype.code != static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float)) return std::nullopt;
-  if (dtype.bits == 16) return DType::fp16;
-  if (dtype.bits == 32) return DType::fp32;
-  return std::nullopt;
 }
 
 /// numpy has no bfloat16 of its own, and exports that of ml_dtypes to nobody: its bits are.
@@ -211,7 +246,10 @@ std::size_t count_from(nb::handle object) {
 }  // namespace
 
 Array read_array(nb::handle object, const char* which, Access access) {
-  if (const Torch* torch = torch_of(object)) return read_torch(*torch, object, which);
+  if (const Torch* torch = torch_of(object)) {
+    if (auto array = read_at_once(*torch, object)) return *array;
+    return read_torch(*torch, object, which);
+  }
   if (access == Access::write) return read_any<nb::ndarray<>>(object, which, access);
   return read_any<nb::ndarray<nb::ro>>(object, which, access);
 }
@@ -220,6 +258,11 @@ void* current_stream(nb::handle object, const Array& array) {
   if (!array.on_cuda) return nullptr;
   if (array.is_torch) {
     const Torch& torch = *Torch::find();
+    void* stream = nullptr;
+    if (torch.api != nullptr &&
+        torch.api->current_stream(nb::device::cuda::value, array.device, &stream) == 0)
+      return stream;
+    PyErr_Clear();
     if (!torch.raw_stream.is_none()) return pointer_from(torch.raw_stream(array.device));
   }
   if (is_from(object, "cupy"))
@@ -276,6 +319,19 @@ void Counts::read_device(nb::handle rows) {
   constexpr const char* rule =
       "row counts in device memory must be a contiguous int64 array with one count per DP rank";
   if (const Torch* torch = torch_of(rows)) {
+    nb::dlpack::dltensor tensor;
+    if (torch->api != nullptr && rows.type().is(torch->tensor) &&
+        torch->api->tensor_from(rows.ptr(), &tensor) == 0) {
+      constexpr auto integer = static_cast<std::uint8_t>(nb::dlpack::dtype_code::Int);
+      const bool one_axis =
+          tensor.ndim == 1 && (tensor.strides == nullptr || tensor.strides[0] == 1 || tensor.shape[0] == 1);
+      if (tensor.dtype.code != integer || tensor.dtype.bits != 64 || !one_axis) throw InvalidArgument(rule);
+      device_ =
+          reinterpret_cast<const std::int64_t*>(static_cast<std::byte*>(tensor.data) + tensor.byte_offset);
+      given_ = static_cast<std::size_t>(tensor.shape[0]);
+      return;
+    }
+    PyErr_Clear();
     if (!nb::object(rows.attr("dtype")).is(torch->int64) || nb::cast<int>(rows.attr("dim")()) != 1 ||
         !nb::cast<bool>(rows.attr("is_contiguous")()))
       throw InvalidArgument(rule);
