@@ -27,7 +27,7 @@ check-python: ## pip install, the Python tests and examples; with PyTorch where 
 	@scripts/setup
 	@scripts/check-python -q
 
-check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer
+check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer, the Python package
 	@scripts/check-cuda
 
 bench-cpu: ## the CPU backend against Open MPI and MPICH, into bench/results/; some minutes

@@ -75,6 +75,8 @@ class Backend {
   virtual void clear(void* data, std::size_t bytes, void* stream);
   /// What choose() is told of this backend, beside the call's shape.
   [[nodiscard]] virtual BackendKind kind() const = 0;
+  /// The CUDA device that this rank's memory is on; -1: it is host memory.
+  [[nodiscard]] virtual int device() const { return -1; }
 };
 
 }  // namespace mixcomm

@@ -152,6 +152,7 @@ Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& give
   const auto make_backend = options.backend == BackendKind::cuda ? cuda::make_backend : cpu::make_backend;
   state_ = std::unique_ptr<State>(
       new State{bootstrap, options, grid, make_backend(bootstrap, grid, options), 0, nullptr});
+  state_->options.cuda.device = state_->backend->device();
   if (options.tuning) check_fits(bootstrap, *options.tuning, *state_->backend, options);
 }
 

@@ -7,6 +7,7 @@
 #include "tools/bench_gpu.hpp"
 #include "tools/bench_rows.hpp"
 #include "tools/cpu_rows.hpp"
+#include "tools/exchange_long.hpp"
 #include "tools/gpus.hpp"
 #include "tools/machine.hpp"
 #include "tools/output.hpp"

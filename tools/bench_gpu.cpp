@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "cuda/driver.hpp"
+#include "tools/exchange_long.hpp"
 #include "tools/gpu_rank.hpp"
 #include "tools/graph_bench.hpp"
 #include "tools/output.hpp"

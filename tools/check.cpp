@@ -9,6 +9,7 @@
 #include "tools/backend.hpp"
 #include "tools/check_cases.hpp"
 #include "tools/check_plan.hpp"
+#include "tools/exchange_long.hpp"
 #include "tools/gpus.hpp"
 #include "tools/machine.hpp"
 #include "tools/output.hpp"

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 
+#include "tools/exchange_long.hpp"
 #include "tools/machine.hpp"
 #include "tools/output.hpp"
 #include "tools/ranks.hpp"

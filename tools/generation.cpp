@@ -6,6 +6,7 @@
 #include "runner/decoder.hpp"
 #include "runner/generate.hpp"
 #include "runner/shard.hpp"
+#include "tools/exchange_long.hpp"
 #include "tools/step_times.hpp"
 
 namespace mixcomm::tools {

@@ -9,6 +9,7 @@
 
 #include "mixcomm/mixcomm.hpp"
 #include "tools/command.hpp"
+#include "tools/split.hpp"
 
 namespace mixcomm::tools {
 
@@ -26,9 +27,6 @@ CLI::Option* add_named(CLI::App& app, const std::string& flag, T& value, T (*fro
   };
   return app.add_option(flag, read, help)->type_name("NAME");
 }
-
-/// The parts of "a,b,c".
-[[nodiscard]] std::vector<std::string> split(const std::string& text);
 
 /// A flag whose value is `all`, or names with commas in between.
 template <class T>

@@ -33,8 +33,4 @@ struct RanksResult {
 /// False on the ranks of a launcher that are not rank 0.
 [[nodiscard]] bool this_process_prints();
 
-/// All-gather of messages of any length, by rank: Bootstrap::exchange() in pieces. Collective.
-[[nodiscard]] std::vector<std::string> exchange_long(Bootstrap& bootstrap, std::string_view step,
-                                                     std::string_view mine);
-
 }  // namespace mixcomm::tools

@@ -1,12 +1,14 @@
 """Two layers of attention TP 2 x DP 2 and experts EP 4 in PyTorch: fused boundaries against composed ones.
 
-Run: torchrun --nproc-per-node 4 moe_block_torch.py. On CPU torch.distributed goes over gloo; --device cuda
-needs one GPU per rank, or one that all share (then start nvidia-cuda-mps-control -d first, so that their
-kernels run at the same time).
+Run: torchrun --nproc-per-node 4 moe_block_torch.py. --backend cuda takes one GPU per rank, or one that all
+share: then start nvidia-cuda-mps-control -d first, so that their kernels run at the same time. The composed
+way goes over NCCL where each rank has a GPU, and elsewhere over gloo, through host memory.
 """
 
 import argparse
 import os
+import time
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -26,22 +28,27 @@ class Composed:
         tp = [dist.new_group([d * TP + t for t in range(TP)]) for d in range(DP)]
         dp = [dist.new_group([d * TP + t for d in range(DP)]) for t in range(TP)]
         self.tp, self.dp = tp[dist.get_rank() // TP], dp[dist.get_rank() % TP]
+        self.nccl = dist.get_backend() == "nccl"
 
     def gather(self, x: torch.Tensor) -> torch.Tensor:
         """All-reduce over TP, then all-gather over DP."""
-        x = x.clone()
-        dist.all_reduce(x, group=self.tp)
-        blocks = [torch.empty_like(x) for _ in range(DP)]
-        dist.all_gather(blocks, x, group=self.dp)
-        return torch.cat(blocks)
+        mine = x.clone() if self.nccl else x.to("cpu", copy=True)
+        dist.all_reduce(mine, group=self.tp)
+        blocks = [torch.empty_like(mine) for _ in range(DP)]
+        dist.all_gather(blocks, mine, group=self.dp)
+        return torch.cat(blocks).to(x.device)
 
     def scatter(self, x: torch.Tensor) -> torch.Tensor:
-        """Reduce-scatter over DP (all-reduce and slice, which gloo has), then all-reduce over TP."""
-        x = x.clone()
-        dist.all_reduce(x, group=self.dp)
-        x = x.unflatten(0, (DP, -1))[dist.get_rank() // TP].contiguous()
-        dist.all_reduce(x, group=self.tp)
-        return x
+        """Reduce-scatter over DP (with gloo all-reduce and slice), then all-reduce over TP."""
+        if self.nccl:
+            mine = x.new_empty(x.shape[0] // DP, *x.shape[1:])
+            dist.reduce_scatter_tensor(mine, x, group=self.dp)
+        else:
+            mine = x.to("cpu", copy=True)
+            dist.all_reduce(mine, group=self.dp)
+            mine = mine.unflatten(0, (DP, -1))[dist.get_rank() // TP].contiguous()
+        dist.all_reduce(mine, group=self.tp)
+        return mine.to(x.device)
 
 
 class Fused:
@@ -89,32 +96,51 @@ class Block(torch.nn.Module):
         return boundary.scatter((torch.relu(tokens) @ self.expert).round() * chosen[:, None]).clamp(-64, 64)
 
 
+def microseconds(call: Callable[[], object], times: int = 100) -> float:
+    """Of one call, on average, all ranks at once."""
+    for _ in range(5):
+        call()
+    dist.barrier()
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / times * 1e6
+
+
 @torch.inference_mode()
 def main() -> None:
-    """Runs both ways on the same numbers."""
+    """Runs both ways on the same numbers, then times their boundaries."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    device = parser.parse_args().device
+    parser.add_argument("--backend", choices=["cpu", "cuda"], default="cpu")
+    backend = parser.parse_args().backend
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
-    if device == "cuda":
+    if backend == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    gpu_each = backend == "cuda" and torch.cuda.device_count() >= TP * DP
+    dist.init_process_group("nccl" if gpu_each else "gloo")
+    rank = dist.get_rank()
 
-    communicator = mixcomm.Communicator.from_torch(tp=TP, dp=DP, backend=device)
+    communicator = mixcomm.Communicator.from_torch(tp=TP, dp=DP, backend=backend)
     fused, composed = Fused(communicator), Composed()
-    blocks = [Block(layer, rank).to(device) for layer in range(LAYERS)]
+    blocks = [Block(layer, rank).to(backend) for layer in range(LAYERS)]
     generator = torch.Generator().manual_seed(100 + rank // TP)  # the same on the TP ranks of a DP rank
     for step in range(3):
-        x = y = torch.randint(-8, 9, (ROWS, HIDDEN), generator=generator).float().to(device)
+        x = y = torch.randint(-8, 9, (ROWS, HIDDEN), generator=generator).float().to(backend)
         for block in blocks:
-            # Gloo has no CUDA tensors for all of these, so the composed way goes through the host.
-            x = block(x, fused)
-            y = block.cpu()(y.cpu(), composed).to(device)
-            block.to(device)
+            x, y = block(x, fused), block(y, composed)
         assert x.equal(y), f"step {step}: fused and composed differ on rank {rank}"
         assert x.any(), "nothing was computed"
     print(f"rank {rank}: {LAYERS} layers, fused and composed give the same numbers")
+
+    ways = (fused, composed)
+    times = [microseconds(lambda way=way: way.scatter(way.gather(x))) for way in ways]
+    if rank == 0:
+        print(
+            f"two boundaries of {ROWS} rows x {HIDDEN}: fused {times[0]:.0f} us, "
+            f"two torch.distributed calls each ({dist.get_backend()}) {times[1]:.0f} us"
+        )
     communicator.close()
     dist.destroy_process_group()
 

@@ -133,6 +133,7 @@ class Communicator {
   Communicator& operator=(Communicator&&) noexcept;
 
   [[nodiscard]] const Grid& grid() const;
+  /// With defaults filled in, the CUDA device among them (-1 on CPU).
   [[nodiscard]] const CommunicatorOptions& options() const;
 
   /// Throws the failure of this communicator, if there is one. On CUDA: what its kernels have found so far;

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import _core
-from ._core import Bootstrap, Buffer
+from ._core import Bootstrap, Buffer, TuningTable
 from .bootstrap import from_env, from_mpi, from_torch, run_threads
 from .communicator import OPERATIONS, Communicator
 from .errors import (
@@ -23,6 +23,7 @@ from .errors import (
     Unsupported,
 )
 from .layers import Boundary, LayerCommunicator
+from .tuning import tune
 
 __version__ = _core.version
 
@@ -53,10 +54,12 @@ __all__ = [
     "PeerGone",
     "SystemError",
     "Timeout",
+    "TuningTable",
     "Unsupported",
     "from_env",
     "from_mpi",
     "from_torch",
     "info",
     "run_threads",
+    "tune",
 ]

@@ -42,9 +42,8 @@ def empty_like(array: Any, rows: int) -> Any:
         import numpy as np
 
         return np.empty(shape, array.dtype)
-    namespace = getattr(array, "__array_namespace__", None)
-    if namespace is not None and type(array).__module__.startswith("cupy"):
-        return namespace().empty(shape, dtype=array.dtype)
+    if type(array).__module__.startswith("cupy"):
+        return sys.modules["cupy"].empty(shape, dtype=array.dtype)
     raise Unsupported(
         f"out= is needed for arrays of {type(array).__module__}: mixcomm makes arrays of numpy, torch and "
         "cupy, and those of other frameworks may not be written once they are made"

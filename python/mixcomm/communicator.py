@@ -94,7 +94,7 @@ class Communicator:
         multicast: bool = False,
         nccl: int = 0,
         nccl_windows: bool = False,
-        tuning: str | os.PathLike[str] | None = None,
+        tuning: _core.TuningTable | str | os.PathLike[str] | None = None,
     ) -> None:
         """Collective over the bootstrap's ranks (None: from_env()), which pass the same.
 
@@ -102,9 +102,9 @@ class Communicator:
         timeout: seconds, of every wait. check_agreement: compare each call between ranks (None: on CPU).
         workspace_bytes: staging per rank (0: 1 MiB, or 4 MiB on CUDA). backend: "cpu" or "cuda". device: CUDA
         device (-1: the current one). protocol, max_lanes, multicast, nccl (an ncclComm_t as an int),
-        nccl_windows: see CudaOptions in mixcomm/communicator.hpp. tuning: a file that `mixcomm tune` made for
-        this machine, grid and backend, the same on all ranks. Raises InvalidArgument, Unsupported,
-        Disagreement, Timeout, SystemError.
+        nccl_windows: see CudaOptions in mixcomm/communicator.hpp. tuning: what mixcomm.tune() or
+        `mixcomm tune` made for this machine, grid and backend, or the file with it, the same on all ranks.
+        Raises InvalidArgument, Unsupported, Disagreement, Timeout, SystemError.
         """
         if bootstrap is None:
             bootstrap = _bootstrap.from_env(timeout)
@@ -123,7 +123,7 @@ class Communicator:
             "multicast": multicast,
             "nccl": nccl,
             "nccl_windows": nccl_windows,
-            "tuning": None if tuning is None else os.fspath(tuning),
+            "tuning": tuning,
         }
         self._core = _core.Communicator(bootstrap, options)
         self.bootstrap = bootstrap

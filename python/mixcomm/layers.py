@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from . import _core, arrays
 from . import bootstrap as _bootstrap
 from .communicator import default_options
-from .errors import InvalidArgument, Unsupported
+from .errors import InvalidArgument
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,8 @@ class LayerCommunicator:
         or "moe+shared" (with a shared expert), one each. hidden: elements of a row. max_rows: of all DP ranks
         in one step. vocab: columns of the logits (0: none are moved); vocab_parallel: embedding and head are
         sharded over attn_tp. options: as of Communicator. Raises InvalidArgument for a model in which a sum
-        would be left out or made twice; Unsupported where this version has no planner.
+        would be left out or made twice.
         """
-        if not hasattr(_core, "LayerCommunicator"):
-            raise Unsupported(
-                "this version of mixcomm has no LayerCommunicator: there is no mixcomm/layer_communicator.hpp"
-            )
         unknown = set(options) - set(default_options())
         if unknown:
             raise InvalidArgument(

@@ -2,13 +2,17 @@
 
 ``mixcomm.torch.all_reduce_all_gather(communicator, x)`` and so on give a new tensor; with ``out=`` they write
 into one. Inference only: tensors that require grad are refused while autograd records. The ops behind them
-are ``torch.ops.mixcomm.*``, which take a communicator as the number that ``register`` gives.
+are ``torch.ops.mixcomm.*``, which take a communicator as the number that ``register`` gives. Where nobody
+looks on (no tracing, no profiler), a call goes straight to the communicator: PyTorch's dispatcher would take
+longer than all the rest.
 """
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -16,7 +20,7 @@ from .communicator import _GATHERS, OPERATIONS, Communicator
 from .errors import InvalidArgument, Unsupported
 
 _communicators: weakref.WeakValueDictionary[int, Communicator] = weakref.WeakValueDictionary()
-_next_number = 0
+_numbers = itertools.count()  # also for ranks that are threads
 
 
 def register(communicator: Communicator) -> int:
@@ -27,9 +31,7 @@ def register(communicator: Communicator) -> int:
     """
     number = getattr(communicator, "_torch_number", None)
     if number is None:
-        global _next_number
-        number = communicator._torch_number = _next_number
-        _next_number += 1
+        number = communicator._torch_number = next(_numbers)
         _communicators[number] = communicator
     return number
 
@@ -101,12 +103,12 @@ def _define(op: str) -> None:
     def autograd(input: torch.Tensor, *rest: object) -> torch.Tensor:
         _refuse_grad(op, input)
         with torch._C._AutoDispatchBelowAutograd():
-            return getattr(torch.ops.mixcomm, op)(input, *rest)
+            return _OPS[op](input, *rest)
 
     def autograd_out(input: torch.Tensor, out: torch.Tensor, *rest: object) -> None:
         _refuse_grad(op, input, out)
         with torch._C._AutoDispatchBelowAutograd():
-            getattr(torch.ops.mixcomm, op + "_out")(input, out, *rest)
+            _OUT_OPS[op](input, out, *rest)
 
     tags = (torch.Tag.pt2_compliant_tag,)
     _library.define(
@@ -127,6 +129,23 @@ def _define(op: str) -> None:
 
 for _op in OPERATIONS:
     _define(_op)
+_OPS: dict[str, Any] = {op: getattr(torch.ops.mixcomm, op).default for op in OPERATIONS}
+_OUT_OPS: dict[str, Any] = {op: getattr(torch.ops.mixcomm, op + "_out").default for op in OPERATIONS}
+
+
+def _nobody_looks_on(input: torch.Tensor, out: torch.Tensor | None) -> bool:
+    """Whether plain tensors are computed with, so that what the dispatcher does beside calling is not needed.
+
+    A non-contiguous input is copied there.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(input) is torch.Tensor
+        and (out is None or type(out) is torch.Tensor)
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._autograd._profiler_enabled()
+        and input.is_contiguous()
+    )
 
 
 def _call(
@@ -142,11 +161,14 @@ def _call(
             f"mixcomm.torch.{op}: row counts in device memory have no op yet; call Communicator.{op}, "
             "which CUDA graphs capture as well"
         )
+    if _nobody_looks_on(input, out):
+        mine = _registered(communicator) if isinstance(communicator, int) else communicator
+        return mine.run(op, input, rows, out=out, algorithm=algorithm)
     number = communicator if isinstance(communicator, int) else register(communicator)
     counts = None if rows is None else [rows] if isinstance(rows, int | torch.SymInt) else list(rows)
     if out is None:
-        return getattr(torch.ops.mixcomm, op)(input, number, counts, algorithm)
-    getattr(torch.ops.mixcomm, op + "_out")(input, out, number, counts, algorithm)
+        return _OPS[op](input, number, counts, algorithm)
+    _OUT_OPS[op](input, out, number, counts, algorithm)
     return out
 
 

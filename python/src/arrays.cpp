@@ -7,6 +7,7 @@
 #include <optional>
 #include <string_view>
 
+#include "exchange_api.hpp"
 #include "mixcomm/error.hpp"
 #include "process.hpp"
 
@@ -27,6 +28,12 @@ std::string class_of(nb::handle object) {
   return text_of(object.type());
 }
 
+/// Whether the object's class is of a package whose name begins so: "cupy", or "jax" (which is jaxlib as
+/// well).
+bool is_from(nb::handle object, std::string_view package) {
+  return text_of(nb::object(object.type().attr("__module__"))).starts_with(package);
+}
+
 /// torch's own classes, looked up once it is imported: its attributes are read in a third of the time that
 /// its
 /// __dlpack__ takes.
@@ -34,7 +41,8 @@ struct Torch {
   nb::object tensor;
   nb::object bf16, fp16, fp32, int64;
   nb::object is_grad_enabled;
-  nb::object raw_stream;  ///< none where torch has no CUDA
+  nb::object raw_stream;   ///< none where torch has no CUDA
+  const ExchangeApi* api;  ///< of plain tensors; null before torch 2.10
 
   static const Torch* find() {
     static const Torch* found = nullptr;
@@ -54,7 +62,8 @@ struct Torch {
                       torch.attr("float32"),
                       torch.attr("int64"),
                       torch.attr("is_grad_enabled"),
-                      stream};
+                      stream,
+                      exchange_api_of(torch.attr("Tensor"))};
     return found;
   }
   [[nodiscard]] bool holds(nb::handle object) const {
@@ -72,6 +81,48 @@ void fold_shape(Tensor& tensor, std::size_t axis, std::size_t length) {
     tensor.rows = length;
   else
     tensor.hidden *= length;
+}
+
+std::optional<DType> dtype_of_dlpack(nb::dlpack::dtype dtype) {
+  if (dtype.lanes != 1) return std::nullopt;
+  if (dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16)
+    return DType::bf16;
+  if (dtype.code != static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float)) return std::nullopt;
+  if (dtype.bits == 16) return DType::fp16;
+  if (dtype.bits == 32) return DType::fp32;
+  return std::nullopt;
+}
+
+/// A plain tensor that can be taken as it is. Nothing for all others, of which read_torch() says what is
+/// wrong.
+std::optional<Array> read_at_once(const Torch& torch, nb::handle object) {
+  if (torch.api == nullptr || !object.type().is(torch.tensor)) return std::nullopt;
+  if (nb::cast<bool>(torch.is_grad_enabled()) && nb::cast<bool>(object.attr("requires_grad")))
+    return std::nullopt;
+  nb::dlpack::dltensor tensor;
+  if (torch.api->tensor_from(object.ptr(), &tensor) != 0) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  const auto dtype = dtype_of_dlpack(tensor.dtype);
+  const int kind = tensor.device.device_type;
+  const bool on_cuda = kind == nb::device::cuda::value;
+  if (!dtype || tensor.ndim == 0 || (!on_cuda && kind != nb::device::cpu::value)) return std::nullopt;
+  Array array;
+  array.is_torch = true;
+  array.on_cuda = on_cuda;
+  array.device = tensor.device.device_id;
+  array.tensor.dtype = *dtype;
+  array.tensor.hidden = 1;
+  std::int64_t expected = 1;
+  for (int i = tensor.ndim; i-- > 0;) {
+    if (tensor.shape[i] != 1 && tensor.strides != nullptr && tensor.strides[i] != expected)
+      return std::nullopt;
+    expected *= tensor.shape[i];
+    fold_shape(array.tensor, static_cast<std::size_t>(i), static_cast<std::size_t>(tensor.shape[i]));
+  }
+  array.tensor.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
+  return array;
 }
 
 Array read_torch(const Torch& torch, nb::handle object, const char* which) {
@@ -107,16 +158,6 @@ Array read_torch(const Torch& torch, nb::handle object, const char* which) {
   return array;
 }
 
-std::optional<DType> dtype_of_dlpack(nb::dlpack::dtype dtype) {
-  if (dtype.lanes != 1) return std::nullopt;
-  if (dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16)
-    return DType::bf16;
-  if (dtype.code != static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float)) return std::nullopt;
-  if (dtype.bits == 16) return DType::fp16;
-  if (dtype.bits == 32) return DType::fp32;
-  return std::nullopt;
-}
-
 /// numpy has no bfloat16 of its own, and exports that of ml_dtypes to nobody: its bits are.
 nb::object bits_of_bfloat16(nb::handle object) {
   const auto dtype = nb::steal(PyObject_GetAttrString(object.ptr(), "dtype"));
@@ -128,7 +169,17 @@ nb::object bits_of_bfloat16(nb::handle object) {
   // ml_dtypes' own type, whose name may have its module before it.
   const std::string_view name = reinterpret_cast<PyTypeObject*>(type.ptr())->tp_name;
   if (name != "bfloat16" && !name.ends_with(".bfloat16")) return {};
+  if (is_from(object, "jax")) return {};  // whose views are copies, and which does export it
   return object.attr("view")("uint16");
+}
+
+/// What nanobind imports. cupy makes a stream that its consumer names wait for its current one, and the
+/// default stream where none is named; but operations run on the current one, and another one that waits
+/// would end a capture. (cupy's arrays have the buffer protocol as well, for memory that the host can read.)
+nb::object without_waiting(nb::handle object) {
+  const bool numpy = std::string_view(Py_TYPE(object.ptr())->tp_name).starts_with("numpy.");  // quick to tell
+  if (numpy || !is_from(object, "cupy")) return nb::borrow(object);
+  return object.attr("__dlpack__")(nb::arg("stream") = -1);
 }
 
 template <class NdArray>
@@ -157,7 +208,7 @@ Array read_any(nb::handle object, const char* which, Access access) {
   Array array;
   const nb::object bits = bits_of_bfloat16(object);
   NdArray imported;
-  if (!nb::try_cast(bits.is_valid() ? nb::handle(bits) : object, imported)) {
+  if (!nb::try_cast(without_waiting(bits.is_valid() ? nb::handle(bits) : object), imported)) {
     PyErr_Clear();
     NdArray unused;
     nb::ndarray<nb::ro> readable;
@@ -195,7 +246,10 @@ std::size_t count_from(nb::handle object) {
 }  // namespace
 
 Array read_array(nb::handle object, const char* which, Access access) {
-  if (const Torch* torch = torch_of(object)) return read_torch(*torch, object, which);
+  if (const Torch* torch = torch_of(object)) {
+    if (auto array = read_at_once(*torch, object)) return *array;
+    return read_torch(*torch, object, which);
+  }
   if (access == Access::write) return read_any<nb::ndarray<>>(object, which, access);
   return read_any<nb::ndarray<nb::ro>>(object, which, access);
 }
@@ -204,17 +258,38 @@ void* current_stream(nb::handle object, const Array& array) {
   if (!array.on_cuda) return nullptr;
   if (array.is_torch) {
     const Torch& torch = *Torch::find();
+    void* stream = nullptr;
+    if (torch.api != nullptr &&
+        torch.api->current_stream(nb::device::cuda::value, array.device, &stream) == 0)
+      return stream;
+    PyErr_Clear();
     if (!torch.raw_stream.is_none()) return pointer_from(torch.raw_stream(array.device));
   }
-  const std::string module = text_of(nb::object(object.type().attr("__module__")));
-  if (module.starts_with("cupy"))
+  if (is_from(object, "cupy"))
     return pointer_from(
         nb::object(nb::module_::import_("cupy.cuda").attr("get_current_stream")().attr("ptr")));
   return nullptr;  // the default stream, with which a DLPack export without a stream is in order
 }
 
+void check_place(const Array& array, const char* which, bool on_cuda, int device) {
+  if (array.tensor.elements() == 0) return;
+  if (array.on_cuda != on_cuda)
+    throw InvalidArgument(fmt::format(
+        "'{}' is in {} memory, but the communicator's backend is {}; make one with backend=\"{}\"", which,
+        array.on_cuda ? "CUDA" : "host", on_cuda ? "cuda" : "cpu", array.on_cuda ? "cuda" : "cpu"));
+  if (on_cuda && device >= 0 && array.device != device)
+    throw InvalidArgument(fmt::format(
+        "'{}' is on CUDA device {}, but the communicator's is {}; move the array, or make one with "
+        "device={}",
+        which, array.device, device, array.device));
+}
+
 Counts::Counts(nb::handle rows, std::size_t uniform) : uniform_(uniform) {
   if (rows.is_none()) return;
+  if (torch_of(rows) != nullptr && nb::cast<bool>(rows.attr("is_cuda"))) {
+    read_device(rows);
+    return;
+  }
   if (PyIndex_Check(rows.ptr()) != 0 && PySequence_Check(rows.ptr()) == 0) {  // numpy's integers as well
     uniform_ = count_from(rows);
     return;
@@ -223,12 +298,7 @@ Counts::Counts(nb::handle rows, std::size_t uniform) : uniform_(uniform) {
   if (is_array) {
     const nb::tuple device = nb::cast<nb::tuple>(rows.attr("__dlpack_device__")());
     if (nb::cast<int>(device[0]) == nb::device::cuda::value) {
-      nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig> imported;
-      if (!nb::try_cast(rows, imported))
-        throw InvalidArgument(
-            "row counts in device memory must be a contiguous int64 array with one count per DP rank");
-      device_ = imported.data();
-      keeps_ = std::make_shared<decltype(imported)>(imported);
+      read_device(rows);
       return;
     }
   }
@@ -245,7 +315,42 @@ Counts::Counts(nb::handle rows, std::size_t uniform) : uniform_(uniform) {
     list_.push_back(count_from(PySequence_Fast_GET_ITEM(fast.ptr(), static_cast<Py_ssize_t>(i))));
 }
 
-RowCounts Counts::value() const {
+void Counts::read_device(nb::handle rows) {
+  constexpr const char* rule =
+      "row counts in device memory must be a contiguous int64 array with one count per DP rank";
+  if (const Torch* torch = torch_of(rows)) {
+    nb::dlpack::dltensor tensor;
+    if (torch->api != nullptr && rows.type().is(torch->tensor) &&
+        torch->api->tensor_from(rows.ptr(), &tensor) == 0) {
+      constexpr auto integer = static_cast<std::uint8_t>(nb::dlpack::dtype_code::Int);
+      const bool one_axis =
+          tensor.ndim == 1 && (tensor.strides == nullptr || tensor.strides[0] == 1 || tensor.shape[0] == 1);
+      if (tensor.dtype.code != integer || tensor.dtype.bits != 64 || !one_axis) throw InvalidArgument(rule);
+      device_ =
+          reinterpret_cast<const std::int64_t*>(static_cast<std::byte*>(tensor.data) + tensor.byte_offset);
+      given_ = static_cast<std::size_t>(tensor.shape[0]);
+      return;
+    }
+    PyErr_Clear();
+    if (!nb::object(rows.attr("dtype")).is(torch->int64) || nb::cast<int>(rows.attr("dim")()) != 1 ||
+        !nb::cast<bool>(rows.attr("is_contiguous")()))
+      throw InvalidArgument(rule);
+    device_ = static_cast<const std::int64_t*>(pointer_from(rows.attr("data_ptr")()));
+    given_ = nb::len(rows);
+    return;
+  }
+  nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c_contig> imported;
+  if (!nb::try_cast(without_waiting(rows), imported)) throw InvalidArgument(rule);
+  device_ = imported.data();
+  given_ = imported.size();
+  keeps_ = std::make_shared<decltype(imported)>(imported);
+}
+
+RowCounts Counts::value(int dp) const {
+  // The library cannot tell, and would read beyond them.
+  if (device_ != nullptr && given_ != static_cast<std::size_t>(dp))
+    throw InvalidArgument(fmt::format(
+        "{} row counts in device memory were given for {} DP ranks; pass one count per DP rank", given_, dp));
   if (device_ != nullptr) return RowCounts::on_device(device_, uniform_);
   return is_list_ ? RowCounts(list_) : RowCounts(uniform_);
 }

@@ -34,16 +34,24 @@ enum class Access : std::uint8_t { read, write };
 /// The stream on which the array's framework runs now, for CUDA.
 [[nodiscard]] void* current_stream(nanobind::handle object, const Array& array);
 
+/// Throws InvalidArgument for an array that is in another memory than the communicator's, or on another CUDA
+/// device (-1: any). Where there are no elements, there is no memory.
+void check_place(const Array& array, const char* which, bool on_cuda, int device);
+
 /// Row counts as Python has them: an int for all DP ranks; a sequence or host array with one per DP rank; or
 /// an int64 CUDA array with one per DP rank. None: `uniform` for all.
 class Counts {
  public:
   Counts(nanobind::handle rows, std::size_t uniform);
-  [[nodiscard]] RowCounts value() const;
+  /// For a grid of that many DP ranks.
+  [[nodiscard]] RowCounts value(int dp) const;
 
  private:
+  void read_device(nanobind::handle rows);
+
   std::vector<std::size_t> list_;
   const std::int64_t* device_ = nullptr;
+  std::size_t given_ = 0;  ///< in device memory
   std::size_t uniform_ = 0;
   bool is_list_ = false;
   std::shared_ptr<void> keeps_;

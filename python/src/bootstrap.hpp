@@ -2,10 +2,12 @@
 #pragma once
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -82,17 +84,6 @@ class PyBootstrap {
   int made_after_ = forks();
 };
 
-/// The table of `mixcomm tune` in that file, if one is named.
-template <class Options>
-void set_tuning(Options& options, nanobind::handle file) {
-  if (file.is_none()) return;
-  if constexpr (requires { options.tuning; })
-    options.tuning.emplace(
-        std::remove_reference_t<decltype(*options.tuning)>::load(nanobind::cast<std::string>(file)));
-  else
-    throw Unsupported("this version of mixcomm has no tuning tables; leave tuning= out");
-}
-
 /// The options of mixcomm.Communicator; the dict has all of them.
 inline CommunicatorOptions options_from(const nanobind::dict& given) {
   namespace nb = nanobind;
@@ -110,7 +101,11 @@ inline CommunicatorOptions options_from(const nanobind::dict& given) {
   options.cuda.multicast = nb::cast<bool>(given["multicast"]);
   options.cuda.nccl = pointer_from(given["nccl"]);
   options.cuda.nccl_windows = nb::cast<bool>(given["nccl_windows"]);
-  set_tuning(options, given["tuning"]);
+  const nb::object tuning = given["tuning"];
+  if (nb::isinstance<TuningTable>(tuning))
+    options.tuning = nb::cast<TuningTable>(tuning);
+  else if (!tuning.is_none())
+    options.tuning = TuningTable::load(nb::cast<std::filesystem::path>(tuning));
   return options;
 }
 

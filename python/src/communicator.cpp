@@ -42,13 +42,6 @@ struct PyBuffer {
   PyBuffer& operator=(const PyBuffer&) = delete;
 };
 
-/// What was measured, where anything was.
-template <class Table, class Options>
-void look_at_tuning(Table& circumstances, const Options& options) {
-  if constexpr (requires { circumstances.tuning = &*options.tuning; })
-    if (options.tuning) circumstances.tuning = &*options.tuning;
-}
-
 class PyCommunicator {
  public:
   PyCommunicator(nb::object bootstrap, const nb::dict& given)
@@ -63,6 +56,7 @@ class PyCommunicator {
     raise_pending();
     owner.add(slot_);
     on_cuda_ = options.backend == BackendKind::cuda;
+    device_ = slot_->value->options().cuda.device;
   }
   ~PyCommunicator() {
     if (forks() != made_after_) {
@@ -96,8 +90,8 @@ class PyCommunicator {
     Communicator& communicator = get();
     const Array input = read_array(in, "input", Access::read);
     const Array output = read_array(out, "out", Access::write);
-    check_place(input, "input");
-    check_place(output, "out");
+    check_place(input, "input", on_cuda_, device_);
+    check_place(output, "out", on_cuda_, device_);
     const bool gathers = op != Op::reduce_scatter && op != Op::reduce_scatter_all_reduce;
     const Counts counts(rows, gathers ? input.tensor.rows : output.tensor.rows);
     CallOptions options{.algorithm = algorithm, .stream = nullptr};
@@ -105,7 +99,7 @@ class PyCommunicator {
     const InUse use(*this);
     {
       const Waiting waiting;
-      communicator.run(op, input.tensor, output.tensor, counts.value(), options);
+      communicator.run(op, input.tensor, output.tensor, counts.value(communicator.grid().dp.size), options);
     }
     raise_pending();
   }
@@ -113,14 +107,13 @@ class PyCommunicator {
   std::unique_ptr<PyBuffer> allocate(std::size_t bytes) {
     Communicator& communicator = get();
     const InUse use(*this);
-    const int device = communicator.options().cuda.device;
     SymmetricBuffer buffer;
     {
       const Waiting waiting;
       buffer = communicator.allocate(bytes);
     }
     raise_pending();
-    return std::make_unique<PyBuffer>(std::move(buffer), on_cuda_, device);
+    return std::make_unique<PyBuffer>(std::move(buffer), on_cuda_, device_);
   }
 
   void check() const {
@@ -133,14 +126,14 @@ class PyCommunicator {
   nb::tuple choose(const std::string& op, std::size_t bytes, bool symmetric, bool crowded) const {
     const Communicator& communicator = get();
     const CommunicatorOptions& options = communicator.options();
-    Circumstances circumstances{.op = op_from_name(op),
-                                .tp = options.tp,
-                                .dp = options.dp,
-                                .bytes = bytes,
-                                .symmetric = symmetric,
-                                .crowded = crowded,
-                                .backend = options.backend};
-    look_at_tuning(circumstances, options);
+    const Circumstances circumstances{.op = op_from_name(op),
+                                      .tp = options.tp,
+                                      .dp = options.dp,
+                                      .bytes = bytes,
+                                      .symmetric = symmetric,
+                                      .crowded = crowded,
+                                      .backend = options.backend,
+                                      .tuning = options.tuning ? &*options.tuning : nullptr};
     return nb::make_tuple(name(mixcomm::choose(circumstances)).data(), why_chosen(circumstances));
   }
 
@@ -182,19 +175,12 @@ class PyCommunicator {
     std::atomic_flag& flag_;
   };
 
-  void check_place(const Array& array, const char* which) const {
-    if (array.on_cuda == on_cuda_ || array.tensor.elements() == 0) return;
-    throw InvalidArgument(fmt::format(
-        "'{}' is in {} memory, but the communicator's backend is {}; make one with "
-        "backend=\"{}\"",
-        which, array.on_cuda ? "CUDA" : "host", on_cuda_ ? "cuda" : "cpu", array.on_cuda ? "cuda" : "cpu"));
-  }
-
   nb::object bootstrap_;
   std::shared_ptr<Bootstrap> keep_;
   std::shared_ptr<Slot<Communicator>> slot_;
   mutable std::atomic_flag in_use_;
   bool on_cuda_ = false;
+  int device_ = -1;
   int made_after_ = forks();
 };
 

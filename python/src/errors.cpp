@@ -11,20 +11,12 @@
 
 namespace nb = nanobind;
 
-namespace mixcomm {
-class PeerGone;  // of later versions of the library
-}
-
 namespace mixcomm::python {
 namespace {
 
-/// dynamic_cast, also to a class that this version of the library may not have.
 template <class T>
 const T* as(const std::exception& error) {
-  if constexpr (requires { sizeof(T); })
-    return dynamic_cast<const T*>(&error);
-  else
-    return nullptr;
+  return dynamic_cast<const T*>(&error);
 }
 
 const char* name_of(const std::exception& error) {

@@ -1,8 +1,6 @@
 // The class behind mixcomm.LayerCommunicator.
 #include "layers.hpp"
 
-#if __has_include("mixcomm/layer_communicator.hpp")
-
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -88,6 +86,7 @@ class PyLayers {
         .dtype = dtype_from_name(nb::cast<std::string>(model["dtype"]))};
     const CommunicatorOptions communicator_options = options_from(options);
     on_cuda_ = communicator_options.backend == BackendKind::cuda;
+    device_ = communicator_options.cuda.device;
     {
       const Waiting waiting;
       auto made = std::make_unique<Made>();
@@ -163,9 +162,8 @@ class PyLayers {
     const Boundary& found = boundary(which, layer);
     const Array input = read_array(in, "input", Access::write);
     const Array output = read_array(out, "out", Access::write);
-    for (const Array* array : {&input, &output})
-      if (array->on_cuda != on_cuda_ && array->tensor.elements() > 0)
-        throw InvalidArgument("the arrays are not in the memory of the communicator's backend");
+    check_place(input, "input", on_cuda_, device_);
+    check_place(output, "out", on_cuda_, device_);
     CallOptions options{.algorithm = algorithm_from_name(algorithm), .stream = nullptr};
     if (on_cuda_) options.stream = stream.is_none() ? current_stream(in, input) : pointer_from(stream);
     LayerCommunicator& layers = get();
@@ -181,6 +179,7 @@ class PyLayers {
   std::shared_ptr<Bootstrap> keep_;
   std::shared_ptr<Slot<Made>> slot_;
   bool on_cuda_ = false;
+  int device_ = -1;  ///< -1: whichever was the current one
   int made_after_ = forks();
 };
 
@@ -200,13 +199,3 @@ void bind_layers(nb::module_& m) {
 }
 
 }  // namespace mixcomm::python
-
-#else
-
-namespace mixcomm::python {
-
-void bind_layers(nanobind::module_& /*m*/) {}
-
-}  // namespace mixcomm::python
-
-#endif

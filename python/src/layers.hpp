@@ -1,4 +1,4 @@
-// Registers mixcomm._core.LayerCommunicator, where the library has one.
+// Registers mixcomm._core.LayerCommunicator.
 #pragma once
 
 #include <nanobind/nanobind.h>

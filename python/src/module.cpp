@@ -5,11 +5,13 @@
 #include "errors.hpp"
 #include "layers.hpp"
 #include "process.hpp"
+#include "tuning.hpp"
 
 NB_MODULE(_core, m) {
   m.doc() = "The C++ library behind mixcomm; use the package instead.";
   mixcomm::python::watch_process();
   mixcomm::python::translate_errors();
+  mixcomm::python::bind_tuning(m);
   mixcomm::python::bind_communicator(m);
   mixcomm::python::bind_layers(m);
   m.attr("version") = MIXCOMM_VERSION;

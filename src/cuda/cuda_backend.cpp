@@ -117,6 +117,7 @@ class CudaBackend final : public Backend {
   }
   [[nodiscard]] bool crowded() const override { return false; }
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cuda; }
+  [[nodiscard]] int device() const override { return device_; }
   void check_alive() const override { failure_.rethrow(); }
 
   void copy(const RowCopy& copy, void* stream) override {

@@ -29,7 +29,7 @@ std::size_t elements_needed(Way way, bool gathers, const BasicBlocks<most_ranks>
 /// nothing; elsewhere packets save a copy.
 bool short_for_packets(const Call& call, bool direct) {
   const std::size_t bytes = call.blocks.elements() * size_of(call.dtype);
-  const unsigned direct_kib = call.gathers ? 128 : 64;
+  const unsigned direct_kib = call.gathers && call.blocks.dp() > 1 ? 128 : 64;
   return bytes <= std::size_t{direct ? direct_kib : 256U} << 10U;
 }
 

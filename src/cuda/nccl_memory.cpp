@@ -169,9 +169,10 @@ class NcclWindows final : public MemoryProvider {
     if (!is_device_memory(memory->window, device_))
       throw Unsupported(
           "NCCL makes no windows on this communicator; they need NCCL_CUMEM_ENABLE and NCCL_WIN_ENABLE, "
-          "which "
-          "are on by default, and GPUs that reach each other's memory (NCCL_DEBUG=INFO says more); see to "
-          "these, or leave out CudaOptions::nccl_windows");
+          "which are on by default, GPUs that reach each other's memory, and, for one rank alone, a later "
+          "NCCL "
+          "than 2.28.3 (2.28.9 does); NCCL_DEBUG=INFO says more. See to these, or leave out "
+          "CudaOptions::nccl_windows");
     check_team();
   }
 

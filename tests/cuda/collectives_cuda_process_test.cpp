@@ -1,4 +1,5 @@
 // The operations with one process per rank.
+#include "cuda/planted_mistakes.hpp"
 #include "cuda/support.hpp"
 
 namespace mixcomm::test {
@@ -31,11 +32,21 @@ INSTANTIATE_TEST_SUITE_P(Grids, CollectivesCudaProcesses,
                          testing::Values(GridSize{2, 2}, GridSize{3, 2}, GridSize{4, 2}, GridSize{2, 4}),
                          testing::PrintToStringParamName());
 
-/// For tools that let the kernels of one process run one after the other only, such as compute-sanitizer:
-/// ranks are processes, and take turns on the device where there is no MPS.
-class ReducedCudaProcesses : public CudaProcessTest {};
+/// For compute-sanitizer, which runs the kernels of one process one after the other: ranks that wait for each
+/// other must be processes, each with a sanitizer of its own, which `mixcomm run` starts
+/// (scripts/check-cuda). They take turns on the device, in slices of milliseconds.
+class LaunchedCudaProcesses : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (info_.launcher.empty())
+      GTEST_SKIP() << "needs ranks that were launched: scripts/check-cuda sanitizers";
+    if (const std::string why = verify::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
+  }
+  const LaunchInfo info_ = launch_info();
+};
 
-TEST_F(ReducedCudaProcesses, ACaseOfEachKindIsExact) {
+TEST_F(LaunchedCudaProcesses, ACaseOfEachKindIsExact) {
+  ASSERT_EQ(info_.world, 4);
   const GridSize grid{2, 2};
   auto cases = verify::cases_of(
       {.tp = grid.tp, .dp = grid.dp, .dtypes = {DType::bf16}, .large = false, .backend = BackendKind::cuda});
@@ -59,9 +70,12 @@ TEST_F(ReducedCudaProcesses, ACaseOfEachKindIsExact) {
                    {3, 4},
                    2880,
                    2});
-  const auto results = spawn_cuda(Ranks::processes, grid.world(),
-                                  [&](Bootstrap& bootstrap) { return check_cases(bootstrap, grid, cases); });
-  EXPECT_EQ(failures(results), "");
+  const auto bootstrap = bootstrap_processes(info_, patience());
+  EXPECT_EQ(check_cases(*bootstrap, grid, cases), "");
+}
+
+TEST_F(LaunchedCudaProcesses, PlantedMistakesAreForTheSanitizerToFind) {
+  make_planted_mistakes();
 }
 
 }  // namespace

@@ -8,10 +8,21 @@ import numpy as np
 DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 GRIDS = [(tp, dp) for tp in range(1, 9) for dp in range(1, 9) if tp * dp <= 8]
 
+ROWS = {"even": lambda dp: [3] * dp, "uneven": lambda dp: [(5, 0, 1, 2, 7, 0, 3, 1)[d] for d in range(dp)]}
+
 
 def in_rows(op: str, rows: list[int], d: int) -> int:
     """The rows of the input of DP rank d."""
     return rows[d] if op in ("all_reduce", "all_gather", "all_reduce_all_gather") else sum(rows)
+
+
+def random_inputs(op: str, name: str, rows: list[int], tp: int, hidden: int, random) -> list[np.ndarray]:
+    """The input of each rank: floats of many magnitudes, so that the order of the sums shows."""
+    shapes = [(in_rows(op, rows, r // tp), hidden) for r in range(tp * len(rows))]
+    return [
+        (random.standard_normal(shape) * 2.0 ** random.integers(-4, 5)).astype(DTYPES[name])
+        for shape in shapes
+    ]
 
 
 def blocks(array: np.ndarray, rows: list[int]) -> list[np.ndarray]:

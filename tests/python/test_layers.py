@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import mixcomm
-from mixcomm import _core
 
 HIDDEN, COUNTS = 8, [3, 1]
 MODEL = {
@@ -17,12 +16,7 @@ MODEL = {
     "max_rows": 64,
 }
 
-needs_planner = pytest.mark.skipif(
-    not hasattr(_core, "LayerCommunicator"), reason="the library has no LayerCommunicator"
-)
 
-
-@needs_planner
 def test_two_layers():
     """Attention multiplies by 4 and the experts by 8, shared out among ranks; the residual is added once."""
 
@@ -49,7 +43,6 @@ def test_two_layers():
     mixcomm.run_threads(4, rank)
 
 
-@needs_planner
 def test_refusals():
     """What is no model, and what is no boundary."""
     with pytest.raises(mixcomm.InvalidArgument, match="sparse"):
@@ -68,11 +61,3 @@ def test_refusals():
             layers.logits()
 
     mixcomm.run_threads(4, rank)
-
-
-def test_without_a_planner():
-    """It says so."""
-    if hasattr(_core, "LayerCommunicator"):
-        pytest.skip("the library has a LayerCommunicator")
-    with pytest.raises(mixcomm.Unsupported, match="LayerCommunicator"):
-        mixcomm.LayerCommunicator(layers=["moe"], **MODEL)

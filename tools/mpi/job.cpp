@@ -18,7 +18,7 @@
 #include <thread>
 
 #include "tools/futex.hpp"
-#include "tools/options.hpp"
+#include "tools/split.hpp"
 
 namespace mixcomm::tools::mpi {
 namespace {
