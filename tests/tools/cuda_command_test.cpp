@@ -70,7 +70,8 @@ TEST(CudaCommand, PlanNamesWhatCudaWouldRun) {
   const Outcome outcome =
       run({"plan", "--model", tiny_model, "--attn-tp", "4", "--attn-dp", "2", "--backend", "cuda", "--json"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  for (const json& boundary : json::parse(outcome.out)["boundaries"])
+  const json plan = json::parse(outcome.out);  // named: a loop does not keep what it only looks into
+  for (const json& boundary : plan["boundaries"])
     for (const json& operation : boundary["operations"]) {
       EXPECT_NE(operation["algorithm"], "auto");
       EXPECT_NE(operation["why_algorithm"], "");
