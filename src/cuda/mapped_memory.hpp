@@ -64,6 +64,7 @@ class AddressRange {
   /// Lets these devices read and write it all; all of it must be mapped. Throws CudaError.
   void allow(const std::vector<int>& devices);
 
+  // CUDA has addresses as numbers. NOLINTNEXTLINE(performance-no-int-to-ptr)
   [[nodiscard]] std::byte* data() const { return reinterpret_cast<std::byte*>(first_); }
 
  private:

@@ -74,6 +74,7 @@ std::ostream& operator<<(std::ostream& out, const GridSize& grid);
 
 namespace mixcomm {
 /// For the names of tests.
+// NOLINTNEXTLINE(readability-identifier-naming): GoogleTest looks for this name
 inline void PrintTo(Protocol protocol, std::ostream* out) {
   *out << name(protocol);
 }
