@@ -34,9 +34,8 @@ bool is_from(nb::handle object, std::string_view package) {
   return text_of(nb::object(object.type().attr("__module__"))).starts_with(package);
 }
 
-/// torch's own classes, looked up once it is imported: its attributes are read in a third of the time that
-/// its
-/// __dlpack__ takes.
+/// What torch has, looked up once it is imported: tensors' attributes are read in a third of the time that
+/// __dlpack__ takes, and its C functions in a tenth.
 struct Torch {
   nb::object tensor;
   nb::object bf16, fp16, fp32, int64;
@@ -83,6 +82,21 @@ void fold_shape(Tensor& tensor, std::size_t axis, std::size_t length) {
     tensor.hidden *= length;
 }
 
+/// Takes in the shape of an array by shape(axis) and stride(axis), in elements. Whether it is contiguous.
+template <class Shape, class Stride>
+bool fold_axes(Tensor& tensor, std::size_t axes, const Shape& shape, const Stride& stride) {
+  tensor.hidden = 1;
+  std::int64_t expected = 1;
+  bool contiguous = true;
+  for (std::size_t i = axes; i-- > 0;) {
+    const auto length = static_cast<std::int64_t>(shape(i));
+    fold_shape(tensor, i, static_cast<std::size_t>(length));
+    contiguous = contiguous && (length <= 1 || stride(i) == expected);
+    expected *= length;
+  }
+  return contiguous || tensor.elements() == 0;
+}
+
 std::optional<DType> dtype_of_dlpack(nb::dlpack::dtype dtype) {
   if (dtype.lanes != 1) return std::nullopt;
   if (dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16)
@@ -93,36 +107,39 @@ std::optional<DType> dtype_of_dlpack(nb::dlpack::dtype dtype) {
   return std::nullopt;
 }
 
+/// What a plain tensor is, where torch can say it at once.
+std::optional<nb::dlpack::dltensor> described(const Torch& torch, nb::handle object) {
+  nb::dlpack::dltensor tensor;
+  if (torch.api == nullptr || !object.type().is(torch.tensor)) return std::nullopt;
+  if (torch.api->tensor_from(object.ptr(), &tensor) == 0 && tensor.strides != nullptr) return tensor;
+  PyErr_Clear();
+  return std::nullopt;
+}
+
+void* data_of(const nb::dlpack::dltensor& tensor) {
+  return static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
+}
+
 /// A plain tensor that can be taken as it is. Nothing for all others, of which read_torch() says what is
 /// wrong.
 std::optional<Array> read_at_once(const Torch& torch, nb::handle object) {
-  if (torch.api == nullptr || !object.type().is(torch.tensor)) return std::nullopt;
   if (nb::cast<bool>(torch.is_grad_enabled()) && nb::cast<bool>(object.attr("requires_grad")))
     return std::nullopt;
-  nb::dlpack::dltensor tensor;
-  if (torch.api->tensor_from(object.ptr(), &tensor) != 0) {
-    PyErr_Clear();
-    return std::nullopt;
-  }
-  const auto dtype = dtype_of_dlpack(tensor.dtype);
-  const int kind = tensor.device.device_type;
-  const bool on_cuda = kind == nb::device::cuda::value;
-  if (!dtype || tensor.ndim == 0 || (!on_cuda && kind != nb::device::cpu::value)) return std::nullopt;
+  const auto tensor = described(torch, object);
+  if (!tensor || tensor->ndim == 0) return std::nullopt;
+  const auto dtype = dtype_of_dlpack(tensor->dtype);
+  const int kind = tensor->device.device_type;
   Array array;
   array.is_torch = true;
-  array.on_cuda = on_cuda;
-  array.device = tensor.device.device_id;
+  array.on_cuda = kind == nb::device::cuda::value;
+  array.device = tensor->device.device_id;
+  if (!dtype || (!array.on_cuda && kind != nb::device::cpu::value)) return std::nullopt;
   array.tensor.dtype = *dtype;
-  array.tensor.hidden = 1;
-  std::int64_t expected = 1;
-  for (int i = tensor.ndim; i-- > 0;) {
-    if (tensor.shape[i] != 1 && tensor.strides != nullptr && tensor.strides[i] != expected)
-      return std::nullopt;
-    expected *= tensor.shape[i];
-    fold_shape(array.tensor, static_cast<std::size_t>(i), static_cast<std::size_t>(tensor.shape[i]));
-  }
-  array.tensor.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
-  return array;
+  array.tensor.data = data_of(*tensor);
+  const bool contiguous = fold_axes(
+      array.tensor, static_cast<std::size_t>(tensor->ndim), [&](std::size_t i) { return tensor->shape[i]; },
+      [&](std::size_t i) { return tensor->strides[i]; });
+  return contiguous ? std::optional(array) : std::nullopt;
 }
 
 Array read_torch(const Torch& torch, nb::handle object, const char* which) {
@@ -185,15 +202,10 @@ nb::object without_waiting(nb::handle object) {
 template <class NdArray>
 void read_imported(const NdArray& imported, const char* which, Array& array) {
   if (imported.ndim() == 0) refuse(which, "has no axes; its first axis are the rows");
-  array.tensor.hidden = 1;
-  std::int64_t expected = 1;
-  const bool empty = imported.size() == 0;
-  for (std::size_t i = imported.ndim(); i-- > 0;) {
-    fold_shape(array.tensor, i, imported.shape(i));
-    if (!empty && imported.shape(i) > 1 && imported.stride(i) != expected)
-      refuse(which, "is not contiguous (row-major); pass a contiguous copy of it");
-    expected *= static_cast<std::int64_t>(imported.shape(i));
-  }
+  const bool contiguous = fold_axes(
+      array.tensor, imported.ndim(), [&](std::size_t i) { return imported.shape(i); },
+      [&](std::size_t i) { return imported.stride(i); });
+  if (!contiguous) refuse(which, "is not contiguous (row-major); pass a contiguous copy of it");
   const int kind = imported.device_type();
   array.on_cuda = kind == nb::device::cuda::value || kind == nb::device::cuda_managed::value;
   if (!array.on_cuda && kind != nb::device::cpu::value && kind != nb::device::cuda_host::value)
@@ -319,19 +331,15 @@ void Counts::read_device(nb::handle rows) {
   constexpr const char* rule =
       "row counts in device memory must be a contiguous int64 array with one count per DP rank";
   if (const Torch* torch = torch_of(rows)) {
-    nb::dlpack::dltensor tensor;
-    if (torch->api != nullptr && rows.type().is(torch->tensor) &&
-        torch->api->tensor_from(rows.ptr(), &tensor) == 0) {
+    if (const auto tensor = described(*torch, rows)) {
       constexpr auto integer = static_cast<std::uint8_t>(nb::dlpack::dtype_code::Int);
-      const bool one_axis =
-          tensor.ndim == 1 && (tensor.strides == nullptr || tensor.strides[0] == 1 || tensor.shape[0] == 1);
-      if (tensor.dtype.code != integer || tensor.dtype.bits != 64 || !one_axis) throw InvalidArgument(rule);
-      device_ =
-          reinterpret_cast<const std::int64_t*>(static_cast<std::byte*>(tensor.data) + tensor.byte_offset);
-      given_ = static_cast<std::size_t>(tensor.shape[0]);
+      if (tensor->dtype.code != integer || tensor->dtype.bits != 64 || tensor->ndim != 1 ||
+          (tensor->shape[0] > 1 && tensor->strides[0] != 1))
+        throw InvalidArgument(rule);
+      device_ = static_cast<const std::int64_t*>(data_of(*tensor));
+      given_ = static_cast<std::size_t>(tensor->shape[0]);
       return;
     }
-    PyErr_Clear();
     if (!nb::object(rows.attr("dtype")).is(torch->int64) || nb::cast<int>(rows.attr("dim")()) != 1 ||
         !nb::cast<bool>(rows.attr("is_contiguous")()))
       throw InvalidArgument(rule);
