@@ -33,17 +33,6 @@ std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
 }
 
-/// Any counts; as often even ones; or all rows on one DP rank.
-std::vector<std::size_t> random_rows(Random& random, int dp) {
-  const std::size_t even = random.below(most_rows + 1);
-  const std::size_t lonely = random.below(static_cast<std::size_t>(dp));
-  const std::size_t pattern = random.below(5);
-  std::vector<std::size_t> rows;
-  for (std::size_t d = 0; d < static_cast<std::size_t>(dp); ++d)
-    rows.push_back(pattern < 2 ? random.below(most_rows + 1) : pattern < 4 || d == lonely ? even : 0);
-  return rows;
-}
-
 verify::Case random_case(Random& random, int dp, std::uint64_t seed) {
   using enum Algorithm;
   constexpr std::size_t hiddens[] = {1, 1, 7, 8, 33, 64, 65, 96, 130, 256};
@@ -53,7 +42,7 @@ verify::Case random_case(Random& random, int dp, std::uint64_t seed) {
   c.dtype = random.one_of({DType::bf16, DType::bf16, DType::fp16, DType::fp32});
   c.buffers = static_cast<verify::Buffers>(random.below(5));
   c.values = verify::Values::floats;
-  c.rows = random_rows(random, dp);
+  c.rows = random_rows(random, dp, most_rows, 5);
   // Now and then more than a workspace holds, so that it takes several passes.
   c.hidden = random.once_in(100) ? most_hidden : random.once_in(20) ? 512 : random.one_of(hiddens);
   c.seed = seed;

@@ -16,16 +16,6 @@ constexpr int batch = 16;
 constexpr std::size_t most_hidden = 1024;
 constexpr std::size_t most_rows = 4;
 
-std::vector<std::size_t> random_rows(Random& random, int dp) {
-  const std::size_t even = random.below(most_rows + 1);
-  const std::size_t lonely = random.below(static_cast<std::size_t>(dp));
-  const std::size_t pattern = random.below(4);
-  std::vector<std::size_t> rows;
-  for (std::size_t d = 0; d < static_cast<std::size_t>(dp); ++d)
-    rows.push_back(pattern < 2 ? random.below(most_rows + 1) : pattern == 2 || d == lonely ? even : 0);
-  return rows;
-}
-
 verify::Case random_case(Random& random, int dp, std::uint64_t seed) {
   using enum Algorithm;
   constexpr std::size_t hiddens[] = {1, 7, 8, 64, 96, 130, 256, 512, most_hidden};
@@ -35,7 +25,7 @@ verify::Case random_case(Random& random, int dp, std::uint64_t seed) {
   c.dtype = random.one_of({DType::bf16, DType::bf16, DType::fp16, DType::fp32});
   c.buffers = static_cast<verify::Buffers>(random.below(5));
   c.values = verify::Values::floats;
-  c.rows = random_rows(random, dp);
+  c.rows = random_rows(random, dp, most_rows, 4);
   c.hidden = random.one_of(hiddens);
   c.seed = seed;
   const bool in_place =

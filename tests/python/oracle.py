@@ -16,6 +16,13 @@ def in_rows(op: str, rows: list[int], d: int) -> int:
     return rows[d] if op in ("all_reduce", "all_gather", "all_reduce_all_gather") else sum(rows)
 
 
+def out_rows(op: str, rows: list[int], d: int) -> int:
+    """The rows of the output of DP rank d."""
+    if op == "all_reduce":
+        return rows[d]
+    return rows[d] if "scatter" in op else sum(rows)
+
+
 def random_inputs(op: str, name: str, rows: list[int], tp: int, hidden: int, random) -> list[np.ndarray]:
     """The input of each rank: floats of many magnitudes, so that the order of the sums shows."""
     shapes = [(in_rows(op, rows, r // tp), hidden) for r in range(tp * len(rows))]

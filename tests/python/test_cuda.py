@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import numpy as np  # noqa: E402
 from cuda_streams import on_streams, why_no_cuda  # noqa: E402
-from oracle import DTYPES, GRIDS, ROWS, expected, in_rows, random_inputs, same_bits  # noqa: E402
+from oracle import DTYPES, GRIDS, ROWS, expected, in_rows, out_rows, random_inputs, same_bits  # noqa: E402
 from tensors import to_numpy, to_torch  # noqa: E402
 
 import mixcomm  # noqa: E402
@@ -41,7 +41,7 @@ def test_against_numpy(tp, dp, spread):
         for i, (op, name, kind) in enumerate(cases):
             x, out = to_torch(inputs[op, name, kind][me.rank], "cuda"), None
             if kind != "new":
-                shape = expected_rows(op, rows, me.rank // tp), KINDS[kind]
+                shape = out_rows(op, rows, me.rank // tp), KINDS[kind]
                 out = torch.full(shape, 7, dtype=x.dtype, device="cuda")
             if kind == "symmetric":
                 out = symmetric(2 * i, len(out), name).fill_(7)
@@ -62,13 +62,6 @@ def test_against_numpy(tp, dp, spread):
         me.meet()
 
     on_streams(world, rank)
-
-
-def expected_rows(op, rows, d):
-    """Of the output of DP rank d: an operation that gathers gives what one that scatters takes."""
-    if op == "all_reduce":
-        return rows[d]
-    return rows[d] if "scatter" in op else sum(rows)
 
 
 def test_counts_in_a_captured_graph():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -14,15 +13,9 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from cuda_ranks import CASES, WORLD  # noqa: E402
 from cuda_streams import why_no_processes  # noqa: E402
+from ports import free_port  # noqa: E402
 
 pytestmark = pytest.mark.skipif(bool(why_no_processes()), reason=why_no_processes())
-
-
-def free_port():
-    """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Code written for flashinfer.comm.mixed_comm, with one import changed, on ranks as processes over gloo."""
 
 import os
-import socket
 
 import pytest
 
@@ -9,6 +8,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import torch.distributed as dist  # noqa: E402
 import torch.multiprocessing as mp  # noqa: E402
+from ports import free_port  # noqa: E402
 
 import mixcomm  # noqa: E402
 from mixcomm.flashinfer import (  # noqa: E402
@@ -17,13 +17,6 @@ from mixcomm.flashinfer import (  # noqa: E402
     MixedCommOp,
     run_mixed_comm,
 )
-
-
-def free_port():
-    """A port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def on_ranks(fn, world, *args):

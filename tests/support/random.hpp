@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "verify/numbers.hpp"
 
@@ -23,5 +24,17 @@ class Random {
  private:
   std::uint64_t state_;
 };
+
+/// Rows of each DP rank, `most` at most: in two of `patterns` cases any counts, in one all rows on one DP
+/// rank, else even counts.
+inline std::vector<std::size_t> random_rows(Random& random, int dp, std::size_t most, std::size_t patterns) {
+  const std::size_t even = random.below(most + 1);
+  const std::size_t lonely = random.below(static_cast<std::size_t>(dp));
+  const std::size_t pattern = random.below(patterns);
+  std::vector<std::size_t> rows;
+  for (std::size_t d = 0; d < static_cast<std::size_t>(dp); ++d)
+    rows.push_back(pattern < 2 ? random.below(most + 1) : pattern + 1 < patterns || d == lonely ? even : 0);
+  return rows;
+}
 
 }  // namespace mixcomm::test
