@@ -50,9 +50,8 @@ class CpuBench {
            const std::vector<std::unique_ptr<mpi::Job>>& jobs);
 
   /// Before each call every rank writes new inputs, then all meet; then each measures its call, and reads its
-  /// result. Variants, the
-  /// bound and MPI jobs take turns of some calls each, so that noise of the machine meets them alike; while
-  /// one is at work, the others' ranks sleep or are in it. Collective.
+  /// result. Variants, the bound and MPI jobs take turns of some calls each, so that noise of the machine
+  /// meets them alike; while one is at work, the others' ranks sleep or are in it. Collective.
   [[nodiscard]] CellResult measure(const Cell& cell, const Effort& effort);
 
  private:
