@@ -28,6 +28,7 @@ struct Call {
   std::size_t hidden = 0;
   std::size_t most_rows = 0;  ///< of the tensor with all rows; looked at with counts in device memory only
   void* stream = nullptr;
+  LaunchShape shape;  ///< CUDA: what is known better than launching knows
   CallRecord record;
 
   /// A buffer as peers find it.
@@ -77,6 +78,8 @@ class Backend {
   [[nodiscard]] virtual BackendKind kind() const = 0;
   /// The CUDA device that this rank's memory is on; -1: it is host memory.
   [[nodiscard]] virtual int device() const { return -1; }
+  /// How the devices of all ranks are joined.
+  [[nodiscard]] virtual Link link() const { return Link::shared; }
 };
 
 }  // namespace mixcomm

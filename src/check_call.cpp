@@ -111,6 +111,7 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
             .hidden = in.hidden,
             .most_rows = shape.gathers ? out.rows : in.rows,
             .stream = stream,
+            .shape = {},
             .record = {}};
   // An all-reduce has one block, that of this DP rank.
   if (op == Op::all_reduce && call.device_rows != nullptr) call.device_rows += grid.dp.member;

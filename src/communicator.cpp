@@ -101,8 +101,10 @@ struct Communicator::State {
     backend->check_alive();
   }
 
-  void run_one(Op op, const CheckedCall& checked, Algorithm algorithm, void* stream) {
+  void run_one(Op op, const CheckedCall& checked, Algorithm algorithm, const LaunchShape& shape,
+               void* stream) {
     Call call = make_call(op, checked, algorithm, grid, *backend, stream);
+    call.shape = shape;
     call.record.number = ++calls;
     if (call.blocks.elements() == 0) return;  // on every rank of the team, since all know all counts
     try {
@@ -142,9 +144,9 @@ Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& give
     check_options(bootstrap, options);
     return fmt::format(
         "tp {}, dp {}, algorithm {}, workspace_bytes {}, check_agreement {}, backend {}, protocol {}, "
-        "multicast {}, nccl {}, nccl_windows {}, tuning table {}",
+        "lines {}, multicast {}, nccl {}, nccl_windows {}, tuning table {}",
         options.tp, options.dp, name(options.algorithm), options.workspace_bytes, *options.check_agreement,
-        name(options.backend), name(options.cuda.protocol), options.cuda.multicast,
+        name(options.backend), name(options.cuda.protocol), options.cuda.lines, options.cuda.multicast,
         options.cuda.nccl != nullptr, options.cuda.nccl_windows,
         options.tuning ? fmt::format("{:016x}", options.tuning->hash()) : "none");
   });
@@ -165,6 +167,10 @@ const Grid& Communicator::grid() const {
 }
 const CommunicatorOptions& Communicator::options() const {
   return state_->options;
+}
+
+Link Communicator::link() const {
+  return state_->backend->link();
 }
 
 void Communicator::check() const {
@@ -199,22 +205,39 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
   Algorithm algorithm =
       options.algorithm != Algorithm::automatic ? options.algorithm : state.options.algorithm;
   const Grid& grid = state.grid;
-  const auto chosen = [&](Op each) {
-    const std::size_t all_rows = each == Op::all_reduce ? rows[grid.dp.member] : rows.total(grid.dp.size);
+  const auto circumstances = [&](Op each) {
+    std::size_t all_rows = rows[grid.dp.member];
+    std::size_t most_rows = all_rows;
+    if (each != Op::all_reduce) {
+      all_rows = rows.total(grid.dp.size);
+      for (int d = 0; d < grid.dp.size; ++d) most_rows = std::max(most_rows, rows[d]);
+    }
+    const std::size_t row_bytes = in.hidden * size_of(in.dtype);
     const ConstTensor all = shape_of(op).gathers ? ConstTensor(out) : in;
-    return choose(
-        {.op = each,
-         .tp = grid.tp.size,
-         .dp = grid.dp.size,
-         .bytes = all_rows * in.hidden * size_of(in.dtype),
-         .symmetric = state.backend->place(all.data, all.bytes()).kind == Placement::Kind::symmetric,
-         .crowded = state.backend->crowded(),
-         .backend = state.backend->kind(),
-         .tuning = state.options.tuning ? &*state.options.tuning : nullptr});
+    return Circumstances{
+        .op = each,
+        .tp = grid.tp.size,
+        .dp = grid.dp.size,
+        .bytes = all_rows * row_bytes,
+        .symmetric = state.backend->place(all.data, all.bytes()).kind == Placement::Kind::symmetric,
+        .largest_block_bytes = most_rows * row_bytes,
+        .crowded = state.backend->crowded(),
+        .backend = state.backend->kind(),
+        .link = state.backend->link(),
+        .tuning = state.options.tuning ? &*state.options.tuning : nullptr};
   };
-  if (algorithm == Algorithm::automatic) algorithm = chosen(op);
+  const auto run_as = [&](Op each, const CheckedCall& part, Algorithm wanted) {
+    const Circumstances c = circumstances(each);
+    const Algorithm one = wanted == Algorithm::automatic ? choose(c) : wanted;
+    LaunchShape shape = choose_shape(c, one);
+    if (state.options.cuda.protocol != Protocol::automatic) shape.protocol = state.options.cuda.protocol;
+    if (options.shape.protocol != Protocol::automatic) shape.protocol = options.shape.protocol;
+    if (options.shape.lanes != 0) shape.lanes = options.shape.lanes;
+    if (options.shape.threads != 0) shape.threads = options.shape.threads;
+    state.run_one(each, part, one, shape, options.stream);
+  };
   const bool in_two = algorithm == Algorithm::composed || algorithm == Algorithm::nccl;
-  if (!in_two) return state.run_one(op, checked, algorithm, options.stream);
+  if (!in_two) return run_as(op, checked, algorithm);
 
   // Two operations one after the other, each carried out as it would be by itself.
   if (rows.device() != nullptr)
@@ -222,7 +245,7 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
         fmt::format("{}: algorithm {} needs row counts on the host; use auto, one_shot or two_shot", name(op),
                     name(algorithm)));
   const auto run_one = [&](Op each, const CheckedCall& part) {
-    state.run_one(each, part, algorithm == Algorithm::nccl ? algorithm : chosen(each), options.stream);
+    run_as(each, part, algorithm == Algorithm::nccl ? algorithm : Algorithm::automatic);
   };
   if (op == Op::all_reduce_all_gather && grid.tp.size > 1 && grid.dp.size > 1) {
     const Tensor block = own_block(out, grid, rows);

@@ -35,10 +35,15 @@ CommunicatorOptions with_environment(CommunicatorOptions options) {
       options.algorithm = Algorithm::composed;
     else if (word == "multicast")
       options.cuda.multicast = false;
+    else if (word == "lines")
+      options.cuda.lines = false;
     else if (!word.empty())
-      throw InvalidArgument(
-          fmt::format("MIXCOMM_DISABLE: there is no '{}' to switch off; there are: fusion, multicast", word));
+      throw InvalidArgument(fmt::format(
+          "MIXCOMM_DISABLE: there is no '{}' to switch off; there are: fusion, lines, multicast", word));
   }
+  // Who keeps NCCL or PyTorch from NVLink multicast means this library as well.
+  if (variable("NCCL_NVLS_ENABLE") == "0" || variable("TORCH_SYMM_MEM_DISABLE_MULTICAST") == "1")
+    options.cuda.multicast = false;
   return options;
 }
 

@@ -5,8 +5,9 @@
 
 namespace mixcomm {
 
-/// MIXCOMM_ALGORITHM takes the place of Algorithm::automatic; MIXCOMM_DISABLE=fusion,multicast switches off
-/// what is named: fusion makes every operation composed that names no algorithm of its own. Throws
+/// MIXCOMM_ALGORITHM takes the place of Algorithm::automatic; MIXCOMM_DISABLE=fusion,lines,multicast switches
+/// off what is named: fusion makes every operation composed that names no algorithm of its own.
+/// NCCL_NVLS_ENABLE=0 and TORCH_SYMM_MEM_DISABLE_MULTICAST=1 switch off multicast, too. Throws
 /// InvalidArgument naming the variable.
 [[nodiscard]] CommunicatorOptions with_environment(CommunicatorOptions options);
 

@@ -52,9 +52,14 @@ constexpr NameTable<Algorithm, 5> algorithms{"algorithm",
 constexpr NameTable<BackendKind, 2> backends{"backend",
                                              {{{BackendKind::cpu, "cpu"}, {BackendKind::cuda, "cuda"}}}};
 
-constexpr NameTable<Protocol, 3> protocols{
-    "protocol",
-    {{{Protocol::automatic, "auto"}, {Protocol::packets, "packets"}, {Protocol::barriers, "barriers"}}}};
+constexpr NameTable<Protocol, 4> protocols{"protocol",
+                                           {{{Protocol::automatic, "auto"},
+                                             {Protocol::packets, "packets"},
+                                             {Protocol::lines, "lines"},
+                                             {Protocol::barriers, "barriers"}}}};
+
+constexpr NameTable<Link, 3> links{
+    "link", {{{Link::shared, "one GPU"}, {Link::nvlink, "NVLink"}, {Link::pcie, "PCIe"}}}};
 
 }  // namespace
 
@@ -72,6 +77,9 @@ std::string_view name(BackendKind backend) {
 }
 std::string_view name(Protocol protocol) {
   return protocols.name(protocol);
+}
+std::string_view name(Link link) {
+  return links.name(link);
 }
 BackendKind backend_from_name(std::string_view name) {
   return backends.value(name);

@@ -183,7 +183,7 @@ TEST(Names, GoBothWaysAndRefuseOthers) {
        {Algorithm::automatic, Algorithm::one_shot, Algorithm::two_shot, Algorithm::composed, Algorithm::nccl})
     EXPECT_EQ(algorithm_from_name(name(a)), a);
   for (const auto b : {BackendKind::cpu, BackendKind::cuda}) EXPECT_EQ(backend_from_name(name(b)), b);
-  for (const auto p : {Protocol::automatic, Protocol::packets, Protocol::barriers})
+  for (const auto p : {Protocol::automatic, Protocol::packets, Protocol::lines, Protocol::barriers})
     EXPECT_EQ(protocol_from_name(name(p)), p);
   for (const auto d : {DType::bf16, DType::fp16, DType::fp32}) EXPECT_EQ(dtype_from_name(name(d)), d);
   try {

@@ -13,22 +13,20 @@
 namespace mixcomm::test {
 namespace {
 
-struct Mutant {
+struct Broken {
   const char* name;
   Op op;
   Algorithm algorithm;
   verify::Buffers buffers;
-  int dropped_barrier;
-  bool alternates;
+  Mutant mutant;
   bool caught;
   int tp = 2;
   int dp = 2;
 };
 
 /// Fresh inputs on every call, each checked at once, with ranks that are late in turn.
-std::vector<std::string> run(const Mutant& mutant, int calls) {
-  broken().dropped_barrier = mutant.dropped_barrier;
-  broken().one_workspace = !mutant.alternates;
+std::vector<std::string> run(const Broken& mutant, int calls) {
+  broken() = mutant.mutant;
   const int world = mutant.tp * mutant.dp;
   return spawn(Ranks::threads, world, [&](Bootstrap& bootstrap) {
     // A rank that has found something wrong leaves; the others need not wait long for it.
@@ -48,10 +46,10 @@ std::vector<std::string> run(const Mutant& mutant, int calls) {
   });
 }
 
-class Mutants : public testing::TestWithParam<Mutant> {};
+class Mutants : public testing::TestWithParam<Broken> {};
 
 TEST_P(Mutants, AreCaughtAndTheOriginalIsNot) {
-  const Mutant& mutant = GetParam();
+  const Broken& mutant = GetParam();
   // Two ranks read each other's input in place if they have a processor each; else there is one wait less.
   if (mutant.tp * mutant.dp == 2 && std::thread::hardware_concurrency() < 2)
     GTEST_SKIP() << "ranks that read in place need a processor each, and there is one";
@@ -62,35 +60,44 @@ TEST_P(Mutants, AreCaughtAndTheOriginalIsNot) {
 constexpr auto ar_ag = Op::all_reduce_all_gather;
 constexpr auto rs_ar = Op::reduce_scatter_all_reduce;
 using enum Algorithm;
+using enum Mutant;
 using verify::Buffers;
 
 INSTANTIATE_TEST_SUITE_P(
     All, Mutants,
     testing::Values(
-        Mutant{"original_one_shot", ar_ag, one_shot, Buffers::plain, -1, true, false},
-        Mutant{"original_two_shot", rs_ar, two_shot, Buffers::symmetric, -1, true, false},
-        Mutant{"original_two_shot_staged", ar_ag, two_shot, Buffers::plain, -1, true, false},
-        Mutant{"one_shot_without_its_wait", ar_ag, one_shot, Buffers::plain, 0, true, true},
-        Mutant{"one_shot_without_its_wait_dual", rs_ar, one_shot, Buffers::plain, 0, true, true},
-        Mutant{"two_shot_without_its_first_wait", ar_ag, two_shot, Buffers::symmetric, 0, true, true},
-        Mutant{"two_shot_without_its_first_wait_dual", rs_ar, two_shot, Buffers::symmetric, 0, true, true},
-        Mutant{"two_shot_without_its_last_wait", ar_ag, two_shot, Buffers::symmetric, 1, true, true},
-        Mutant{"two_shot_without_its_last_wait_dual", rs_ar, two_shot, Buffers::symmetric, 1, true, true},
-        Mutant{"two_shot_without_its_first_wait_staged", ar_ag, two_shot, Buffers::plain, 0, true, true},
-        Mutant{"two_shot_without_its_first_wait_staged_dual", rs_ar, two_shot, Buffers::plain, 0, true, true},
-        Mutant{"two_shot_without_its_last_wait_staged", ar_ag, two_shot, Buffers::plain, 1, true, true},
-        Mutant{"two_shot_without_its_last_wait_staged_dual", rs_ar, two_shot, Buffers::plain, 1, true, true},
-        Mutant{"one_shot_without_alternating", ar_ag, one_shot, Buffers::plain, -1, false, true},
-        Mutant{"one_shot_without_alternating_dual", rs_ar, one_shot, Buffers::plain, -1, false, true},
-        Mutant{"original_in_place", ar_ag, one_shot, Buffers::symmetric, -1, true, false, 1, 2},
-        Mutant{"one_shot_in_place_without_its_first_wait", ar_ag, one_shot, Buffers::symmetric, 0, true, true,
-               1, 2},
-        Mutant{"one_shot_in_place_without_its_last_wait", ar_ag, one_shot, Buffers::symmetric, 1, true, true,
-               1, 2},
-        Mutant{"one_shot_in_place_without_its_last_wait_sum", ar_ag, one_shot, Buffers::symmetric, 1, true,
-               true, 2, 1},
-        Mutant{"one_shot_in_place_without_its_last_wait_dual", rs_ar, one_shot, Buffers::symmetric, 1, true,
-               true, 1, 2}),
+        Broken{"original_one_shot", ar_ag, one_shot, Buffers::plain, none, false},
+        Broken{"original_two_shot", rs_ar, two_shot, Buffers::symmetric, none, false},
+        Broken{"original_two_shot_staged", ar_ag, two_shot, Buffers::plain, none, false},
+        Broken{"one_shot_without_its_wait", ar_ag, one_shot, Buffers::plain, no_first_barrier, true},
+        Broken{"one_shot_without_its_wait_dual", rs_ar, one_shot, Buffers::plain, no_first_barrier, true},
+        Broken{"two_shot_without_its_first_wait", ar_ag, two_shot, Buffers::symmetric, no_first_barrier,
+               true},
+        Broken{"two_shot_without_its_first_wait_dual", rs_ar, two_shot, Buffers::symmetric, no_first_barrier,
+               true},
+        Broken{"two_shot_without_its_last_wait", ar_ag, two_shot, Buffers::symmetric, no_second_barrier,
+               true},
+        Broken{"two_shot_without_its_last_wait_dual", rs_ar, two_shot, Buffers::symmetric, no_second_barrier,
+               true},
+        Broken{"two_shot_without_its_first_wait_staged", ar_ag, two_shot, Buffers::plain, no_first_barrier,
+               true},
+        Broken{"two_shot_without_its_first_wait_staged_dual", rs_ar, two_shot, Buffers::plain,
+               no_first_barrier, true},
+        Broken{"two_shot_without_its_last_wait_staged", ar_ag, two_shot, Buffers::plain, no_second_barrier,
+               true},
+        Broken{"two_shot_without_its_last_wait_staged_dual", rs_ar, two_shot, Buffers::plain,
+               no_second_barrier, true},
+        Broken{"one_shot_without_alternating", ar_ag, one_shot, Buffers::plain, one_workspace, true},
+        Broken{"one_shot_without_alternating_dual", rs_ar, one_shot, Buffers::plain, one_workspace, true},
+        Broken{"original_in_place", ar_ag, one_shot, Buffers::symmetric, none, false, 1, 2},
+        Broken{"one_shot_in_place_without_its_first_wait", ar_ag, one_shot, Buffers::symmetric,
+               no_first_barrier, true, 1, 2},
+        Broken{"one_shot_in_place_without_its_last_wait", ar_ag, one_shot, Buffers::symmetric,
+               no_second_barrier, true, 1, 2},
+        Broken{"one_shot_in_place_without_its_last_wait_sum", ar_ag, one_shot, Buffers::symmetric,
+               no_second_barrier, true, 2, 1},
+        Broken{"one_shot_in_place_without_its_last_wait_dual", rs_ar, one_shot, Buffers::symmetric,
+               no_second_barrier, true, 1, 2}),
     [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

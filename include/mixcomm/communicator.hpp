@@ -16,21 +16,14 @@
 
 namespace mixcomm {
 
-/// How two_shot's data and signals travel on CUDA. `packets`: each 16 bytes carry 8 bytes of data and 8 of
-/// the call's number, so nothing else is waited for; twice the bytes. `barriers`: plain data between two
-/// barriers.
-enum class Protocol : std::uint8_t { automatic, packets, barriers };
-
-[[nodiscard]] std::string_view name(Protocol protocol);
-[[nodiscard]] Protocol protocol_from_name(std::string_view name);
-
 /// What only the CUDA backend looks at.
 struct CudaOptions {
   int device = -1;                          ///< -1: the calling thread's current device
-  Protocol protocol = Protocol::automatic;  ///< of two_shot
+  Protocol protocol = Protocol::automatic;  ///< of calls that name none; one_shot takes packets for barriers
+  bool lines = true;  ///< false: never lines, also over NVLink; then packets and barriers do it all
   int max_lanes =
-      0;  ///< thread blocks of an operation at most, 1 to 32, to leave SMs to others. 0: 32, but where ranks
-          ///< share a device half of each one's share of the SMs, so that other kernels of a late rank
+      0;  ///< thread blocks of an operation at most, 1 to 128, to leave SMs to others. 0: 128, but where
+          ///< ranks share a device half of each one's share of the SMs, so that other kernels of a late rank
           ///< always find room; a caller who runs no others may ask for the whole share
   bool multicast = false;     ///< store through NVLink multicast where the devices support it
   void* nccl = nullptr;       ///< ncclComm_t over the same ranks, of the caller's, for Algorithm::nccl and
@@ -60,6 +53,7 @@ struct CallOptions {
   /// share a device need a non-blocking stream each: on one stream, they would wait behind kernels that wait
   /// for them.
   void* stream = nullptr;
+  LaunchShape shape{};  ///< CUDA: how the call travels, for those who measure it; the same on all ranks
 };
 
 /// Rows of `width` bytes that begin `pitch` bytes apart, from one place to another.
@@ -135,6 +129,9 @@ class Communicator {
   [[nodiscard]] const Grid& grid() const;
   /// With defaults filled in, the CUDA device among them (-1 on CPU).
   [[nodiscard]] const CommunicatorOptions& options() const;
+
+  /// CUDA: how the ranks' GPUs reach each other; shared on CPU.
+  [[nodiscard]] Link link() const;
 
   /// Throws the failure of this communicator, if there is one. On CUDA: what its kernels have found so far;
   /// synchronize the stream first to know about all calls made.

@@ -20,13 +20,18 @@ struct Circumstances {
   int dp = 1;
   std::size_t bytes = 0;   ///< of the tensor with all rows: sum(rows) x hidden; for all_reduce, of the tensor
   bool symmetric = false;  ///< that tensor is memory from allocate()
-  bool crowded = false;    ///< more ranks than processors, so that a wait costs a change of threads
+  std::size_t largest_block_bytes = 0;  ///< of the largest DP rank's rows; 0: all have as many
+  bool crowded = false;  ///< more ranks than processors, so that a wait costs a change of threads
   BackendKind backend = BackendKind::cpu;
+  Link link = Link::nvlink;             ///< CUDA: between the ranks' GPUs
   const TuningTable* tuning = nullptr;  ///< what was measured, where anything was
 };
 
 /// The algorithm that `automatic` runs.
 [[nodiscard]] Algorithm choose(const Circumstances& circumstances);
+
+/// CUDA: how that algorithm's data travels, as far as it is known better than launching knows.
+[[nodiscard]] LaunchShape choose_shape(const Circumstances& circumstances, Algorithm algorithm);
 
 /// Why, in a sentence.
 [[nodiscard]] std::string why_chosen(const Circumstances& circumstances);

@@ -12,6 +12,15 @@
 
 namespace mixcomm {
 
+/// How an operation is launched on CUDA. What is 0 or automatic is the library's choice.
+struct LaunchShape {
+  Protocol protocol = Protocol::automatic;
+  int lanes = 0;    ///< thread blocks at most
+  int threads = 0;  ///< of a thread block: a multiple of 32
+
+  friend bool operator==(const LaunchShape&, const LaunchShape&) = default;
+};
+
 /// What was measured on one machine for one grid and backend. Without one, choose() goes by static rules. All
 /// ranks of a communicator must have the same table (compared by hash when it is made), so that all choose
 /// alike. A value; `load` and `parse` give only tables that hold together.
@@ -38,6 +47,7 @@ struct TuningTable {
   struct Step {
     std::uint64_t up_to_bytes = UINT64_MAX;  ///< of the tensor with all rows, inclusive
     Algorithm algorithm = Algorithm::two_shot;
+    LaunchShape shape{};  ///< CUDA
   };
   /// What is best for one operation and kind of memory, by size.
   struct Choice {
@@ -47,7 +57,9 @@ struct TuningTable {
   };
   std::vector<Choice> choices;  ///< none for what was not measured: there the static rules go on
 
-  /// The algorithm for that many bytes; automatic where nothing was measured.
+  /// What is best for that many bytes: its algorithm is automatic where nothing was measured.
+  [[nodiscard]] Step step(Op op, bool symmetric, std::uint64_t bytes) const;
+  /// Its algorithm.
   [[nodiscard]] Algorithm algorithm(Op op, bool symmetric, std::uint64_t bytes) const;
 
   /// Of all of the above; equal for equal tables.

@@ -14,20 +14,22 @@ struct Range {
   std::size_t size = 0;
 };
 
-/// Runs are cut at multiples of so many elements: ranks write different cache lines, and packs of 16 bytes
-/// stay whole.
+/// Runs are cut at multiples of so many elements, unless cut() is told another number: ranks write different
+/// cache lines, and packs of 16 bytes stay whole.
 inline constexpr std::size_t granule = 64;
 
 [[nodiscard]] MIXCOMM_HD constexpr std::size_t round_up(std::size_t n, std::size_t to) {
   return (n + to - 1) / to * to;
 }
 
-/// What each of `members` near equal shares in `size` elements (fewer than 2^38) has; the last ones may have
-/// less.
-[[nodiscard]] MIXCOMM_HD constexpr std::size_t share_of(std::size_t size, int members) {
-  const auto granules = static_cast<std::uint32_t>((size + granule - 1) / granule);
+/// What each of `members` near equal shares in `size` elements (fewer than 2^32 runs of `step`) has, a
+/// multiple of `step`; the last ones may have less. Of 32 bits where that is enough: dividing 64 takes a GPU
+/// long.
+template <class Size>
+[[nodiscard]] MIXCOMM_HD constexpr Size share_of(Size size, int members, Size step = granule) {
+  const auto runs = static_cast<std::uint32_t>((size + step - 1) / step);
   const auto count = static_cast<std::uint32_t>(members);
-  return static_cast<std::size_t>((granules + count - 1) / count) * granule;
+  return static_cast<Size>((runs + count - 1) / count) * step;
 }
 
 /// Piece `i` of `size` elements cut into pieces of `piece`.
@@ -38,8 +40,9 @@ inline constexpr std::size_t granule = 64;
 }
 
 /// Share `member` of `members` near equal ones. The first is the largest.
-[[nodiscard]] MIXCOMM_HD constexpr Range part(std::size_t size, int member, int members) {
-  return piece_of(size, share_of(size, members), member);
+[[nodiscard]] MIXCOMM_HD constexpr Range part(std::size_t size, int member, int members,
+                                              std::size_t step = granule) {
+  return piece_of(size, share_of(size, members, step), member);
 }
 
 /// Where block d begins in a buffer, in elements. A pass covers a run of each DP rank's block.
@@ -77,19 +80,23 @@ class BasicBlocks {
     for (int d = 0; d < dp; ++d) offset_[d + 1] = offset_[d] + elements(d);
   }
 
-  /// Cuts each block into pieces, of fewer than 2^31 elements together.
-  MIXCOMM_HD void cut(int pieces) {
+  /// Cuts each block into pieces, of fewer than 2^31 elements together, at multiples of `step` elements.
+  MIXCOMM_HD void cut(int pieces, std::size_t step = granule) {
+    step_ = static_cast<std::uint32_t>(step);
     packed_[0] = 0;
     MIXCOMM_ROLLED
     for (int d = 0; d < dp_; ++d) {
-      size_[d] = static_cast<std::uint32_t>(share_of(full_size(d), pieces));
+      size_[d] = static_cast<std::uint32_t>(share_of(full_size(d), pieces, step));
       packed_[d + 1] = packed_[d] + size_[d];
     }
   }
   /// Takes over block d of `from`, which has been cut, and covers piece `piece` of it: for threads that share
   /// the blocks out among them. d == dp() is one of them, the end.
   MIXCOMM_HD void take(const BasicBlocks& from, int d, int piece) {
-    if (d == 0) dp_ = from.dp_;
+    if (d == 0) {
+      dp_ = from.dp_;
+      step_ = from.step_;
+    }
     offset_[d] = from.offset_[d];
     packed_[d] = from.packed_[d];
     if (d == from.dp_) return;
@@ -109,6 +116,8 @@ class BasicBlocks {
   }
 
   [[nodiscard]] MIXCOMM_HD int dp() const { return dp_; }
+  /// What the blocks were cut at multiples of.
+  [[nodiscard]] MIXCOMM_HD std::size_t step() const { return step_; }
   /// The size of block d, covered or not; of all blocks together.
   [[nodiscard]] MIXCOMM_HD std::size_t full_size(int d) const { return offset_[d + 1] - offset_[d]; }
   [[nodiscard]] MIXCOMM_HD std::size_t elements() const { return offset_[dp_]; }
@@ -117,7 +126,7 @@ class BasicBlocks {
 
   /// How many elements of block d this pass covers.
   [[nodiscard]] MIXCOMM_HD std::size_t size(int d) const { return covered_[d]; }
-  /// What a packed workspace needs: whole granules for each block.
+  /// What a packed workspace needs: whole steps of the cut for each block.
   [[nodiscard]] MIXCOMM_HD std::size_t packed_size() const { return packed_[dp_]; }
 
   // Runs of the packed workspace, which name elements of several blocks at once:
@@ -131,7 +140,7 @@ class BasicBlocks {
   /// What falls to `member` of `members` when all of it is shared out near equally, whichever blocks it is
   /// in: so ranks have equal work also where blocks are uneven.
   [[nodiscard]] MIXCOMM_HD Range share(int member, int members) const {
-    return part(packed_[dp_], member, members);
+    return piece_of(packed_[dp_], share_of(packed_[dp_], members, step_), member);
   }
   /// What a run holds of block d, in the covered part of that.
   [[nodiscard]] MIXCOMM_HD Range overlap(const Range& run, int d) const {
@@ -150,6 +159,7 @@ class BasicBlocks {
 
  private:
   int dp_;
+  std::uint32_t step_;  ///< of the cut
   std::size_t offset_[most + 1];
   std::size_t begin_[most];
   std::uint32_t covered_[most];

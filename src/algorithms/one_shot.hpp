@@ -15,7 +15,7 @@ template <bool gathers, int most>
 /// out block d = sum over t of in@(t, d), for every d.
 /// Phases: publish | wait | sum (| wait, where the input itself was published). Waits: 1 (2). Reads per rank:
 /// tp x sum(rows) x hidden; scratch: its input, twice (none).
-template <Context C, int most>
+template <OneShotContext C, int most>
 MIXCOMM_HD void all_reduce_all_gather_one_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.publish();
   for (const auto tile : c.tiles(one_shot_sums<true>(g, b)))
@@ -26,7 +26,7 @@ MIXCOMM_HD void all_reduce_all_gather_one_shot(C& c, const Grid& g, const BasicB
 /// out = sum over d', then t, of block d of in@(t, d').
 /// Phases: publish | wait | sum (| wait, where the input itself was published). Waits: 1 (2). Reads per rank:
 /// world x rows[d] x hidden; scratch: its input, twice (none).
-template <Context C, int most>
+template <OneShotContext C, int most>
 MIXCOMM_HD void reduce_scatter_all_reduce_one_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.publish();
   for (const auto tile : c.tiles(one_shot_sums<false>(g, b)))

@@ -16,7 +16,7 @@ template <int most>
 /// Phases: wait | sum my share of all blocks and write it to every rank | wait. Waits: 2.
 /// Reads per rank: tp x sum(rows) x hidden / world; writes: sum(rows) x hidden; scratch: none for symmetric
 /// buffers.
-template <Context C, int most>
+template <TwoShotContext C, int most>
 MIXCOMM_HD void all_reduce_all_gather_two_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.share();
   const auto out = c.open();
@@ -31,7 +31,7 @@ MIXCOMM_HD void all_reduce_all_gather_two_shot(C& c, const Grid& g, const BasicB
 /// Phases: wait | sum my share of all blocks over all ranks and write it to the TP team of that block | wait.
 /// Waits: 2. Reads per rank: sum(rows) x hidden; writes: tp x sum(rows) x hidden / world; scratch: none for
 /// symmetric buffers.
-template <Context C, int most>
+template <TwoShotContext C, int most>
 MIXCOMM_HD void reduce_scatter_all_reduce_two_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.share();
   const auto out = c.open();

@@ -11,16 +11,9 @@
 #include "cpu/channel.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/staging.hpp"
+#include "mutant.hpp"
 
 namespace mixcomm::cpu {
-
-#if defined(MIXCOMM_MUTANTS)
-/// Only in the library that tests/mutants_test.cpp builds for itself: whether to leave out a pass's barrier
-/// of that index.
-bool drops_barrier(int index);
-/// ... and whether workspaces alternate.
-bool alternates();
-#endif
 
 /// A buffer of which every rank has one, at the same place of a slice of shared memory.
 struct View {
@@ -99,17 +92,14 @@ class CpuContext {
   }
 
   void barrier() {
-#if defined(MIXCOMM_MUTANTS)
-    if (drops_barrier(barriers_++)) return;
-#endif
+    const bool first = barriers_++ == 0;
+    if (current_mutant() == (first ? Mutant::no_first_barrier : Mutant::no_second_barrier)) return;
     const std::uint64_t begin = ticks();
     channel_.barrier(call_.record, hash_);
     waited_ += ticks() - begin;
   }
   /// How much of the time, in ticks(), this rank has been in barriers.
-  [[nodiscard]] std::uint64_t waited() const {
-    return waited_;
-  }
+  [[nodiscard]] std::uint64_t waited() const { return waited_; }
 
   /// The blocks that have elements in a run, from my own on: ranks then do not all read the same rank's
   /// memory at the same time.
@@ -146,9 +136,7 @@ class CpuContext {
     Range run_;
     int first_;
   };
-  [[nodiscard]] Tiles tiles(Range run) const {
-    return {call_.blocks, run, grid_.dp.member};
-  }
+  [[nodiscard]] Tiles tiles(Range run) const { return {call_.blocks, run, grid_.dp.member}; }
 
   [[nodiscard]] Sum load_sum(const SumOrder& order, const Input& in, const Tile& /*tile*/) const {
     return {order, in};
@@ -207,9 +195,7 @@ class CpuContext {
   }
 
   /// Whether my output holds block d.
-  [[nodiscard]] bool needs(int d) const {
-    return call_.gathers || d == grid_.dp.member;
-  }
+  [[nodiscard]] bool needs(int d) const { return call_.gathers || d == grid_.dp.member; }
 
   /// A tile of a rank's input; of my own where the caller has it, which may be closer than what I staged.
   [[nodiscard]] const void* source(const View& in, int rank, const Tile& tile) const {
@@ -240,11 +226,9 @@ class CpuContext {
   const PassBuffers& buffers_;
   std::uint32_t hash_;
   std::uint64_t waited_ = 0;
-#if defined(MIXCOMM_MUTANTS)
-  int barriers_ = 0;
-#endif
+  int barriers_ = 0;  ///< of this pass
 };
 
-static_assert(Context<CpuContext<float>>);
+static_assert(OneShotContext<CpuContext<float>> && TwoShotContext<CpuContext<float>>);
 
 }  // namespace mixcomm::cpu

@@ -186,11 +186,7 @@ class CpuBackend final : public Backend {
   /// cache (3 instead of 8 ns each where they share a cache). Which lines those are depends on the block,
   /// too.
   [[nodiscard]] View area(std::size_t kind, std::size_t which) const {
-#if defined(MIXCOMM_MUTANTS)
-    const std::size_t parity = alternates() ? passes_[kind] % 2 : 0;
-#else
-    const std::size_t parity = passes_[kind] % 2;
-#endif
+    const std::size_t parity = current_mutant() == Mutant::one_workspace ? 0 : passes_[kind] % 2;
     const std::size_t index = (kind * 2 + parity) * 2 + which;
     std::byte* first = slices_.memory.get() + state_bytes + index * area_bytes_;
     const auto stride = static_cast<std::ptrdiff_t>(slices_.stride);

@@ -46,8 +46,7 @@ class Agreement : public Lane {
 
  private:
   [[nodiscard]] __device__ std::byte* slot(int to, int from, int w, std::uint64_t number) const {
-    return workspace(to) + Workspace::flags_bytes + Workspace::hello_bytes +
-           (((number % 2) * most_ranks + from) * record_words + w) * sizeof(ptx::Packet);
+    return workspace(to) + Workspace::record(static_cast<int>(number % 2), from, w);
   }
 };
 

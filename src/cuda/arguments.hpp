@@ -5,19 +5,12 @@
 #include <cstdint>
 
 #include "algorithms/blocks.hpp"
-#include "call.hpp"
+#include "cuda/workspace.hpp"
 #include "mixcomm/communicator.hpp"
 #include "mixcomm/grid.hpp"
+#include "mutant.hpp"
 
 namespace mixcomm::cuda {
-
-/// The most ranks of one communicator on CUDA.
-inline constexpr int most_ranks = 16;
-
-/// A thread block and its peers of the same index on all ranks are a lane: it has its own piece of the data,
-/// its own workspace and its own counters, and waits for nothing but its peers. An operation of few bytes
-/// uses few lanes.
-inline constexpr int most_lanes = 32;
 
 /// What one lane counts. In the rank's own device memory, so that a replayed graph goes on counting.
 struct alignas(16) LaneState {
@@ -27,7 +20,6 @@ struct alignas(16) LaneState {
 };
 
 /// A call's record, as ranks compare it.
-inline constexpr int record_words = sizeof(CallRecord) / sizeof(std::uint64_t);
 struct RecordWords {
   std::uint64_t word[record_words];
 };
@@ -65,31 +57,6 @@ struct View {
   }
 };
 
-/// Where things are in a rank's slice of the workspace, in bytes; the same for all ranks. Each team kind has
-/// its own.
-struct Workspace {
-  // Flags, hellos and records of calls come first, then the areas.
-  std::byte* first = nullptr;  ///< rank 0's slice
-  std::size_t stride = 0;
-  std::size_t lane_bytes = 0;  ///< of one lane in one area
-  std::size_t area_bytes = 0;
-
-  static constexpr std::size_t flags_bytes = std::size_t{most_lanes} * most_ranks * 4;
-  static constexpr std::size_t hello_bytes = std::size_t{2} * most_lanes * most_ranks * 16;
-  static constexpr std::size_t records_bytes = std::size_t{2} * most_ranks * record_words * 16;
-  static constexpr std::size_t signal_bytes = round_up(flags_bytes + hello_bytes + records_bytes, 4096);
-  /// Areas: packets in and out, two of each by parity, then staged data in and out.
-  static constexpr int areas = 6;
-
-  [[nodiscard]] MIXCOMM_HD std::byte* of(int rank) const {
-    return first + static_cast<std::size_t>(rank) * stride;
-  }
-  [[nodiscard]] MIXCOMM_HD std::size_t area(int index, int lane) const {
-    return signal_bytes + static_cast<std::size_t>(index) * area_bytes +
-           static_cast<std::size_t>(lane) * lane_bytes;
-  }
-};
-
 /// One operation of one rank.
 struct Arguments {
   Grid grid;  ///< the operation's part of the communicator's
@@ -110,9 +77,7 @@ struct Arguments {
   std::uint32_t passes = 1;
   std::uint8_t op = 0;
   std::uint8_t team = 0;  ///< TeamKind
-#if defined(MIXCOMM_MUTANTS)
-  int mutant = 0;
-#endif
+  MutantSwitch mutant{};
 };
 
 }  // namespace mixcomm::cuda

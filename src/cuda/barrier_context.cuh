@@ -4,19 +4,21 @@
 #pragma once
 
 #include "algorithms/two_shot.hpp"
-#include "cuda/kernels.hpp"
 #include "cuda/lane.cuh"
+#include "cuda/user_tile.cuh"
 
 namespace mixcomm::cuda {
 
 /// Staging areas need not alternate: between a rank's last read of one and its owner's next write to it there
 /// is always a barrier.
-template <class T, bool gathers, Way way>
+///
+/// `few`: of so few data that each thread has one tile to sum, with all its loads under way at once.
+template <class T, bool gathers, bool few>
 class BarrierContext : public Lane {
-  static constexpr bool few = way == Way::two_shot_barriers_few;
   static constexpr int words = 4;
-  static constexpr int elements = tile_elements<T, words * 4>;
+  static constexpr int elements = words * 4 / sizeof(T);
   using Sum = Words<words>;
+  using LaneTiles = Tiles<elements>;
 
  public:
   using Input = View;
@@ -33,21 +35,29 @@ class BarrierContext : public Lane {
   __device__ void begin() {}
   __device__ void begin_pass() {}
   __device__ void end_pass() {}
+  __device__ void end() {
+    __syncthreads();  // all threads have loaded the state
+    keep(packets(), barriers());
+  }
 
   __device__ Input share() {
     if (a_.in_view.first != nullptr) return a_.in_view;
-    const View staged = staging(4);
+    const View staged = staging(Area::staged_in());
     if (!ok()) return staged;  // peers may still read what the call that failed has put there
     copy(
         gathers ? b_.block(a_.grid.dp.member) : b_.everything(),
-        [&](const Tile& tile) { return input_tile<T, words, gathers>(tile).load(); },
+        [&](const Tile& tile) {
+          const UserTile<const T, words> in(input_block<T, gathers>(tile.block), b_.size(tile.block),
+                                            tile.begin);
+          return in.load();
+        },
         [&](const Tile& tile, const Sum& value) { write(at(staged, a_.grid.rank(), tile), value); });
     return staged;
   }
-  __device__ Input publish() { return share(); }
-  __device__ void retract(const Input&) {}
 
-  __device__ Output open() { return a_.out_view.first != nullptr ? a_.out_view : staging(5); }
+  __device__ Output open() {
+    return a_.out_view.first != nullptr ? a_.out_view : staging(Area::staged_out());
+  }
 
   /// Fetches each member's sums from where it keeps them.
   __device__ void close(const Output& out) {
@@ -58,7 +68,10 @@ class BarrierContext : public Lane {
         [&](const Tile& tile) {
           return read(at(out, a_.grid.world.rank(static_cast<int>(tile.packed / extent)), tile));
         },
-        [&](const Tile& tile, const Sum& value) { store(tile, value); });
+        [&](const Tile& tile, const Sum& value) {
+          UserTile<T, words>(output_block<T, gathers>(tile.block), b_.size(tile.block), tile.begin)
+              .store(value);
+        });
   }
 
   /// Every rank's thread block of this index has come here, and what the others wrote before can be read. The
@@ -68,9 +81,7 @@ class BarrierContext : public Lane {
     if (!ok_) return;  // all threads know
     ++barriers_;
     const bool last = barriers_ % 2 == 0;
-#if defined(MIXCOMM_MUTANTS)
-    if (a_.mutant == (last ? 2 : 1)) return;
-#endif
+    if (a_.mutant.is(last ? Mutant::no_second_barrier : Mutant::no_first_barrier)) return;
     const bool releases = last || a_.in_view.first == nullptr;
     const bool acquires = !last || a_.out_view.first == nullptr;
     __syncthreads();
@@ -92,19 +103,17 @@ class BarrierContext : public Lane {
     // A rank that is late must not take this one's flag for its data, which others may overwrite from now on.
     if (!ok_ && state_.failed == 0 && threadIdx.x < members())
       ptx::store_release(flag(threadIdx.x, me()), barriers() - gave_up);
-#if defined(MIXCOMM_MUTANTS)
     // One rank is slow to sum: without the second barrier the others would be gone before it has written to
     // them.
-    if (!last && me() == 1)
+    if (has_mutants && !last && me() == 1)
       for (const std::uint64_t until = ptx::nanoseconds() + 1'000'000; ptx::nanoseconds() < until;) {
       }
-#endif
     // All ranks' kernels of this lane are running: the next one's can take no place that they wait for.
     if (barriers_ == 1) ptx::let_next_kernel_start();
   }
 
   /// `run` is what this context's body sums.
-  [[nodiscard]] __device__ Tiles<elements> tiles(Range run) const {
+  [[nodiscard]] __device__ LaneTiles tiles(Range run) const {
     if constexpr (few) return sums_;
     return {b_, run};
   }
@@ -135,10 +144,6 @@ class BarrierContext : public Lane {
     return sum.rounded();
   }
 
-  __device__ void store(const Tile& tile, const Sum& sum) const {
-    output_tile<T, words, gathers>(tile).store(sum);
-  }
-
   __device__ void store_all(const Team& team, const Output& out, const Tile& tile, const Sum& sum) const {
     if (!ok_) return;
     if (a_.out_view.first == nullptr) return write(at(out, a_.grid.rank(), tile), sum);
@@ -156,7 +161,8 @@ class BarrierContext : public Lane {
   template <class Load, class Store>
   __device__ void copy(const Range& run, const Load& load, const Store& put) const {
     constexpr int depth = 4;
-    const Tiles<elements> all(b_, run);
+    const LaneTiles all(b_, run);
+    const auto end = static_cast<Place>(run.begin + run.size);
     auto next = all.begin();
     while (next != all.end()) {
       Tile tile[depth];
@@ -170,14 +176,14 @@ class BarrierContext : public Lane {
       }
 #pragma unroll
       for (int k = 0; k < depth; ++k)
-        if (tile[k].packed < all.end()) put(tile[k], value[k]);
+        if (tile[k].packed < end) put(tile[k], value[k]);
     }
   }
 
   [[nodiscard]] __device__ std::byte* at(const View& view, int rank, const Tile& tile) const {
     return view.of(rank) + (b_.start(view.coordinates, tile.block) + tile.begin) * sizeof(T);
   }
-  [[nodiscard]] __device__ View staging(int area) const {
+  [[nodiscard]] __device__ View staging(Area area) const {
     return {a_.workspace.first + a_.workspace.area(area, blockIdx.x), a_.workspace.stride, nullptr,
             Coordinates::packed};
   }
@@ -201,7 +207,8 @@ class BarrierContext : public Lane {
   }
   /// What `from` raises for `to`.
   [[nodiscard]] __device__ std::uint32_t* flag(int to, int from) const {
-    return reinterpret_cast<std::uint32_t*>(workspace(to)) + blockIdx.x * most_ranks + from;
+    return reinterpret_cast<std::uint32_t*>(workspace(to) +
+                                            Workspace::flag(static_cast<int>(blockIdx.x), from));
   }
   [[nodiscard]] __device__ static Sum read(const std::byte* address) {
     Sum result;
@@ -213,7 +220,7 @@ class BarrierContext : public Lane {
         make_uint4(value.word[0], value.word[1], value.word[2], value.word[3]);
   }
 
-  Tiles<elements> sums_;
+  LaneTiles sums_;
 };
 
 }  // namespace mixcomm::cuda

@@ -13,16 +13,12 @@
 #include "cuda/driver.hpp"
 #include "cuda/failure.hpp"
 #include "cuda/launch.hpp"
+#include "cuda/links.hpp"
 #include "cuda/nccl_collectives.hpp"
 #include "cuda/symmetric_memory.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cuda {
-
-#if defined(MIXCOMM_MUTANTS)
-/// Only in the library that the tests of the tests build for themselves: what to break, see the contexts.
-int mutant();
-#endif
 
 namespace {
 
@@ -81,15 +77,18 @@ class CudaBackend final : public Backend {
         device_(device),
         options_(options),
         provider_(make_memory_provider(bootstrap, device_, options.cuda, options.timeout)),
-        limits_(limits_for(options.cuda.protocol, agreed_lanes(bootstrap, device_, options.cuda.max_lanes),
-                           options.workspace_bytes, grid.world.size)),
+        link_(slowest_link(bootstrap, device_)),
+        limits_(limits_for(agreed_lanes(bootstrap, device_, options.cuda.max_lanes), options.workspace_bytes,
+                           options.cuda.lines && link_ != Link::pcie)),
         failure_(grid, options.timeout) {
-    const auto lanes = static_cast<std::size_t>(limits_.most_lanes);
-    layout_.lane_bytes = limits_.lane_bytes;
-    layout_.area_bytes = limits_.lane_bytes * lanes;
-    kind_bytes_ = layout_.area(Workspace::areas, 0);
+    if (options.cuda.protocol == Protocol::lines && !limits_.lines)
+      throw Unsupported(fmt::format(
+          "protocol lines: {}; use auto, packets or barriers",
+          options.cuda.lines ? "not all GPUs are joined by NVLink ('mixcomm info' lists the links)"
+                             : "lines are switched off, by CudaOptions::lines or MIXCOMM_DISABLE"));
+    layout_.area_bytes = limits_.area_bytes;
     // My slice: what my kernels keep, then a workspace per team kind.
-    workspace_ = provider_->allocate(memory_bytes + team_kinds * kind_bytes_);
+    workspace_ = provider_->allocate(memory_bytes + team_kinds * layout_.bytes());
     layout_.stride = workspace_.stride;
     load_kernels();
     int capability = 0;
@@ -113,8 +112,9 @@ class CudaBackend final : public Backend {
   [[nodiscard]] std::string machine() const override {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, device_), "asking for the device's name");
-    return properties.name;
+    return fmt::format("{}, {}", properties.name, name(link_));
   }
+  [[nodiscard]] Link link() const override { return link_; }
   [[nodiscard]] bool crowded() const override { return false; }
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cuda; }
   [[nodiscard]] int device() const override { return device_; }
@@ -158,6 +158,7 @@ class CudaBackend final : public Backend {
     const bool direct = a.in_view.first != nullptr && a.out_view.first != nullptr;
     const Launch launch = launch_for(call, grid, direct, limits_);
     a.passes = static_cast<std::uint32_t>(launch.passes);
+    a.workspace.lane_bytes = launch.lane_bytes;
     a.blocks = launch.blocks;
     launch_kernel(tables_[static_cast<std::size_t>(call.dtype)]
                       .kernel[call.gathers ? 1 : 0][static_cast<int>(launch.way)],
@@ -184,6 +185,7 @@ class CudaBackend final : public Backend {
     for (const KernelTable& table : tables_)
       for (const auto& row : table.kernel)
         for (void* kernel : row) {
+          if (kernel == nullptr) continue;
           check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel");
           overlaps_launches_ = overlaps_launches_ && attributes.ptxVersion >= 90;
         }
@@ -221,7 +223,8 @@ class CudaBackend final : public Backend {
     Arguments a;
     a.grid = grid;
     a.workspace = layout_;
-    a.workspace.first = workspace_.first + memory_bytes + static_cast<std::size_t>(call.team) * kind_bytes_;
+    a.workspace.first =
+        workspace_.first + memory_bytes + static_cast<std::size_t>(call.team) * layout_.bytes();
     a.in = call.in;
     a.out = call.out;
     a.in_view = view_of(call, call.seen_input());
@@ -241,9 +244,7 @@ class CudaBackend final : public Backend {
     a.number = call.record.number;
     a.op = static_cast<std::uint8_t>(call.record.op);
     a.team = static_cast<std::uint8_t>(call.team);
-#if defined(MIXCOMM_MUTANTS)
-    a.mutant = mutant();
-#endif
+    a.mutant = MutantSwitch::current();
     return a;
   }
 
@@ -265,11 +266,11 @@ class CudaBackend final : public Backend {
   int device_;
   CommunicatorOptions options_;
   std::unique_ptr<MemoryProvider> provider_;
+  Link link_;
   LaunchLimits limits_;
   FailureBox failure_;
   Slices workspace_;
-  Workspace layout_;  ///< of a team kind's workspace; `first` is left out
-  std::size_t kind_bytes_ = 0;
+  Workspace layout_;  ///< of a team kind's workspace; `first` and `lane_bytes` are left out
   std::array<KernelTable, 3> tables_{};  ///< by dtype
   bool overlaps_launches_ = false;
   Allocations<View> allocations_;  ///< each as a view from its first byte on

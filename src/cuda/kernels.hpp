@@ -6,30 +6,52 @@
 
 namespace mixcomm::cuda {
 
-/// How an operation travels: the algorithm's body and its context. `few`: of so few data that each thread has
-/// one tile to sum, with all its loads under way at once.
+/// How an operation travels: the algorithm's body, its context, and how much a thread has under way. `wide`:
+/// two lines at a time. `few`: of so few data that each thread has one tile to sum, with all its loads under
+/// way.
 enum class Way : std::uint8_t {
   one_shot_packets,
   two_shot_packets,
+  one_shot_lines,
+  one_shot_lines_wide,
+  two_shot_lines,
   two_shot_barriers_few,
   two_shot_barriers
 };
-inline constexpr int ways = 4;
+inline constexpr int ways = 7;
 
-[[nodiscard]] constexpr bool in_packets(Way way) {
+[[nodiscard]] constexpr bool is_one_shot(Way way) {
+  return way == Way::one_shot_packets || way == Way::one_shot_lines || way == Way::one_shot_lines_wide;
+}
+[[nodiscard]] constexpr bool over_lines(Way way) {
+  return way == Way::one_shot_lines || way == Way::one_shot_lines_wide || way == Way::two_shot_lines;
+}
+[[nodiscard]] constexpr bool over_packets(Way way) {
   return way == Way::one_shot_packets || way == Way::two_shot_packets;
 }
+[[nodiscard]] constexpr bool over_barriers(Way way) {
+  return way == Way::two_shot_barriers_few || way == Way::two_shot_barriers;
+}
+/// Whether what scatters goes this way as well as what gathers: wide sums over all ranks take too many
+/// registers.
+[[nodiscard]] constexpr bool has_dual(Way way) {
+  return way != Way::one_shot_lines_wide;
+}
+/// Of two lines, or of one.
+[[nodiscard]] constexpr bool is_wide(Way way) {
+  return way == Way::one_shot_lines_wide;
+}
 
-/// The most threads of a lane. Two lanes fit an SM's registers, since the next kernel's may come while a peer
-/// that shares the device has yet to find room for its own: packets have many addresses ready, and eight
+/// The most threads of a lane. Of 256, two lanes fit an SM's registers: the next kernel's may come while a
+/// peer that shares the device has yet to find room for its own. Packets have many addresses ready, and eight
 /// loads under way take many registers, too.
 [[nodiscard]] constexpr int most_threads_of(Way way) {
-  return way == Way::two_shot_barriers ? 512 : 256;
+  return way == Way::two_shot_barriers || over_lines(way) ? 512 : 256;
 }
 
 /// The kernels of one dtype, each taking one Arguments.
 struct KernelTable {
-  void* kernel[2][ways];  ///< [gathers][way]
+  void* kernel[2][ways] = {};  ///< [gathers][way]; null where there is none
 };
 
 template <class T>

@@ -9,80 +9,105 @@ std::size_t divide_up(std::size_t a, std::size_t b) {
   return (a + b - 1) / b;
 }
 
-/// Elements that the larger of both areas must hold for what one lane covers in one pass.
-std::size_t elements_needed(Way way, bool gathers, const BasicBlocks<most_ranks>& blocks, const Grid& grid) {
-  const auto world = static_cast<std::size_t>(grid.world.size);
-  const auto tp = static_cast<std::size_t>(grid.tp.size);
-  if (!in_packets(way)) return blocks.packed_size();
-  if (way == Way::two_shot_packets) {
-    const std::size_t share = part(blocks.packed_size(), 0, grid.world.size).size;
-    return std::max(blocks.packed_size(), (gathers ? tp : world) * share);
-  }
-  if (gathers) return tp * blocks.packed_size();
-  std::size_t longest = 0;
-  for (int d = 0; d < grid.dp.size; ++d)
-    longest = std::max(longest, blocks.packed_end(d) - blocks.block(d).begin);
-  return world * longest;
+/// Parts of areas begin at multiples of this.
+constexpr std::size_t unit_bytes = 512;
+
+/// What a kernel's threads work on at a time.
+struct TileShape {
+  std::size_t bytes;       ///< of data
+  std::size_t wire_bytes;  ///< that carry them
+  std::size_t threads;
+  std::size_t step;  ///< blocks are cut at multiples of so many bytes
+};
+
+TileShape tile_of(Way way, DType dtype) {
+  const std::size_t plain_step = granule * size_of(dtype);
+  if (over_packets(way)) return {8, 16, 1, plain_step};
+  if (over_barriers(way)) return {16, 16, 1, plain_step};
+  const std::size_t width = is_wide(way) ? 2 : 1;
+  return {120 * width, 128 * width, 8, 240};
 }
 
-/// Whether two_shot moves this call's data in packets. In place, barriers move half the bytes and copy
-/// nothing; elsewhere packets save a copy.
-bool short_for_packets(const Call& call, bool direct) {
-  const std::size_t bytes = call.blocks.elements() * size_of(call.dtype);
-  const unsigned direct_kib = call.gathers && call.blocks.dp() > 1 ? 128 : 64;
-  return bytes <= std::size_t{direct ? direct_kib : 256U} << 10U;
+/// Elements that the larger of both areas must hold for what one lane covers in one pass.
+std::size_t elements_needed(Way way, bool gathers, const BasicBlocks<most_ranks>& blocks, const Grid& grid) {
+  if (over_barriers(way)) return blocks.packed_size();
+  const auto sources = static_cast<std::size_t>(gathers ? grid.tp.size : grid.world.size);
+  const std::size_t in = sources * extent_of(is_one_shot(way), gathers, blocks, grid.world.size);
+  return is_one_shot(way) ? in : std::max(in, blocks.packed_size());
+}
+
+/// The way of a call whose shape is known, but for what depends on how much each thread has to do.
+Way way_of(const Call& call, const LaunchLimits& limits) {
+  Protocol protocol = call.shape.protocol;
+  if (protocol == Protocol::lines && !limits.lines) protocol = Protocol::packets;
+  if (call.algorithm != Algorithm::two_shot)
+    return protocol == Protocol::lines ? Way::one_shot_lines : Way::one_shot_packets;
+  if (protocol == Protocol::lines) return Way::two_shot_lines;
+  return protocol == Protocol::packets ? Way::two_shot_packets : Way::two_shot_barriers;
 }
 
 }  // namespace
 
-LaunchLimits limits_for(Protocol protocol, int lanes, std::size_t workspace_bytes, int world) {
-  constexpr std::size_t granule_bytes = granule * sizeof(float) * 2;
-  static_assert((std::size_t{64} << 10U) / most_ranks >= granule_bytes, "the smallest workspace has a lane");
-  const std::size_t most = workspace_bytes / (granule_bytes * static_cast<std::size_t>(world));
-  const std::size_t count = std::min(static_cast<std::size_t>(lanes), most);
-  return {protocol, static_cast<int>(count), workspace_bytes / count / granule_bytes * granule_bytes};
+LaunchLimits limits_for(int lanes, std::size_t workspace_bytes, bool lines) {
+  return {std::min(lanes, most_lanes), workspace_bytes / unit_bytes * unit_bytes, lines};
 }
 
 Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits) {
   Launch launch;
-  if (call.algorithm == Algorithm::two_shot) {
-    const bool packets = limits.protocol == Protocol::automatic ? short_for_packets(call, direct)
-                                                                : limits.protocol == Protocol::packets;
-    launch.way = packets ? Way::two_shot_packets : Way::two_shot_barriers;
-  }
-  const bool packets = in_packets(launch.way);
-  const std::size_t tile = (packets ? 8 : 16) / size_of(call.dtype);
+  launch.way = way_of(call, limits);
+  const bool message = !over_barriers(launch.way);
+  const bool staged = message || !direct;
 
-  // A thread for every tile that this rank touches in the longest phase, up to the most: where nothing is
+  // Each lane's part of an area holds a step of every block from every rank.
+  const TileShape narrow = tile_of(launch.way, call.dtype);
+  const std::size_t step_bytes = round_up(narrow.step * narrow.wire_bytes / narrow.bytes, unit_bytes);
+  std::size_t most = std::min(static_cast<std::size_t>(limits.most_lanes),
+                              limits.area_bytes / (step_bytes * static_cast<std::size_t>(grid.world.size)));
+  if (call.shape.lanes > 0) most = std::min(most, static_cast<std::size_t>(call.shape.lanes));
+  most = std::max<std::size_t>(most, 1);
+
+  // Threads for every tile that this rank touches in the longest phase, up to the most: where nothing is
   // staged that is its share of the sum, elsewhere the tensor with all rows.
   const std::size_t elements = call.blocks.elements();
   const std::size_t touched =
-      packets || !direct ? elements : divide_up(elements, static_cast<std::size_t>(grid.world.size));
-  const std::size_t tiles = std::max(divide_up(touched, tile), std::size_t{1});
-  std::size_t threads = 256;
-  const std::size_t lanes = std::min(divide_up(tiles, threads), static_cast<std::size_t>(limits.most_lanes));
-  if (tiles > lanes * threads)
-    threads = static_cast<std::size_t>(most_threads_of(launch.way));
-  else if (launch.way == Way::two_shot_barriers)
+      staged ? elements : divide_up(elements, static_cast<std::size_t>(grid.world.size));
+  const auto wanted = [&](const TileShape& tile) {
+    return std::max(divide_up(touched * size_of(call.dtype), tile.bytes), std::size_t{1}) * tile.threads;
+  };
+  std::size_t threads = call.shape.threads > 0 ? static_cast<std::size_t>(call.shape.threads) : 256;
+  const auto most_threads = [&] { return static_cast<std::size_t>(most_threads_of(launch.way)); };
+  threads = std::min(round_up(threads, 32), most_threads());
+  const std::size_t lanes = std::min(divide_up(wanted(narrow), threads), most);
+  const bool crowded = wanted(narrow) > lanes * threads;
+  if (launch.way == Way::one_shot_lines && call.gathers && wanted(narrow) > lanes * most_threads())
+    launch.way = Way::one_shot_lines_wide;
+  if (launch.way == Way::two_shot_barriers && !crowded && threads <= 256)
     launch.way = Way::two_shot_barriers_few;
+  if (crowded && call.shape.threads == 0) {
+    const std::size_t each = round_up(divide_up(wanted(tile_of(launch.way, call.dtype)), lanes), 32);
+    threads =
+        over_lines(launch.way) ? std::clamp<std::size_t>(each, threads, most_threads()) : most_threads();
+  }
   launch.lanes = static_cast<int>(lanes);
   launch.threads = static_cast<int>(threads);
+  launch.lane_bytes = limits.area_bytes / lanes / unit_bytes * unit_bytes;
 
   // Lanes and passes together are pieces of the data: the first is the largest.
-  const std::size_t capacity = limits.lane_bytes / (packets ? 2 : 1) / size_of(call.dtype);
+  const TileShape tile = tile_of(launch.way, call.dtype);
+  const std::size_t capacity = launch.lane_bytes / tile.wire_bytes * tile.bytes / size_of(call.dtype);
   constexpr std::size_t most_places = std::size_t{1} << 30U;
   BasicBlocks<most_ranks>& blocks = launch.blocks;
   blocks = BasicBlocks<most_ranks>(call.blocks);
+  const auto cut = [&] { blocks.cut(launch.lanes * launch.passes, tile.step / size_of(call.dtype)); };
   // A piece has fewer than 2^32 elements to begin with.
   launch.passes = static_cast<int>(elements / (most_places * lanes)) + 1;
-  blocks.cut(launch.lanes * launch.passes);
-  const bool staged = packets || !direct;
+  cut();
   const auto needed = [&] {
     return staged ? elements_needed(launch.way, call.gathers, blocks, grid) : blocks.packed_size();
   };
   const std::size_t room = staged ? std::min(capacity, most_places) : most_places;
   for (launch.passes *= static_cast<int>(needed() / (room + 1)) + 1;; ++launch.passes) {
-    blocks.cut(launch.lanes * launch.passes);
+    cut();
     if (needed() <= room) return launch;
   }
 }

@@ -14,19 +14,19 @@ struct Launch {
   int lanes = 1;
   int threads = 1;
   int passes = 1;
+  std::size_t lane_bytes = 0;      ///< of one lane in one area of the workspace
   BasicBlocks<most_ranks> blocks;  ///< cut into lanes x passes pieces
 };
 
 /// What a launch depends on beside the call: all of it shared by the ranks.
 struct LaunchLimits {
-  Protocol protocol = Protocol::automatic;
-  int most_lanes = 1;
-  std::size_t lane_bytes = 0;  ///< of one lane in one area of the workspace
+  int most_lanes = 1;          ///< that the devices have room for
+  std::size_t area_bytes = 0;  ///< of the workspace
+  bool lines = false;          ///< whether data may travel in them
 };
 
-/// What `workspace_bytes` leave of `lanes`, the most that the devices have room for: a lane's part of an area
-/// holds a granule of packets from every rank at least.
-[[nodiscard]] LaunchLimits limits_for(Protocol protocol, int lanes, std::size_t workspace_bytes, int world);
+/// Room for each of `workspace_bytes`, in whole units that lanes share.
+[[nodiscard]] LaunchLimits limits_for(int lanes, std::size_t workspace_bytes, bool lines);
 
 /// `grid`: the operation's part of the communicator's. `direct`: both buffers are used in place.
 [[nodiscard]] Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits);

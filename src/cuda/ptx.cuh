@@ -48,6 +48,29 @@ __device__ inline void load_packet_if(bool condition, const void* address, Packe
                : "l"(address), "r"(static_cast<std::uint32_t>(condition)));
 }
 
+/// 16 of the 128 bytes of a line. When the eight threads next to each other that have a line's parts store
+/// them in one instruction, NVLink and the L2 cache keep the line together. (PTX does not promise that.)
+__device__ inline void store_part(void* address, const std::uint32_t (&words)[4]) {
+  asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(words[0]),
+               "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+
+/// The same for a load, where `condition` holds; else nothing: without a branch.
+__device__ inline void load_part_if(bool condition, const void* address, std::uint32_t (&words)[4]) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.u32 p, %5, 0; @p ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4]; }"
+      : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3])
+      : "l"(address), "r"(static_cast<std::uint32_t>(condition)));
+}
+
+/// 8 bytes that another rank may be writing.
+__device__ inline std::uint64_t load_number(const void* address) {
+  std::uint64_t value = 0;
+  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(address));
+  return value;
+}
+
 __device__ inline void store_release(std::uint32_t* address, std::uint32_t value) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
@@ -84,6 +107,11 @@ __device__ inline void store_multicast(void* address, const std::uint32_t (&word
                "f"(__uint_as_float(words[3]))
                : "memory");
 #endif
+}
+
+/// Has the compiler compute `value`, though nothing uses it.
+__device__ inline void keep(std::uint32_t value) {
+  asm volatile("" ::"r"(value));
 }
 
 /// Ends the calling thread. Barriers of its block no longer wait for it.

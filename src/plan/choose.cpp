@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "call.hpp"
+#include "choice/gpu_choice.hpp"
 #include "mixcomm/plan.hpp"
 
 namespace mixcomm {
@@ -16,8 +17,6 @@ bool sums_over_tp(const Circumstances& c) {
 /// one_shot waits once, but each rank copies its input, and the ranks of a TP team all sum the same rows: it
 /// reads tp times what two_shot reads. Up to so many bytes that costs less than a second wait.
 std::size_t worth_a_wait_bytes(const Circumstances& c) {
-  if (c.backend == BackendKind::cuda)
-    return std::size_t{192} << 10U;  // a hop between GPUs takes about a microsecond
   // What is read is not taken back from the reader's cache, as it is when it is pushed there. So where
   // nothing is read twice of what is staged anyway, or by two ranks that have a processor each, one_shot is
   // quicker at any size.
@@ -40,21 +39,30 @@ Algorithm tuned_algorithm(const Circumstances& c) {
 
 Algorithm choose(const Circumstances& c) {
   if (const Algorithm tuned = tuned_algorithm(c); tuned != Algorithm::automatic) return tuned;
+  if (c.backend == BackendKind::cuda) return choose_on_gpus(c);
   return bytes_read(c) <= worth_a_wait_bytes(c) ? Algorithm::one_shot : Algorithm::two_shot;
+}
+
+LaunchShape choose_shape(const Circumstances& c, Algorithm algorithm) {
+  if (c.backend != BackendKind::cuda) return {};
+  LaunchShape shape = shape_on_gpus(c, algorithm);
+  if (c.tuning == nullptr) return shape;
+  const TuningTable::Step tuned = c.tuning->step(c.op, c.symmetric, c.bytes);
+  if (tuned.algorithm == algorithm && tuned.shape != LaunchShape{}) shape = tuned.shape;
+  return shape;
 }
 
 std::string why_chosen(const Circumstances& c) {
   if (const Algorithm tuned = tuned_algorithm(c); tuned != Algorithm::automatic)
     return fmt::format("{} was quicker for {} bytes when this grid was tuned", name(tuned), c.bytes);
+  if (c.backend == BackendKind::cuda) return why_on_gpus(c);
   if (worth_a_wait_bytes(c) == any)
     return "one_shot reads no more than two_shot writes, and what a rank has read need not be taken back "
            "from its cache";
-  const std::string_view wait = c.backend == BackendKind::cuda ? "on CUDA, where a wait is a hop between GPUs"
-                                : c.crowded ? "with more ranks than processors, where a wait is dear"
-                                            : "with a processor per rank, where a wait is cheap";
+  const std::string_view wait = c.crowded ? "with more ranks than processors, where a wait is dear"
+                                          : "with a processor per rank, where a wait is cheap";
   return fmt::format("one_shot would read {} bytes per rank to save a wait: worth it up to {} bytes {}{}",
-                     bytes_read(c), worth_a_wait_bytes(c), wait,
-                     c.symmetric && c.backend == BackendKind::cpu ? ", in symmetric memory" : "");
+                     bytes_read(c), worth_a_wait_bytes(c), wait, c.symmetric ? ", in symmetric memory" : "");
 }
 
 }  // namespace mixcomm

@@ -46,6 +46,9 @@ Json json_of(const TuningTable& table) {
       Json one;
       if (step.up_to_bytes != UINT64_MAX) one["up_to_bytes"] = step.up_to_bytes;
       one["algorithm"] = name(step.algorithm);
+      if (step.shape.protocol != Protocol::automatic) one["protocol"] = name(step.shape.protocol);
+      if (step.shape.lanes != 0) one["lanes"] = step.shape.lanes;
+      if (step.shape.threads != 0) one["threads"] = step.shape.threads;
       steps.push_back(one);
     }
     choices.push_back(
@@ -98,6 +101,22 @@ int ranks(const Json& json, const char* key) {
   return static_cast<int>(count);
 }
 
+LaunchShape shape_from(const Json& step) {
+  LaunchShape shape;
+  if (step.contains("protocol")) shape.protocol = protocol_from_name(value<std::string>(step, "protocol"));
+  const auto count = [&](const char* key) -> int {
+    if (!step.contains(key)) return 0;
+    const std::uint64_t number = unsigned_value(step, key);
+    if (number > 1024) refuse(fmt::format("'{}' is {}; it may be 0 to 1024", key, number));
+    return static_cast<int>(number);
+  };
+  shape.lanes = count("lanes");
+  shape.threads = count("threads");
+  if (shape.threads % 32 != 0)
+    refuse(fmt::format("'threads' is {}, which is no multiple of 32", shape.threads));
+  return shape;
+}
+
 TuningTable::Choice choice_from(const Json& json) {
   TuningTable::Choice choice;
   choice.op = op_from_name(value<std::string>(json, "op"));
@@ -111,6 +130,7 @@ TuningTable::Choice choice_from(const Json& json) {
     step.algorithm = algorithm_from_name(value<std::string>(each, "algorithm"));
     if (step.algorithm != Algorithm::one_shot && step.algorithm != Algorithm::two_shot)
       refuse(fmt::format("algorithm '{}' cannot be chosen", name(step.algorithm)));
+    step.shape = shape_from(each);
     if (each.contains("up_to_bytes")) step.up_to_bytes = unsigned_value(each, "up_to_bytes");
     if (!choice.steps.empty() && step.up_to_bytes <= choice.steps.back().up_to_bytes)
       refuse(fmt::format("steps of {} do not ascend at {} bytes", name(choice.op), step.up_to_bytes));
@@ -151,13 +171,17 @@ TuningTable table_from(const Json& json) {
 
 }  // namespace
 
-Algorithm TuningTable::algorithm(Op op, bool symmetric, std::uint64_t bytes) const {
+TuningTable::Step TuningTable::step(Op op, bool symmetric, std::uint64_t bytes) const {
   for (const Choice& choice : choices) {
     if (choice.op != op || choice.symmetric != symmetric) continue;
     for (const Step& step : choice.steps)
-      if (bytes <= step.up_to_bytes) return step.algorithm;
+      if (bytes <= step.up_to_bytes) return step;
   }
-  return Algorithm::automatic;
+  return {.algorithm = Algorithm::automatic};
+}
+
+Algorithm TuningTable::algorithm(Op op, bool symmetric, std::uint64_t bytes) const {
+  return step(op, symmetric, bytes).algorithm;
 }
 
 std::uint64_t TuningTable::hash() const {

@@ -126,9 +126,11 @@ TEST_P(AgainstCpu, TheSameBits) {
     const auto device = verify::make_device(BackendKind::cuda);
     Communicator cpu(bootstrap, {.tp = grid.tp, .dp = grid.dp, .timeout = patience()});
     Communicator packets(bootstrap, cuda_options(grid.tp, grid.dp, Protocol::packets));
+    Communicator lines(bootstrap, cuda_options(grid.tp, grid.dp, Protocol::lines));
     Communicator barriers(bootstrap, cuda_options(grid.tp, grid.dp, Protocol::barriers));
     const std::size_t most_bytes = std::size_t{4} * 1024 * 5 * dp;
     Comparison over_packets(cpu, packets, *device, most_bytes);
+    Comparison over_lines(cpu, lines, *device, most_bytes);
     Comparison over_barriers(cpu, barriers, *device, most_bytes);
     const Departure departure(bootstrap);
     std::uint64_t seed = 0;
@@ -138,9 +140,11 @@ TEST_P(AgainstCpu, TheSameBits) {
                             Op::reduce_scatter_all_reduce})
           for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32})
             for (const Algorithm algorithm : {Algorithm::one_shot, Algorithm::two_shot, Algorithm::composed})
-              for (Comparison* comparison : {&over_packets, &over_barriers})
+              for (const auto& [name, comparison] : {std::pair{"packets: ", &over_packets},
+                                                     {"lines: ", &over_lines},
+                                                     {"barriers: ", &over_barriers}})
                 if (auto wrong = comparison->run(op, algorithm, dtype, shape, ++seed); !wrong.empty())
-                  return (comparison == &over_packets ? "packets: " : "barriers: ") + wrong;
+                  return name + wrong;
     return "";
   });
   EXPECT_EQ(failures(results), "");

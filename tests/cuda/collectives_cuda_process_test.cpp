@@ -7,7 +7,7 @@ namespace {
 
 /// Every case with each protocol.
 std::string check_cases(Bootstrap& bootstrap, const GridSize& grid, const std::vector<verify::Case>& cases) {
-  for (const Protocol protocol : {Protocol::packets, Protocol::barriers}) {
+  for (const Protocol protocol : {Protocol::packets, Protocol::lines, Protocol::barriers}) {
     Communicator communicator(bootstrap, cuda_options(grid.tp, grid.dp, protocol));
     verify::Verifier verifier(communicator, verify::most_elements(cases, grid.dp));
     const Departure departure(bootstrap);

@@ -26,21 +26,18 @@ std::string check_cases(Bootstrap& bootstrap, const GridSize& grid, const std::v
   };
   Rig automatic(bootstrap, options(Protocol::automatic), device, most);
   Rig packets(bootstrap, options(Protocol::packets), device, most);
+  Rig lines(bootstrap, options(Protocol::lines), device, most);
   Rig barriers(bootstrap, options(Protocol::barriers), device, most);
   const Departure departure(bootstrap);
-  for (const verify::Case& c : cases) {
-    std::string wrong;
-    if (c.algorithm != Algorithm::two_shot) {
-      wrong = automatic.verifier.run(c);
-    } else {
-      wrong = packets.verifier.run(c);
-      if (!wrong.empty()) return "over packets: " + wrong;
-      verify::Case again = c;
-      again.seed += std::uint64_t{1} << 48U;
-      wrong = barriers.verifier.run(again);
-      if (!wrong.empty()) return "over barriers: " + wrong;
+  for (verify::Case c : cases) {
+    std::vector<std::pair<const char*, Rig*>> ways{{"", &automatic}};
+    if (c.algorithm == Algorithm::one_shot) ways = {{"over packets: ", &packets}, {"over lines: ", &lines}};
+    if (c.algorithm == Algorithm::two_shot)
+      ways = {{"over packets: ", &packets}, {"over lines: ", &lines}, {"over barriers: ", &barriers}};
+    for (const auto& [name, rig] : ways) {
+      if (const std::string wrong = rig->verifier.run(c); !wrong.empty()) return name + wrong;
+      c.seed += std::uint64_t{1} << 48U;
     }
-    if (!wrong.empty()) return wrong;
   }
   return "";
 }

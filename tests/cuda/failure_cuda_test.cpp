@@ -74,6 +74,8 @@ INSTANTIATE_TEST_SUITE_P(
     Ways, FailuresCuda,
     testing::Values(
         Way{"one_shot", Algorithm::one_shot, Protocol::packets, verify::Buffers::plain},
+        Way{"one_shot_lines", Algorithm::one_shot, Protocol::lines, verify::Buffers::plain},
+        Way{"two_shot_lines", Algorithm::two_shot, Protocol::lines, verify::Buffers::plain},
         Way{"two_shot_packets", Algorithm::two_shot, Protocol::packets, verify::Buffers::plain},
         Way{"two_shot_barriers", Algorithm::two_shot, Protocol::barriers, verify::Buffers::symmetric},
         Way{"two_shot_barriers_staged", Algorithm::two_shot, Protocol::barriers, verify::Buffers::plain}),

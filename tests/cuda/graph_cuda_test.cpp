@@ -147,7 +147,8 @@ std::string replay(Bootstrap& bootstrap, verify::Device& device, std::vector<Pre
 }
 
 class Graphs : public CudaTest, public testing::WithParamInterface<Protocol> {};
-INSTANTIATE_TEST_SUITE_P(Protocols, Graphs, testing::Values(Protocol::packets, Protocol::barriers),
+INSTANTIATE_TEST_SUITE_P(Protocols, Graphs,
+                         testing::Values(Protocol::packets, Protocol::lines, Protocol::barriers),
                          [](const auto& instance) { return std::string(name(instance.param)); });
 
 TEST_P(Graphs, SeveralOperationsReplayWithChangedInputs) {

@@ -10,25 +10,26 @@ namespace mixcomm::test {
 namespace {
 
 using enum Algorithm;
+using enum mixcomm::Mutant;
 using verify::Buffers;
 
-struct Mutant {
+struct Broken {
   const char* name;
-  int number;  ///< see Broken::on_cuda
+  Mutant mutant;
   Op op;
   Algorithm algorithm;
   Protocol protocol;
   Buffers buffers;
   bool has_idle_ranks = false;
-  friend std::ostream& operator<<(std::ostream& out, const Mutant& mutant) { return out << mutant.name; }
+  friend std::ostream& operator<<(std::ostream& out, const Broken& mutant) { return out << mutant.name; }
 };
 
 constexpr int batch = 4;
 
 /// Fresh inputs on every call, calls that follow each other without a wait, and ranks that are late in turn:
 /// on the host before they write their inputs, and on the device.
-std::vector<std::string> run(const Mutant& mutant, int number, int rounds) {
-  broken().on_cuda = number;
+std::vector<std::string> run(const Broken& mutant, Mutant which, int rounds) {
+  broken() = which;
   const auto results = spawn_cuda(Ranks::threads, 4, [&](Bootstrap& bootstrap) -> std::string {
     auto options = cuda_options(2, 2, mutant.protocol);
     // A rank that has found something wrong leaves; the others need not wait long for it.
@@ -64,39 +65,55 @@ std::vector<std::string> run(const Mutant& mutant, int number, int rounds) {
     }
     return "";
   });
-  broken().on_cuda = 0;
+  broken() = Mutant::none;
   return results;
 }
 
-class MutantsCuda : public CudaTest, public testing::WithParamInterface<Mutant> {};
+class MutantsCuda : public CudaTest, public testing::WithParamInterface<Broken> {};
 
 TEST_P(MutantsCuda, AreCaughtAndTheOriginalIsNot) {
-  const Mutant& mutant = GetParam();
-  EXPECT_EQ(failures(run(mutant, 0, 30)), "") << "of the original";
-  EXPECT_NE(failures(run(mutant, mutant.number, 60)), "") << "nothing was found wrong with the mutant";
+  const Broken& mutant = GetParam();
+  EXPECT_EQ(failures(run(mutant, none, 30)), "") << "of the original";
+  EXPECT_NE(failures(run(mutant, mutant.mutant, 60)), "") << "nothing was found wrong with the mutant";
 }
 
 constexpr auto ar_ag = Op::all_reduce_all_gather;
 constexpr auto rs_ar = Op::reduce_scatter_all_reduce;
 constexpr auto packets = Protocol::packets;
+constexpr auto lines = Protocol::lines;
 constexpr auto barriers = Protocol::barriers;
 
 INSTANTIATE_TEST_SUITE_P(
     All, MutantsCuda,
     testing::Values(
-        Mutant{"no_first_barrier", 1, ar_ag, two_shot, barriers, Buffers::symmetric},
-        Mutant{"no_first_barrier_dual", 1, rs_ar, two_shot, barriers, Buffers::symmetric},
-        Mutant{"no_first_barrier_staged", 1, rs_ar, two_shot, barriers, Buffers::plain},
-        Mutant{"no_second_barrier", 2, ar_ag, two_shot, barriers, Buffers::symmetric},
-        Mutant{"no_second_barrier_dual", 2, rs_ar, two_shot, barriers, Buffers::symmetric},
-        Mutant{"no_second_barrier_staged", 2, ar_ag, two_shot, barriers, Buffers::plain},
-        Mutant{"packets_not_waited_for_one_shot", 3, ar_ag, one_shot, packets, Buffers::plain},
-        Mutant{"packets_not_waited_for_one_shot_dual", 3, rs_ar, one_shot, packets, Buffers::plain},
-        Mutant{"packets_not_waited_for_two_shot", 3, ar_ag, two_shot, packets, Buffers::plain},
-        Mutant{"packets_not_waited_for_two_shot_dual", 3, rs_ar, two_shot, packets, Buffers::plain},
-        Mutant{"no_alternation_one_shot_dual", 4, rs_ar, one_shot, packets, Buffers::plain, true},
-        Mutant{"no_alternation_one_shot", 4, Op::reduce_scatter, one_shot, packets, Buffers::plain, true},
-        Mutant{"no_greeting_one_shot_dual", 5, rs_ar, one_shot, packets, Buffers::plain, true}),
+        Broken{"no_first_barrier", no_first_barrier, ar_ag, two_shot, barriers, Buffers::symmetric},
+        Broken{"no_first_barrier_dual", no_first_barrier, rs_ar, two_shot, barriers, Buffers::symmetric},
+        Broken{"no_first_barrier_staged", no_first_barrier, rs_ar, two_shot, barriers, Buffers::plain},
+        Broken{"no_second_barrier", no_second_barrier, ar_ag, two_shot, barriers, Buffers::symmetric},
+        Broken{"no_second_barrier_dual", no_second_barrier, rs_ar, two_shot, barriers, Buffers::symmetric},
+        Broken{"no_second_barrier_staged", no_second_barrier, ar_ag, two_shot, barriers, Buffers::plain},
+        Broken{"packets_not_waited_for_one_shot", data_not_waited_for, ar_ag, one_shot, packets,
+               Buffers::plain},
+        Broken{"packets_not_waited_for_one_shot_dual", data_not_waited_for, rs_ar, one_shot, packets,
+               Buffers::plain},
+        Broken{"packets_not_waited_for_two_shot", data_not_waited_for, ar_ag, two_shot, packets,
+               Buffers::plain},
+        Broken{"packets_not_waited_for_two_shot_dual", data_not_waited_for, rs_ar, two_shot, packets,
+               Buffers::plain},
+        Broken{"lines_not_waited_for_one_shot", data_not_waited_for, ar_ag, one_shot, lines, Buffers::plain},
+        Broken{"lines_not_waited_for_one_shot_dual", data_not_waited_for, rs_ar, one_shot, lines,
+               Buffers::plain},
+        Broken{"lines_not_waited_for_two_shot", data_not_waited_for, ar_ag, two_shot, lines, Buffers::plain},
+        Broken{"lines_not_waited_for_two_shot_dual", data_not_waited_for, rs_ar, two_shot, lines,
+               Buffers::plain},
+        Broken{"no_alternation_over_lines_dual", one_workspace, rs_ar, one_shot, lines, Buffers::plain, true},
+        Broken{"no_alternation_over_lines", one_workspace, Op::reduce_scatter, one_shot, lines,
+               Buffers::plain, true},
+        Broken{"no_greeting_over_lines_dual", no_greeting, rs_ar, one_shot, lines, Buffers::plain, true},
+        Broken{"no_alternation_one_shot_dual", one_workspace, rs_ar, one_shot, packets, Buffers::plain, true},
+        Broken{"no_alternation_one_shot", one_workspace, Op::reduce_scatter, one_shot, packets,
+               Buffers::plain, true},
+        Broken{"no_greeting_one_shot_dual", no_greeting, rs_ar, one_shot, packets, Buffers::plain, true}),
     [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

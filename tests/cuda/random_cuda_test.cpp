@@ -114,6 +114,7 @@ TEST_F(RandomCuda, OperationsOfEightRanksAreBitExact) {
   const auto results = spawn_cuda(Ranks::threads, 8, [&](Bootstrap& bootstrap) {
     return run_random(bootstrap,
                       {cuda_options(4, 2, Protocol::packets), cuda_options(4, 2, Protocol::barriers),
+                       cuda_options(4, 2, Protocol::lines), cuda_options(2, 4, Protocol::lines),
                        cuda_options(2, 4, Protocol::automatic), cuda_options(8, 1, Protocol::automatic)},
                       operations);
   });
@@ -126,7 +127,7 @@ TEST_F(RandomCuda, OperationsOfSixRanksAreBitExact) {
   const auto results = spawn_cuda(Ranks::threads, 6, [&](Bootstrap& bootstrap) {
     return run_random(bootstrap,
                       {cuda_options(3, 2, Protocol::packets), cuda_options(2, 3, Protocol::barriers),
-                       cuda_options(1, 6, Protocol::automatic)},
+                       cuda_options(1, 6, Protocol::lines), cuda_options(1, 6, Protocol::automatic)},
                       operations);
   });
   EXPECT_EQ(failures(results), "") << "of " << operations << " operations";

@@ -1,5 +1,7 @@
 #include "cuda/support.hpp"
 
+#include <cuda_runtime_api.h>
+
 #include <cstdlib>
 #include <filesystem>
 
@@ -16,7 +18,7 @@ void CudaProcessTest::set_up(bool with_mps) {
   const char* pipes = std::getenv("CUDA_MPS_PIPE_DIRECTORY");
   const bool has_mps = std::filesystem::exists(
       std::filesystem::path(pipes == nullptr ? "/tmp/nvidia-mps" : pipes) / "control");
-  if (with_mps && !has_mps)
+  if (with_mps && !has_mps && gpus_for_tests() == 1)
     GTEST_SKIP()
         << "no MPS daemon runs: processes would share the GPU in slices of milliseconds; scripts/check-cuda "
            "starts one";
@@ -41,10 +43,19 @@ CommunicatorOptions cuda_options(int tp, int dp, Protocol protocol) {
   return options;
 }
 
+int gpus_for_tests() {
+  const char* text = std::getenv("MIXCOMM_TEST_GPUS");
+  const long given = text == nullptr ? 0 : std::strtol(text, nullptr, 10);
+  return given > 0 ? static_cast<int>(given) : 1;
+}
+
 std::vector<std::string> spawn_cuda(Ranks kind, int world, const std::function<std::string(Bootstrap&)>& fn) {
   // What main() sets for streams of one process; MPS has not so many queues for every one of its clients.
-  const auto in_process = [&](Bootstrap& bootstrap) {
+  const auto in_process = [&](Bootstrap& bootstrap) -> std::string {
     if (kind == Ranks::processes) unsetenv("CUDA_DEVICE_MAX_CONNECTIONS");
+    const int device = bootstrap.rank() % gpus_for_tests();
+    if (const cudaError_t status = cudaSetDevice(device); status != cudaSuccess)
+      return "device " + std::to_string(device) + ": " + cudaGetErrorString(status);
     return fn(bootstrap);
   };
   return spawn(kind, world, in_process, 4 * patience());

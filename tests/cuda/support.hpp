@@ -32,7 +32,10 @@ class CudaProcessTest : public testing::Test {
 /// A communicator's options for the tests: a small workspace, so that messages pass in chunks.
 [[nodiscard]] CommunicatorOptions cuda_options(int tp, int dp, Protocol protocol = Protocol::automatic);
 
-/// spawn(), with a rendezvous that outlasts waits in kernels.
+/// How many GPUs the ranks of a test take, rank r the one of number r modulo that: MIXCOMM_TEST_GPUS, or 1.
+[[nodiscard]] int gpus_for_tests();
+
+/// spawn(), with a rendezvous that outlasts waits in kernels, and each rank on its GPU.
 std::vector<std::string> spawn_cuda(Ranks kind, int world, const std::function<std::string(Bootstrap&)>& fn);
 
 /// Declared last by a rank, so that it is destroyed first: no rank frees memory while the kernels of others

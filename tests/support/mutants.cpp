@@ -2,27 +2,13 @@
 
 namespace mixcomm {
 
-namespace test {
-Broken& broken() {
-  static Broken instance;
+std::atomic<Mutant>& test::broken() {
+  static std::atomic<Mutant> instance{Mutant::none};
   return instance;
 }
-}  // namespace test
 
-// What the library calls.
-namespace cpu {
-bool drops_barrier(int index) {
-  return index == test::broken().dropped_barrier;
+Mutant current_mutant() {  // what the library asks
+  return test::broken();
 }
-bool alternates() {
-  return !test::broken().one_workspace;
-}
-}  // namespace cpu
-
-namespace cuda {
-int mutant() {
-  return test::broken().on_cuda;
-}
-}  // namespace cuda
 
 }  // namespace mixcomm

@@ -28,10 +28,13 @@ TEST(CudaCommand, FlagsThatDoNotFitTogetherExitWith2) {
       {{"info", "--one-gpu"}, "--one-gpu is for --backend cuda"},
       {{"bench", "--rows-on-device"}, "--rows-on-device is for --backend cuda"},
       {{"bench", "--protocol", "packets"}, "--protocol is for --backend cuda"},
-      {{"bench", "--back-to-back"}, "--back-to-back is for --backend cuda"},
+      {{"bench", "--with-launch"}, "--with-launch is for --backend cuda"},
+      {{"bench", "--lanes", "8"}, "--lanes is for --backend cuda"},
+      {{"bench", "--threads", "64"}, "--threads is for --backend cuda"},
+      {{"bench", "--workspace-mib", "8"}, "--workspace-mib is for --backend cuda"},
       {{"bench", "--max-lanes", "8"}, "--max-lanes is for --backend cuda"},
       {{"bench", "--algorithm", "nccl"}, "--algorithm nccl is for --backend cuda"},
-      {{"bench", "--backend", "cuda", "--protocol", "pigeons"}, "there are: auto, packets, barriers"},
+      {{"bench", "--backend", "cuda", "--protocol", "pigeons"}, "there are: auto, packets, lines, barriers"},
       {{"bench", "--backend", "cuda", "--seconds", "1"}, "--iterations"},
       {{"bench", "--backend", "cuda", "--against", "openmpi"}, "--against openmpi"},
       {{"bench", "--backend", "cuda", "--one-gpu", "--against", "nccl"}, "add --processes"},
@@ -163,7 +166,7 @@ TEST(CudaCommand, BenchOnOneGpuWritesItsSchema) {
   EXPECT_EQ(result["machine"]["commit"], "0123456789ab");
   EXPECT_NE(result["machine"]["gpu"]["name"], "");
   ASSERT_EQ(result["rows"].size(),
-            10U);  // one_shot, two_shot in three ways, and composed, in two kinds of memory
+            16U);  // one_shot in three ways, two_shot in four, and composed, in two kinds of memory
   for (const json& row : result["rows"]) {
     EXPECT_EQ(row["backend"], "cuda");
     EXPECT_EQ(row["ranks"], "streams of one GPU");

@@ -1,0 +1,74 @@
+#include "choice/gpu_choice.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "call.hpp"
+
+namespace mixcomm {
+namespace {
+
+/// one_shot waits once, but the ranks of a TP team all sum the same rows. What it may send more than two_shot
+/// over NVLink goes in the time of a second hop.
+double worth_a_hop(const Circumstances& c) {
+  if (c.link != Link::nvlink) return 192 * 1024;
+  return shape_of(c.op).gathers ? 300e3 : 700e3;
+}
+double dearer_by(const Circumstances& c) {
+  const GpuTraffic traffic(c);
+  if (c.link == Link::nvlink) return traffic.one_shot_bytes() - traffic.two_shot_bytes();
+  return traffic.all * traffic.tp;
+}
+
+}  // namespace
+
+GpuTraffic::GpuTraffic(const Circumstances& c) : gathers(shape_of(c.op).gathers) {
+  const TeamKind team = shape_of(c.op).team;
+  tp = team == TeamKind::dp ? 1 : c.tp;
+  const double dp = team == TeamKind::tp ? 1 : c.dp;
+  ranks = tp * dp;
+  all = static_cast<double>(c.bytes);
+  largest = std::max(all / dp, static_cast<double>(c.largest_block_bytes));
+}
+
+Algorithm choose_on_gpus(const Circumstances& c) {
+  return dearer_by(c) <= worth_a_hop(c) ? Algorithm::one_shot : Algorithm::two_shot;
+}
+
+LaunchShape shape_on_gpus(const Circumstances& c, Algorithm algorithm) {
+  LaunchShape shape;
+  if (c.link == Link::nvlink) {
+    // Of few bytes, a packet is less to do for each thread, and twice the bytes take no longer.
+    const bool few = algorithm == Algorithm::one_shot && GpuTraffic(c).largest <= 32 * 1024;
+    shape.protocol = few ? Protocol::packets : Protocol::lines;
+    shape.threads = few ? 128 : 0;
+    // In place, what many bytes lose to the numbers of lines is more than two barriers.
+    if (c.symmetric && algorithm == Algorithm::two_shot && c.bytes > std::size_t{6} << 20U)
+      shape.protocol = Protocol::barriers;
+    return shape;
+  }
+  if (algorithm == Algorithm::one_shot) {
+    shape.protocol = Protocol::packets;
+    return shape;
+  }
+  // In place, barriers move half the bytes of packets and copy nothing; elsewhere packets save a copy.
+  const bool gathers_blocks = shape_of(c.op).gathers && shape_of(c.op).team != TeamKind::tp && c.dp > 1;
+  const std::size_t most_kib = !c.symmetric ? 256 : gathers_blocks ? 128 : 64;
+  shape.protocol = c.bytes <= most_kib << 10U ? Protocol::packets : Protocol::barriers;
+  return shape;
+}
+
+std::string why_on_gpus(const Circumstances& c) {
+  if (c.link != Link::nvlink)
+    return fmt::format(
+        "one_shot would read {} bytes per rank to save a wait: worth it up to {} bytes on CUDA, where "
+        "a wait is a hop between GPUs",
+        dearer_by(c), worth_a_hop(c));
+  return fmt::format(
+      "one_shot would send {:.0f} bytes more from the busiest rank to save a hop: worth it up to {:.0f} "
+      "over NVLink",
+      std::max(dearer_by(c), 0.0), worth_a_hop(c));
+}
+
+}  // namespace mixcomm

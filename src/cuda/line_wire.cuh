@@ -1,0 +1,181 @@
+// Lines: 128 bytes that eight threads write and read at once, 120 of data and 8 for the number of the pass.
+// Any bit pattern may be data. That they stay together is how NVLink and the L2 cache work (NCCL relies on it
+// as well), not what PTX promises: so lines are for ranks whose GPUs are joined by NVLink, or the same.
+#pragma once
+
+#include "cuda/user_tile.cuh"
+
+namespace mixcomm::cuda {
+
+/// A tile of a LineWire is `width` lines, of eight threads next to each other. Thread i has 16 bytes of each,
+/// the last one 8 and the number.
+template <class T, int width>
+struct LineWire {
+  static_assert(width <= 2, "blocks are cut at every second line");
+  static constexpr Wire kind = Wire::lines;
+  static constexpr bool is_wide = width > 1;
+  static constexpr int threads = 8;
+  static constexpr int line_elements = 120 / static_cast<int>(sizeof(T));
+  static constexpr int elements = width * line_elements;
+  static constexpr int batch = 4;
+  static constexpr int depth_one_shot = 1;
+  static constexpr int depth_two_shot = 2;
+  using Data = Words<4 * width>;
+  struct Received {
+    std::uint32_t word[width][4];
+  };
+
+  /// A thread's parts of a tile in the caller's buffer. Two lines together have whole packs of 16 bytes:
+  /// seven for each, and one of which the last thread has the first half in the first line, the second half
+  /// in the second.
+  template <class U>
+  class User {
+   public:
+    User() = default;
+    __device__ User(U* block, std::size_t block_size, Place begin)
+        : begin_(block + begin),
+          left_(static_cast<int>(static_cast<Place>(block_size) - begin)),
+          aligned_(reinterpret_cast<std::uintptr_t>(block) % 16 == 0),
+          second_(begin % (2 * line_elements) != 0) {}
+    /// What picked() takes: of the last thread a whole pack.
+    __device__ Data load() const {
+      Data all;
+#pragma unroll
+      for (int k = 0; k < width; ++k) {
+        std::uint32_t words[4];
+        const int at = pack_at(k);
+        // Where a block ends there are few packs, and they must not take longer than the others.
+        if (aligned_ && left_ - at >= pack) [[likely]]
+          load_pack(begin_ + at, words);
+        else
+          load_elements(begin_ + at, there(at, pack), words, 4);
+#pragma unroll
+        for (int w = 0; w < 4; ++w) all.word[4 * k + w] = words[w];
+      }
+      return all;
+    }
+    __device__ void store(const Data& all) const {
+#pragma unroll
+      for (int k = 0; k < width; ++k) {
+        std::uint32_t words[4];
+#pragma unroll
+        for (int w = 0; w < 4; ++w) words[w] = all.word[4 * k + w];
+        const int at = pack_at(k) + (is_last() && is_second(k) ? half : 0);
+        const int wanted = is_last() ? half : pack;
+        if (!aligned_ || left_ - at < wanted) [[unlikely]] {
+          store_elements(begin_ + at, there(at, wanted), words, 4);
+        } else if (is_last()) {
+          const std::uint32_t two[2] = {words[0], words[1]};
+          store_pack(begin_ + at, two);
+        } else {
+          store_pack(begin_ + at, words);
+        }
+      }
+    }
+
+   private:
+    /// Whether line k of the tile is the second of its pair.
+    [[nodiscard]] __device__ bool is_second(int k) const {
+      return width == 2 ? k == 1 : second_;
+    }
+    /// Where this thread's pack of line k begins, from the tile on: before it, for the last thread of a
+    /// second line.
+    [[nodiscard]] __device__ int pack_at(int k) const {
+      const int line = k * line_elements;
+      if (!is_second(k)) return line + thread() * pack;
+      return line + (is_last() ? -half : half + thread() * pack);
+    }
+    [[nodiscard]] __device__ Place there(int at, int wanted) const {
+      const int left = left_ - at;
+      return left <= 0 ? 0 : left < wanted ? left : wanted;
+    }
+
+    U* begin_;
+    int left_;  ///< of the block, from the tile on
+    bool aligned_;
+    bool second_;
+  };
+
+  /// What is sent of what was loaded for a tile that begins there: the last thread's half of its pack.
+  [[nodiscard]] __device__ static Data picked(Data loaded, Place begin) {
+#pragma unroll
+    for (int k = 0; k < width; ++k)
+      if (is_last() && (width == 2 ? k == 1 : begin % (2 * line_elements) != 0)) {
+        loaded.word[4 * k] = loaded.word[4 * k + 2];
+        loaded.word[4 * k + 1] = loaded.word[4 * k + 3];
+      }
+    return loaded;
+  }
+
+  [[nodiscard]] __device__ static std::size_t bytes_of(std::size_t count) {
+    return static_cast<std::size_t>(static_cast<Place>(count) / line_elements) * line_bytes;
+  }
+
+  __device__ static void send(std::byte* to, const Data& data, std::uint64_t number) {
+#pragma unroll
+    for (int k = 0; k < width; ++k) {
+      std::uint32_t words[4];
+#pragma unroll
+      for (int w = 0; w < 4; ++w) words[w] = data.word[4 * k + w];
+      if (is_last()) {
+        words[2] = static_cast<std::uint32_t>(number);
+        words[3] = static_cast<std::uint32_t>(number >> 32U);
+      }
+      ptx::store_part(to + k * line_bytes + thread() * 16, words);
+    }
+  }
+  /// Before sends and looks: a line's parts must be written, and read, in one instruction.
+  __device__ static void gather_threads() {
+    __syncwarp(team());
+  }
+  __device__ static void look_if(bool condition, const std::byte* at, Received& received) {
+#pragma unroll
+    for (int k = 0; k < width; ++k)
+      ptx::load_part_if(condition, at + k * line_bytes + thread() * 16, received.word[k]);
+  }
+  /// For the last thread of the tile, which has the numbers.
+  [[nodiscard]] __device__ static bool has(const Received& received, std::uint64_t number) {
+    bool all = true;
+#pragma unroll
+    for (int k = 0; k < width; ++k)
+      all = all && (received.word[k][2] | static_cast<std::uint64_t>(received.word[k][3]) << 32U) == number;
+    return all;
+  }
+  [[nodiscard]] __device__ static Data data(const Received& received) {
+    Data all;
+#pragma unroll
+    for (int w = 0; w < 4 * width; ++w) all.word[w] = received.word[w / 4][w % 4];
+    return all;
+  }
+  /// What the last thread has found. Called by all eight.
+  [[nodiscard]] __device__ static std::uint32_t agreed(std::uint32_t word) {
+    return __shfl_sync(team(), word, threads - 1, threads);
+  }
+  [[nodiscard]] __device__ static bool any(bool mine) {
+    return __any_sync(team(), mine) != 0;
+  }
+
+  [[nodiscard]] __device__ static bool has_come(const std::byte* at, std::uint64_t number) {
+    bool all = true;
+    for (int k = 0; k < width; ++k)
+      all = all && ptx::load_number(at + (k + 1) * line_bytes - sizeof(number)) == number;
+    return all;
+  }
+
+ private:
+  static constexpr int line_bytes = 128;
+  static constexpr int pack = 16 / sizeof(T);
+  static constexpr int half = pack / 2;
+  [[nodiscard]] __device__ static int thread() {
+    return static_cast<int>(threadIdx.x) % threads;
+  }
+  [[nodiscard]] __device__ static bool is_last() {
+    return thread() == threads - 1;
+  }
+  /// The threads of this tile, in their warp.
+  [[nodiscard]] __device__ static std::uint32_t team() {
+    return 0xFFU << (threadIdx.x & 24U);
+  }
+};
+
+}  // namespace mixcomm::cuda

@@ -1,0 +1,18 @@
+// How the GPUs of the ranks are joined.
+#pragma once
+
+#include <string>
+
+#include "mixcomm/bootstrap.hpp"
+#include "mixcomm/operation.hpp"
+
+namespace mixcomm::cuda {
+
+/// Between this process's device and the GPU at a PCI address ("0000:1b:00.0"), which need not be visible
+/// here. NVML knows; without it CUDA says of visible devices whether their link has atomics, as NVLink does.
+[[nodiscard]] Link link_between(int device, const std::string& bus_id);
+
+/// Collective: the slowest between any two ranks, the same on all. Throws CudaError, Timeout.
+[[nodiscard]] Link slowest_link(Bootstrap& bootstrap, int device);
+
+}  // namespace mixcomm::cuda

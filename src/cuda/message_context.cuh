@@ -1,0 +1,416 @@
+// The context of data that says itself whether it has come, in packets or lines. Nothing else is waited for,
+// and no buffer of the caller's is touched by another rank.
+#pragma once
+
+#include <type_traits>
+
+#include "algorithms/one_shot.hpp"
+#include "algorithms/two_shot.hpp"
+#include "cuda/lane.cuh"
+
+namespace mixcomm::cuda {
+
+/// Workspaces alternate from pass to pass. When a rank writes to one again, it has heard in between from
+/// every rank: in data, or in a hello where a pair of ranks may have no data to exchange.
+///
+/// In one_shot a rank also sends to itself, so that no thread of it may overwrite what another one has yet to
+/// send where the output lies over the input. In two_shot a rank's own share does not travel: the thread that
+/// stores its sum is the only one that reads it.
+template <class T, bool gathers, bool one_shot, class OverWire>
+class MessageContext : public Lane {
+  static constexpr int batch = OverWire::batch;
+  static constexpr int depth = one_shot ? OverWire::depth_one_shot : OverWire::depth_two_shot;
+  using Data = typename OverWire::Data;
+  using Received = typename OverWire::Received;
+  using LaneTiles = Tiles<OverWire::elements, OverWire::threads>;
+  using TwoRuns = Tiles<OverWire::elements, OverWire::threads, 2>;
+  using UserInput = typename OverWire::template User<const T>;
+  using UserOutput = typename OverWire::template User<T>;
+
+ public:
+  using Tile = cuda::Tile;
+
+  /// Where the data of a sum lie in my workspace: source s's are `stride` bytes behind those of source s - 1.
+  struct Input {
+    const std::byte* first;
+    Place stride;
+  };
+  struct Output {};
+
+  using Lane::Lane;
+
+  /// What can be known of a pass before the previous kernel is complete. A call of few bytes is one chain of
+  /// latencies, and whatever is looked up on the way of the data makes it longer.
+  __device__ void prepare() {
+    greets_ = !one_shot;
+    MIXCOMM_ROLLED
+    for (int d = 0; d < a_.grid.dp.size; ++d) greets_ |= b_.size(d) == 0;
+    if (a_.mutant.is(Mutant::no_greeting)) greets_ = false;
+    extent_ = static_cast<Place>(extent_of(one_shot, gathers, b_, members()));
+    if constexpr (one_shot) {
+      sums_ = {b_, one_shot_sums<gathers>(a_.grid, b_)};
+      next_ = TwoRuns(b_, gathers ? Runs(own_block()) : from_next_block()).begin();
+    } else {
+      sums_ = {b_, my_share()};
+      next_ = TwoRuns(b_, Runs::around(gathers ? own_block() : b_.everything(), my_share())).begin();
+    }
+    if constexpr (!OverWire::is_wide) {
+      if (!any_left()) return;
+      first_.input = input(*next_);
+      first_.route = route_of(*next_);
+    }
+  }
+
+  /// Starts to load the first tiles of my input.
+  __device__ void prefetch() {
+    if constexpr (OverWire::is_wide) return load_batch<0>();
+    if constexpr (!OverWire::is_wide) {
+      mine_[0].there = any_left();
+      if (!mine_[0].there) return;
+      mine_[0] = {*next_, first_.input.load(), true};
+      ++next_;
+      load_batch<1>();
+    }
+  }
+
+  /// The next kernel may come at once: see agreed_lanes() for why that leaves room to the other ranks'.
+  __device__ void begin() { ptx::let_next_kernel_start(); }
+
+  __device__ void begin_pass() {
+    if (OverWire::any(state_.failed != 0)) ptx::leave();
+    if (greets_ && threadIdx.x < members()) ptx::store_packet(hello(threadIdx.x, me()), 0, number());
+  }
+
+  __device__ void end_pass() {
+    if (one_shot && greets_) await_greeting(look_for_greeting());
+    waited();
+    ++passes_;
+  }
+  __device__ void end() {}  // see keep_last()
+
+  /// My input to every rank that sums it.
+  __device__ Input publish() requires(one_shot) {
+    send();
+    keep_last();
+    return {in_area(me()), static_cast<Place>(bytes_of(extent_))};
+  }
+  __device__ void retract(const Input&) requires(one_shot) {}  // all have copies of their own
+
+  /// Of my input, to every other rank its share.
+  __device__ Input share() requires(!one_shot) {
+    send();
+    keep_last();
+    return {in_area(me()) - bytes_of(extent_) * me(), static_cast<Place>(bytes_of(extent_))};
+  }
+
+  __device__ Output open() requires(!one_shot) { return {}; }
+  __device__ void barrier() requires(!one_shot) {}
+
+  /// Takes what the other ranks have summed of my output.
+  __device__ void close(const Output&) requires(!one_shot) {
+    const ptx::Packet greeting = look_for_greeting();  // under way while the sums are waited for
+    const std::byte* area = workspace(me()) + out_offset();
+    const TwoRuns all(b_, Runs::around(gathers ? b_.everything() : own_block(), my_share()));
+    for (auto next = all.begin(); next != all.end();) {
+      Tile tile[depth];
+      int count = 0;
+#pragma unroll
+      for (int k = 0; k < depth; ++k) {
+        tile[k] = *next;
+        if (!(next != all.end())) {
+          tile[k] = tile[0];
+          continue;
+        }
+        ++next;
+        ++count;
+      }
+      Received received[depth];
+      const bool come =
+          receive(received, ~0U << count, [&](int k) { return area + bytes_of(tile[k].packed); });
+      if (!come) leave(missing_for(tile[0].packed / extent_));
+#pragma unroll
+      for (int k = 0; k < depth; ++k)
+        if (k < count) output(tile[k]).store(OverWire::data(received[k]));
+    }
+    if (greets_) await_greeting(greeting);
+  }
+
+  /// `run` is what this context's body sums, for which prepare() has made ready.
+  [[nodiscard]] __device__ const LaneTiles& tiles(Range /*run*/) const {
+    return sums_;
+  }
+
+  __device__ Data load_sum(const SumOrder& order, const Input& in, const Tile& tile) {
+    // Where it will go, and what this rank itself has of it, is looked up while the rest is on its way.
+    if constexpr (one_shot) output_ = output(tile);
+    const int own = own_source(tile);
+    Data mine{};
+    if constexpr (!one_shot)
+      if (own != nobody) mine = input(tile).load();
+    const std::byte* from = in.first + bytes_of(one_shot && !gathers ? tile.begin : tile.packed);
+    const int sources = order.size();
+    OrderedSum<T, Data::size, !gathers> sum(order.inner.size);
+    for (int first = 0; first < sources; first += batch, from += batch * in.stride) {
+      const int count = sources - first < batch ? sources - first : batch;
+      std::uint32_t here = ~0U << count;  // nothing is to come beyond the last source
+      if (own >= first && own < first + count) here |= 1U << (own - first);
+      Received received[batch];
+      if (!receive(received, here, [&](int k) { return from + static_cast<Place>(k) * in.stride; }))
+        leave(missing_of(order, first, count, from, in.stride, own));
+#pragma unroll
+      for (int k = 0; k < batch; ++k) {
+        if (k >= count) break;
+        const bool is_mine = !one_shot && first + k == own;
+        const Data data = is_mine ? OverWire::picked(mine, tile.begin) : OverWire::data(received[k]);
+        if (sources == 1) return data;  // one source is copied bit by bit
+        sum.add(data);
+      }
+    }
+    return sum.rounded();
+  }
+
+  __device__ void store(const Tile& /*tile*/, const Data& sum) const requires(one_shot) {
+    output_.store(sum);
+  }
+
+  __device__ void store_all(const Team& team, const Output&, const Tile& tile, const Data& sum) const
+      requires(!one_shot) {
+    const bool for_me = gathers || tile.block == a_.grid.dp.member;
+    std::byte* to = a_.workspace.of(team.first) + out_offset() + bytes_of(tile.packed);
+    send_to({to, team.size, for_me ? 1 : 0}, a_.workspace.stride * team.stride, team.member, sum);
+    if (for_me) output(tile).store(sum);
+  }
+
+ private:
+  static constexpr int nobody = -1;
+
+  [[nodiscard]] __device__ UserInput input(const Tile& tile) const {
+    return {input_block<T, gathers>(tile.block), b_.size(tile.block), tile.begin};
+  }
+  [[nodiscard]] __device__ UserOutput output(const Tile& tile) const {
+    return {output_block<T, gathers>(tile.block), b_.size(tile.block), tile.begin};
+  }
+  /// two_shot: what I sum.
+  [[nodiscard]] __device__ Range my_share() const {
+    return two_shot_sums(a_.grid, b_);
+  }
+  /// My DP rank's block, with what rounds it up.
+  [[nodiscard]] __device__ Range own_block() const {
+    const int d = a_.grid.dp.member;
+    const std::size_t begin = b_.start(Coordinates::packed, d);
+    return {begin, b_.packed_end(d) - begin};
+  }
+  /// All blocks, from the one behind mine on: so not all ranks send to the same one at the same time.
+  [[nodiscard]] __device__ Runs from_next_block() const {
+    const std::size_t end = b_.packed_end(a_.grid.dp.member);
+    return {Range{end, b_.packed_size() - end}, Range{0, end}};
+  }
+
+  /// Which source of a sum this rank itself is, whose part has not travelled; or nobody.
+  [[nodiscard]] __device__ int own_source(const Tile& tile) const {
+    if constexpr (one_shot) return nobody;
+    if constexpr (!gathers) return my_source();
+    return tile.block == a_.grid.dp.member ? a_.grid.tp.member : nobody;
+  }
+
+  /// This thread has waited in vain for the members of `missing`, and writes to no rank any more.
+  [[noreturn]] __device__ void leave(std::uint64_t missing) {
+    fail(FailureRecord::timeout, missing);
+    ptx::leave();
+  }
+
+  /// A tile's route to the ranks that sum it: to this place of the first one's workspace, when the pass's
+  /// number is even, and to the same place of the others of `count`, but the last `less` of them.
+  struct Route {
+    std::byte* to;
+    int count;
+    int less;
+  };
+
+  [[nodiscard]] __device__ Route route_of(const Tile& tile) const {
+    const std::size_t area = a_.workspace.area(Area::in(OverWire::kind, 0), blockIdx.x);
+    const std::size_t stretch = bytes_of(extent_) * (gathers ? a_.grid.tp.member : my_source());
+    if constexpr (one_shot) {
+      const Team team = gathers ? a_.grid.world : a_.grid.over_tp(tile.block).inner;
+      return {a_.workspace.of(team.first) + area + stretch + bytes_of(gathers ? tile.packed : tile.begin),
+              team.size, 0};
+    }
+    const Place owner = tile.packed / extent_;
+    return {workspace(static_cast<int>(owner)) + area + stretch + bytes_of(tile.packed - owner * extent_), 1,
+            0};
+  }
+
+  /// From the member behind `member` on, so that not all ranks send to the same one at the same time.
+  __device__ void send_to(const Route& route, std::size_t step, int member, const Data& data) const {
+    OverWire::gather_threads();
+    int m = member + 1 < route.count ? member + 1 : 0;
+    std::byte* to = route.to + m * step;
+    MIXCOMM_ROLLED
+    for (int i = route.less; i < route.count; ++i) {
+      OverWire::send(to, data, number());
+      to += step;
+      if (++m == route.count) {
+        m = 0;
+        to = route.to;
+      }
+    }
+  }
+  __device__ void send_by(Route route, const Data& data) const {
+    const Team& team = one_shot && !gathers ? a_.grid.tp : a_.grid.world;
+    if (parity() != 0) route.to += a_.workspace.area_bytes;
+    send_to(route, a_.workspace.stride * team.stride, one_shot ? team.member : 0, data);
+  }
+
+  /// Each tile of my input by its route, with several loads under way before the first store.
+  __device__ void send() {
+    if (!mine_[0].there) return;
+    if constexpr (!OverWire::is_wide)
+      send_by(first_.route, OverWire::picked(mine_[0].data, mine_[0].tile.begin));
+    send_batch<OverWire::is_wide ? 0 : 1>();
+    while (any_left()) {
+      load_batch<0>();
+      send_batch<0>();
+    }
+  }
+  /// In the last pass: what the next operation counts from, while data is on its way. All threads have looked
+  /// at what this one began with.
+  __device__ void keep_last() {
+    if (passes_ + 1 != a_.passes) return;
+    __syncthreads();
+    keep(number(), barriers());
+  }
+  /// Of my input's tiles, to be loaded.
+  [[nodiscard]] __device__ bool any_left() const {
+    return next_ != typename TwoRuns::End{};
+  }
+  template <int from>
+  __device__ void load_batch() {
+#pragma unroll
+    for (int k = from; k < depth; ++k) {
+      mine_[k].tile = *next_;
+      mine_[k].there = any_left();
+      if (!mine_[k].there) continue;
+      mine_[k].data = input(mine_[k].tile).load();
+      ++next_;
+    }
+  }
+  template <int from>
+  __device__ void send_batch() const {
+#pragma unroll
+    for (int k = from; k < depth; ++k)
+      if (mine_[k].there)
+        send_by(route_of(mine_[k].tile), OverWire::picked(mine_[k].data, mine_[k].tile.begin));
+  }
+
+  [[nodiscard]] __device__ ptx::Packet look_for_greeting() const {
+    return ptx::load_packet(hello(me(), threadIdx.x < members() ? threadIdx.x : 0));
+  }
+  /// `greeting`: what a look at it has found.
+  __device__ void await_greeting(ptx::Packet greeting) {
+    const bool greeted = threadIdx.x < members();
+    for (;;) {
+      const bool come = !greeted || greeting.number() == number();
+      if (!OverWire::any(!come)) return;
+      if (OverWire::any(!may_wait())) {
+        if (come) ptx::leave();  // the thread beside it says who is missing
+        leave(std::uint64_t{1} << threadIdx.x);
+      }
+      greeting = look_for_greeting();
+    }
+  }
+
+  /// Looks for the tiles at address(0), ... until all have come, but those of `here`, bit k for tile k. False
+  /// if they do not. No load is behind a branch, so all are under way together; only what has not come is
+  /// looked for again, since looking takes bandwidth from what is to come. All threads of a tile call it, and
+  /// find the same.
+  template <int n, class Address>
+  __device__ bool receive(Received (&received)[n], std::uint32_t here, const Address& address) {
+    constexpr std::uint32_t all = (1U << n) - 1;
+    constexpr std::uint32_t impatient = 1U << 31U;
+    here &= all;
+    OverWire::gather_threads();
+#pragma unroll
+    for (int k = 0; k < n; ++k) received[k] = {};  // of no pass
+    MIXCOMM_ROLLED
+    for (;;) {
+#pragma unroll
+      for (int k = 0; k < n; ++k) OverWire::look_if((here >> k & 1U) == 0, address(k), received[k]);
+      std::uint32_t found = may_wait() ? here : here | impatient;  // reckoned while the loads are under way
+#pragma unroll
+      for (int k = 0; k < n; ++k) found |= arrived(received[k]) ? 1U << k : 0;
+      const std::uint32_t come = OverWire::agreed(found);
+      if ((come & all) == all) return true;
+      if ((come & impatient) != 0) return false;
+      here = come;
+    }
+  }
+
+  /// What `count` elements take on the wire.
+  [[nodiscard]] __device__ static std::size_t bytes_of(std::size_t count) {
+    return OverWire::bytes_of(count);
+  }
+
+  /// Of this pass.
+  [[nodiscard]] __device__ std::uint64_t number() const {
+    return packets() + 1;
+  }
+  [[nodiscard]] __device__ int parity() const {
+    return a_.mutant.is(Mutant::one_workspace) ? 0 : static_cast<int>(number() % 2);
+  }
+  [[nodiscard]] __device__ bool arrived(const Received& received) const {
+    return a_.mutant.is(Mutant::data_not_waited_for) || OverWire::has(received, number());
+  }
+
+  [[nodiscard]] __device__ std::size_t out_offset() const {
+    return a_.workspace.area(Area::out(OverWire::kind, parity()), blockIdx.x);
+  }
+  [[nodiscard]] __device__ std::byte* in_area(int m) const {
+    return workspace(m) + a_.workspace.area(Area::in(OverWire::kind, parity()), blockIdx.x);
+  }
+  /// Where `from` greets `to`.
+  [[nodiscard]] __device__ std::byte* hello(int to, int from) const {
+    return workspace(to) + Workspace::hello(parity(), blockIdx.x, from);
+  }
+  /// The members that have not come to this pass; if all have, the one that did not sum its share.
+  [[nodiscard]] __device__ std::uint64_t missing_for(Place owner) const {
+    std::uint64_t missing = 0;
+#pragma unroll 1
+    for (int m = 0; m < members(); ++m)
+      if (ptx::load_packet(hello(me(), m)).number() != number()) missing |= std::uint64_t{1} << m;
+    return missing != 0 ? missing : std::uint64_t{1} << owner;
+  }
+  /// The members among the `count` sources from `first` on whose data have not come, but `own`.
+  [[nodiscard]] __device__ std::uint64_t missing_of(const SumOrder& order, int first, int count,
+                                                    const std::byte* from, Place stride, int own) const {
+    std::uint64_t missing = 0;
+#pragma unroll 1
+    for (int k = 0; k < batch && k < count; ++k) {
+      const int source = first + k;
+      if (source == own || OverWire::has_come(from + k * stride, number())) continue;
+      const int rank = order.rank(source % order.inner.size, source / order.inner.size);
+      missing |= std::uint64_t{1} << (rank - a_.grid.world.first) / a_.grid.world.stride;
+    }
+    return missing;
+  }
+
+  bool greets_ = false;
+  Place extent_ = 0;
+  LaneTiles sums_;
+  struct First {
+    UserInput input;
+    Route route;
+  };
+  struct Nothing {};
+  /// Where the first tile of my input is, and goes; of wide tiles, which are of much data, registers are
+  /// worth more.
+  [[no_unique_address]] std::conditional_t<OverWire::is_wide, Nothing, First> first_;
+  struct {
+    Tile tile;
+    Data data;
+    bool there;
+  } mine_[depth];                    ///< tiles of my input, the first ones on their way since prefetch()
+  typename TwoRuns::Iterator next_;  ///< behind them
+  UserOutput output_;
+};
+
+}  // namespace mixcomm::cuda

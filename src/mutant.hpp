@@ -1,0 +1,50 @@
+// What the tests of the tests can break. Every other build has no mutant: the questions are constant then.
+#pragma once
+
+#include <cstdint>
+
+#include "mixcomm/portability.hpp"
+
+namespace mixcomm {
+
+enum class Mutant : std::uint8_t {
+  none,
+  no_first_barrier,     ///< the first barrier of each pass is left out
+  no_second_barrier,    ///< the second one
+  one_workspace,        ///< workspaces do not alternate from pass to pass
+  data_not_waited_for,  ///< CUDA: packets and lines are read without a look at their numbers
+  no_greeting,          ///< CUDA: ranks that exchange no data do not greet each other
+};
+
+#if defined(MIXCOMM_MUTANTS)
+inline constexpr bool has_mutants = true;
+/// The one that is on: tests/support/mutants.cpp.
+[[nodiscard]] Mutant current_mutant();
+#else
+inline constexpr bool has_mutants = false;
+[[nodiscard]] constexpr Mutant current_mutant() {
+  return Mutant::none;
+}
+#endif
+
+/// The mutant of one call, as kernels are given it.
+struct MutantSwitch {
+#if defined(MIXCOMM_MUTANTS)
+  Mutant which = Mutant::none;
+  [[nodiscard]] MIXCOMM_HD bool is(Mutant mutant) const {
+    return which == mutant;
+  }
+  static MutantSwitch current() {
+    return {current_mutant()};
+  }
+#else
+  [[nodiscard]] MIXCOMM_HD static constexpr bool is(Mutant /*mutant*/) {
+    return false;
+  }
+  static constexpr MutantSwitch current() {
+    return {};
+  }
+#endif
+};
+
+}  // namespace mixcomm
