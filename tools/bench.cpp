@@ -151,7 +151,10 @@ void check_flags(const BenchOptions& options, bool seconds_given) {
     throw Unsupported("--tuning: only the CPU backend is tuned so far; leave it out with --backend cuda");
   if (cuda) return;
   if (options.rows_on_device) throw InvalidArgument("--rows-on-device is for --backend cuda");
-  if (options.back_to_back) throw InvalidArgument("--back-to-back is for --backend cuda");
+  if (options.with_launch) throw InvalidArgument("--with-launch is for --backend cuda");
+  if (options.workspace_bytes != 0) throw InvalidArgument("--workspace-mib is for --backend cuda");
+  if (options.lanes != std::vector{0}) throw InvalidArgument("--lanes is for --backend cuda");
+  if (options.threads != std::vector{0}) throw InvalidArgument("--threads is for --backend cuda");
   if (options.max_lanes != 0) throw InvalidArgument("--max-lanes is for --backend cuda");
   if (options.needs_nccl()) throw InvalidArgument("--algorithm nccl is for --backend cuda");
   if (options.protocols != std::vector{Protocol::automatic})
@@ -163,17 +166,17 @@ int bench(const BenchOptions& options, const std::string& command_line) {
   int world = 1;
   for (const GridSize& grid : grids) {  // before any rank is started
     world = std::max(world, grid.world());
-    (void)most_bytes(options, rows_of(options, grid));
+    (void)most_bytes(options, rows_of(options, grid, Link::nvlink));
   }
   check_backend(options.backend, options.ranks, world);
   JsonFile file(this_process_prints() ? options.json_path : "");
   Json results = Json::array();
   bool prints = true;
   for (const GridSize& grid : grids) {
-    const std::vector<Row> rows = rows_of(options, grid);
+    const std::vector<Row> rows = rows_of(options, grid, Link::nvlink);
     const auto jobs = start_jobs(options, grid, most_bytes(options, rows));
     const bool binds = launched_world() == 0;
-    GpuBench on_gpus(options, rows);
+    GpuBench on_gpus(options, grid);
     const auto [measured, is_first] = run_ranks(
         {.world = grid.world(), .processes = options.ranks.processes, .timeout = options.ranks.timeout()},
         [&](Bootstrap& bootstrap) {
@@ -216,9 +219,9 @@ void add_bench(CLI::App& app, Invocation& invocation) {
   add_names(*sub, algorithms_flag(), options->algorithms);
   add_names(*sub,
             {"--protocol",
-             "CUDA: how two_shot's data travels (auto)",
+             "CUDA: how data travels (auto)",
              protocol_from_name,
-             {Protocol::automatic, Protocol::packets, Protocol::barriers}},
+             {Protocol::automatic, Protocol::packets, Protocol::lines, Protocol::barriers}},
             options->protocols);
   add_names(
       *sub,
@@ -235,9 +238,19 @@ void add_bench(CLI::App& app, Invocation& invocation) {
   auto* seconds = sub->add_option("--seconds", options->effort.seconds, "Or: time for each cell (0.5)")
                       ->check(CLI::Range(0.0, 3600.0))
                       ->excludes(iterations);
-  sub->add_flag(
-      "--back-to-back", options->back_to_back,
-      "CUDA: launch each graph once more, untimed, right before it is timed: without the time of launching");
+  sub->add_flag("--with-launch", options->with_launch,
+                "CUDA: time the launch of each graph as well; else an untimed one goes right before it");
+  sub->add_option("--lanes", options->lanes,
+                  "CUDA: thread blocks of each call, each in turn (0: the library's choice)")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1024));
+  sub->add_option("--threads", options->threads, "CUDA: threads of a thread block, each in turn (0)")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1024));
+  sub->add_option_function<std::size_t>(
+         "--workspace-mib", [options](const std::size_t& mib) { options->workspace_bytes = mib << 20U; },
+         "CUDA: CommunicatorOptions::workspace_bytes, in MiB")
+      ->check(CLI::Range(1, 1024));
   sub->add_option("--max-lanes", options->max_lanes, "CUDA: thread blocks of an operation at most")
       ->check(CLI::Range(1, 1024));
   add_tuning_flag(*sub, options->tuning_path);

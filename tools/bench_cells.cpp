@@ -18,9 +18,11 @@ Buffers buffers_from_name(std::string_view name) {
 }
 
 std::string to_string(const Variant& variant) {
-  return variant.protocol == Protocol::automatic
-             ? std::string(name(variant.algorithm))
-             : fmt::format("{}/{}", name(variant.algorithm), name(variant.protocol));
+  const LaunchShape& shape = variant.shape;
+  std::string text(name(variant.algorithm));
+  if (shape.protocol != Protocol::automatic) text += fmt::format("/{}", name(shape.protocol));
+  if (shape.lanes != 0 || shape.threads != 0) text += fmt::format("/{}x{}", shape.lanes, shape.threads);
+  return text;
 }
 
 std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype) {

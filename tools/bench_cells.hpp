@@ -16,10 +16,10 @@ enum class Buffers : std::uint8_t { plain, symmetric };
 /// One way to carry out an operation.
 struct Variant {
   Algorithm algorithm = Algorithm::one_shot;
-  Protocol protocol = Protocol::automatic;  ///< CUDA, two_shot
+  LaunchShape shape{};  ///< CUDA
   friend bool operator==(const Variant&, const Variant&) = default;
 };
-/// "two_shot/packets"
+/// "two_shot/packets", "one_shot/lines/64x128": of 64 lanes at most, of 128 threads
 [[nodiscard]] std::string to_string(const Variant& variant);
 
 /// One shape of one operation; its variants are measured in turn.

@@ -28,7 +28,22 @@ std::size_t known_bytes(const BenchOptions& options, const GridSize& grid, const
   return most * static_cast<std::size_t>(grid.dp) * options.hidden * size_of(options.dtype);
 }
 
-Row row_of(const BenchOptions& options, const GridSize& grid, Cell cell) {
+std::size_t known_block_bytes(const BenchOptions& options, const Cell& cell) {
+  return *std::max_element(cell.rows.begin(), cell.rows.end()) * options.hidden * size_of(options.dtype);
+}
+
+/// Every shape that was asked for, of those that the algorithm has.
+std::vector<LaunchShape> shapes_of(const BenchOptions& options, Algorithm algorithm) {
+  std::vector<LaunchShape> shapes;
+  for (const Protocol protocol : options.protocols)
+    for (const int lanes : options.lanes)
+      for (const int threads : options.threads)
+        if (algorithm == Algorithm::two_shot || protocol != Protocol::barriers)
+          shapes.push_back({protocol, lanes, threads});
+  return shapes;
+}
+
+Row row_of(const BenchOptions& options, const GridSize& grid, Link link, Cell cell) {
   Row row{grid, std::move(cell), {}, {}};
   const bool cuda = options.backend.cuda();
   row.chosen = choose({.op = row.cell.op,
@@ -36,15 +51,17 @@ Row row_of(const BenchOptions& options, const GridSize& grid, Cell cell) {
                        .dp = grid.dp,
                        .bytes = known_bytes(options, grid, row.cell),
                        .symmetric = row.cell.buffers == Buffers::symmetric,
+                       .largest_block_bytes = known_block_bytes(options, row.cell),
                        .crowded = !cuda && grid.world() > usable_processors(),
                        .backend = options.backend.kind,
+                       .link = link,
                        .tuning = options.tuning ? &*options.tuning : nullptr});
   for (const Algorithm each : options.algorithms) {
     const Algorithm algorithm = each == Algorithm::automatic ? row.chosen : each;
-    if (algorithm == Algorithm::two_shot)
-      for (const Protocol protocol : options.protocols) add(row.wanted, {algorithm, protocol});
+    if (algorithm == Algorithm::one_shot || algorithm == Algorithm::two_shot)
+      for (const LaunchShape& shape : shapes_of(options, algorithm)) add(row.wanted, {algorithm, shape});
     else
-      add(row.wanted, {algorithm, Protocol::automatic});
+      add(row.wanted, {algorithm, {}});
   }
   row.cell.variants = row.wanted;
   add(row.cell.variants, composed);
@@ -59,6 +76,8 @@ double rounded(double value) {
 std::string algorithm_text(const Json& row) {
   std::string text = row["algorithm"].get<std::string>();
   if (row.contains("protocol")) text += "/" + row["protocol"].get<std::string>();
+  if (row.contains("lanes") || row.contains("threads"))
+    text += fmt::format("/{}x{}", row.value("lanes", 0), row.value("threads", 0));
   return text + (row["chosen"].get<bool>() ? " *" : "");
 }
 
@@ -69,12 +88,12 @@ bool BenchOptions::needs_nccl() const {
          std::find(algorithms.begin(), algorithms.end(), Algorithm::nccl) != algorithms.end();
 }
 
-std::vector<Row> rows_of(const BenchOptions& options, const GridSize& grid) {
+std::vector<Row> rows_of(const BenchOptions& options, const GridSize& grid, Link link) {
   std::vector<Row> rows;
   for (const Op op : options.ops)
     for (const auto& counts : options.rows.per_dp_rank(grid.dp))
       for (const Buffers buffers : options.buffers)
-        rows.push_back(row_of(options, grid, {op, counts, options.rows_on_device, buffers, {}}));
+        rows.push_back(row_of(options, grid, link, {op, counts, options.rows_on_device, buffers, {}}));
   return rows;
 }
 
@@ -108,7 +127,7 @@ Json cell_json(const BenchOptions& options, const Row& row, const std::vector<La
       if (variant != other && !measured(other).empty())
         against[std::string(name(other.algorithm))] = rounded(percentile(measured(other), 0.5));
     const double gbps = p50 > 0 ? wire_bytes(row.cell.op, row.grid.tp, row.grid.dp, bytes) / p50 / 1000 : 0;
-    const bool chosen = variant.algorithm == row.chosen && variant.protocol == Protocol::automatic;
+    const bool chosen = variant.algorithm == row.chosen && variant.shape == LaunchShape{};
     Json result{{"op", name(row.cell.op)},
                 {"backend", name(options.backend.kind)},
                 {"tp", row.grid.tp},
@@ -124,7 +143,10 @@ Json cell_json(const BenchOptions& options, const Row& row, const std::vector<La
                 {"busbw_gbps", rounded(gbps)},
                 {"chosen", chosen},
                 {"against", against}};
-    if (variant.protocol != Protocol::automatic) result["protocol"] = name(variant.protocol);
+    const LaunchShape& shape = variant.shape;
+    if (shape.protocol != Protocol::automatic) result["protocol"] = name(shape.protocol);
+    if (shape.lanes != 0) result["lanes"] = shape.lanes;
+    if (shape.threads != 0) result["threads"] = shape.threads;
     if (row.cell.rows_on_device)
       result["rows_on_device"] =
           variant.algorithm != Algorithm::composed && variant.algorithm != Algorithm::nccl;
@@ -142,7 +164,8 @@ std::string rows_text(const std::vector<std::size_t>& rows) {
 void print_table(const Json& results) {
   const auto has = [&](auto condition) { return std::any_of(results.begin(), results.end(), condition); };
   const bool with_nccl = has([](const Json& row) { return row["against"].contains("nccl"); });
-  const int width = has([](const Json& row) { return row.contains("protocol"); }) ? 19 : 11;
+  std::size_t width = 11;
+  for (const Json& row : results) width = std::max(width, algorithm_text(row).size());
   fmt::print("{:26} {:>5} {:>10} {:{}} {:10} {:>11} {:>11} {:>9} {:>9}{}\n", "op", "grid", "rows",
              "algorithm", width, "buffers", "p50 us", "p99 us", "GB/s", "composed",
              with_nccl ? "      nccl" : "");

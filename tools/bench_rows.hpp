@@ -23,12 +23,15 @@ struct BenchOptions {
   DType dtype = DType::bf16;
   std::vector<Algorithm> algorithms = algorithms_flag().all;
   std::vector<Protocol> protocols{Protocol::automatic};
+  std::vector<int> lanes{0};    ///< LaunchShape::lanes, each with each protocol
+  std::vector<int> threads{0};  ///< ... threads
   std::vector<Buffers> buffers{Buffers::symmetric};
   BackendFlags backend;
   std::vector<std::string> against;
   Effort effort;
-  bool back_to_back = false;
-  int max_lanes = 0;  ///< CudaOptions::max_lanes
+  bool with_launch = false;         ///< graphs are launched when the device is idle, and that is timed, too
+  std::size_t workspace_bytes = 0;  ///< CommunicatorOptions::workspace_bytes
+  int max_lanes = 0;                ///< CudaOptions::max_lanes
   std::string json_path;
   std::string tuning_path;
   std::optional<TuningTable> tuning;  ///< read from there
@@ -45,7 +48,8 @@ struct Row {
   Algorithm chosen = Algorithm::automatic;
 };
 
-[[nodiscard]] std::vector<Row> rows_of(const BenchOptions& options, const GridSize& grid);
+/// `link`: CUDA, between the ranks' GPUs.
+[[nodiscard]] std::vector<Row> rows_of(const BenchOptions& options, const GridSize& grid, Link link);
 
 /// Of the largest tensor. Throws InvalidArgument if no memory would hold it.
 [[nodiscard]] std::size_t most_bytes(const BenchOptions& options, const std::vector<Row>& rows);

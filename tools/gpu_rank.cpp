@@ -1,6 +1,8 @@
 // Built with CUDA only.
 #include "tools/gpu_rank.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <numeric>
 
@@ -29,38 +31,42 @@ GpuRank::GpuRank(Bootstrap& bootstrap, Options options)
     : options_(std::move(options)),
       grid_(Grid::of(options_.grid.tp, options_.grid.dp, bootstrap.rank())),
       device_(verify::make_device(BackendKind::cuda, options_.place.device)),
+      probe_(bootstrap, options_.place.device, options_.timeout),
       inputs_(options_.dtype, options_.most_bytes),
       host_(options_.most_bytes) {
   if (options_.nccl) nccl_ = std::make_unique<NcclCommunicator>(bootstrap, options_.place);
   const std::size_t bytes = std::max<std::size_t>(options_.most_bytes, 1);
-  for (const Protocol protocol : options_.protocols) {
-    Communicator communicator(bootstrap, {.tp = options_.grid.tp,
-                                          .dp = options_.grid.dp,
-                                          .timeout = options_.timeout,
-                                          .backend = BackendKind::cuda,
-                                          .cuda = {.device = options_.place.device,
-                                                   .protocol = protocol,
-                                                   .max_lanes = options_.max_lanes,
-                                                   .nccl = nccl_ ? nccl_->get() : nullptr}});
-    SymmetricBuffer in = communicator.allocate(bytes);
-    SymmetricBuffer out = communicator.allocate(bytes);
-    lanes_.push_back({protocol, std::move(communicator), std::move(in), std::move(out)});
-  }
+  end_ = std::make_unique<End>(make_end(bootstrap, false));
+  if (nccl_) try {
+      windows_ = std::make_unique<End>(make_end(bootstrap, true));
+    } catch (const Unsupported& error) {
+      about_windows_ = fmt::format(", without windows ({})", error.what());
+    }
   plain_in_ = device_->allocate(bytes);
   plain_out_ = device_->allocate(bytes);
   device_rows_ = device_->allocate(static_cast<std::size_t>(options_.grid.dp) * sizeof(std::int64_t));
 }
 
-GpuRank::Lane& GpuRank::lane_of(const Variant& variant) {
-  const auto found = std::find_if(lanes_.begin(), lanes_.end(),
-                                  [&](const Lane& lane) { return lane.protocol == variant.protocol; });
-  return found == lanes_.end() ? lanes_.front() : *found;
+GpuRank::End GpuRank::make_end(Bootstrap& bootstrap, bool nccl_windows) const {
+  Communicator communicator(bootstrap, {.tp = options_.grid.tp,
+                                        .dp = options_.grid.dp,
+                                        .timeout = options_.timeout,
+                                        .workspace_bytes = options_.workspace_bytes,
+                                        .backend = BackendKind::cuda,
+                                        .cuda = {.device = options_.place.device,
+                                                 .max_lanes = options_.max_lanes,
+                                                 .nccl = nccl_ ? nccl_->get() : nullptr,
+                                                 .nccl_windows = nccl_windows}});
+  const std::size_t bytes = std::max<std::size_t>(options_.most_bytes, 1);
+  SymmetricBuffer in = communicator.allocate(bytes);
+  SymmetricBuffer out = communicator.allocate(bytes);
+  return {std::move(communicator), std::move(in), std::move(out)};
 }
 
 GpuRank::Memory GpuRank::memory_of(const Cell& cell, const Variant& variant) {
   if (cell.buffers == Buffers::plain) return {plain_in_.get(), plain_out_.get()};
-  const Lane& lane = lane_of(variant);
-  return {lane.in.data(), lane.out.data()};
+  const End& end = end_of(variant);
+  return {end.in.data(), end.out.data()};
 }
 
 std::size_t GpuRank::in_rows(const Cell& cell) const {
@@ -96,8 +102,9 @@ void GpuRank::enqueue(const Cell& cell, const Variant& variant) {
     if (!gathers(cell.op)) out.rows = most;
     rows = RowCounts::on_device(reinterpret_cast<const std::int64_t*>(device_rows_.get()), most);
   }
-  lane_of(variant).communicator.run(cell.op, in, out, rows,
-                                    {.algorithm = variant.algorithm, .stream = device_->stream()});
+  end_of(variant).communicator.run(
+      cell.op, in, out, rows,
+      {.algorithm = variant.algorithm, .stream = device_->stream(), .shape = variant.shape});
 }
 
 std::string GpuRank::wrong(const Cell& cell, const Variant& variant, std::uint64_t round) {
@@ -107,7 +114,8 @@ std::string GpuRank::wrong(const Cell& cell, const Variant& variant, std::uint64
 }
 
 void GpuRank::check() const {
-  for (const Lane& lane : lanes_) lane.communicator.check();
+  end_->communicator.check();
+  if (windows_) windows_->communicator.check();
 }
 
 }  // namespace mixcomm::tools

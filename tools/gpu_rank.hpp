@@ -11,6 +11,7 @@
 #include "tools/backend.hpp"
 #include "tools/bench_cells.hpp"
 #include "tools/exact_inputs.hpp"
+#include "tools/link_probe.hpp"
 #include "tools/nccl.hpp"
 #include "verify/device.hpp"
 
@@ -23,9 +24,9 @@ class GpuRank {
     GpuPlace place;
     std::size_t hidden = 1;
     DType dtype = DType::bf16;
-    std::vector<Protocol> protocols;
-    int max_lanes = 0;           ///< CudaOptions::max_lanes
-    std::size_t most_bytes = 0;  ///< of the largest tensor
+    int max_lanes = 0;                ///< CudaOptions::max_lanes
+    std::size_t workspace_bytes = 0;  ///< CommunicatorOptions::workspace_bytes
+    std::size_t most_bytes = 0;       ///< of the largest tensor
     Milliseconds timeout = default_timeout;
     bool nccl = false;
   };
@@ -49,12 +50,14 @@ class GpuRank {
   [[nodiscard]] int device() const { return options_.place.device; }
   [[nodiscard]] const Grid& grid() const { return grid_; }
   /// What NCCL says of itself, or "".
-  [[nodiscard]] std::string about_nccl() const { return nccl_ ? nccl_->about() : ""; }
+  [[nodiscard]] std::string about_nccl() const { return nccl_ ? nccl_->about() + about_windows_ : ""; }
+  [[nodiscard]] const LinkProbe& probe() const { return probe_; }
+  /// How the ranks' GPUs are joined.
+  [[nodiscard]] Link link() const { return end_->communicator.link(); }
 
  private:
-  /// A communicator for each protocol, with symmetric memory of its own.
-  struct Lane {
-    Protocol protocol;
+  /// A communicator with symmetric memory of its own.
+  struct End {
     Communicator communicator;
     SymmetricBuffer in;
     SymmetricBuffer out;
@@ -63,7 +66,11 @@ class GpuRank {
     std::byte* in;
     std::byte* out;
   };
-  [[nodiscard]] Lane& lane_of(const Variant& variant);
+  [[nodiscard]] End make_end(Bootstrap& bootstrap, bool nccl_windows) const;
+  /// NCCL's own windows are its symmetric memory.
+  [[nodiscard]] End& end_of(const Variant& variant) {
+    return variant.algorithm == Algorithm::nccl && windows_ ? *windows_ : *end_;
+  }
   [[nodiscard]] Memory memory_of(const Cell& cell, const Variant& variant);
   [[nodiscard]] std::size_t in_rows(const Cell& cell) const;
   [[nodiscard]] std::size_t out_rows(const Cell& cell) const;
@@ -71,8 +78,11 @@ class GpuRank {
   Options options_;
   Grid grid_;
   std::unique_ptr<verify::Device> device_;
+  LinkProbe probe_;
   std::unique_ptr<NcclCommunicator> nccl_;
-  std::vector<Lane> lanes_;
+  std::string about_windows_;
+  std::unique_ptr<End> end_;
+  std::unique_ptr<End> windows_;  ///< of NCCL, where it makes them
   std::shared_ptr<std::byte> plain_in_;
   std::shared_ptr<std::byte> plain_out_;
   std::shared_ptr<std::byte> device_rows_;  ///< of std::int64_t, one per DP rank

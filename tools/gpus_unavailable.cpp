@@ -26,8 +26,7 @@ Json measured_gpus() {
   return nullptr;
 }
 
-GpuBench::GpuBench(const BenchOptions& options, const std::vector<Row>& rows)
-    : options_(options), rows_(rows) {}
+GpuBench::GpuBench(const BenchOptions& options, const GridSize& grid) : options_(options), grid_(grid) {}
 
 Json GpuBench::run(Bootstrap& bootstrap) {
   (void)place_on_gpu(bootstrap, options_.backend, options_.ranks);

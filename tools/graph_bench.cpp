@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "cuda/driver.hpp"
-#include "tools/empty_kernel.hpp"
 
 namespace mixcomm::tools {
 namespace {
@@ -74,7 +73,7 @@ GraphBench::~GraphBench() {
   cudaStreamDestroy(origin_);
 }
 
-std::unique_ptr<GraphBench::Graph> GraphBench::capture(const OneCall& call) {
+std::unique_ptr<GraphBench::Graph> GraphBench::capture(const std::function<void(GpuRank&)>& call) {
   const Event fork(cudaEventDisableTiming);
   std::vector<std::unique_ptr<Event>> joins;
   for (std::size_t r = 0; r < ranks_.size(); ++r)
@@ -113,7 +112,7 @@ void GraphBench::launch(const Graph& graph) {
 
 double GraphBench::launch_and_time(const Graph& graph) {
   barrier();
-  if (options_.back_to_back) graph.launch(origin_);
+  if (!options_.with_launch) graph.launch(origin_);
   begin_->record(origin_);
   graph.launch(origin_);
   end_->record(origin_);
@@ -190,12 +189,9 @@ GraphBench::Result GraphBench::measure(const Cell& cell) {
   return result;
 }
 
-Latencies GraphBench::measure_empty_kernel(bool overlaps) {
+Latencies GraphBench::measure_other(const std::function<void(GpuRank&)>& other) {
   std::vector<std::unique_ptr<Graph>> graphs;
-  graphs.push_back(capture([&](const GpuRank& rank) {
-    check(static_cast<cudaError_t>(launch_empty_kernel(rank.stream(), overlaps)),
-          "launching an empty kernel");
-  }));
+  graphs.push_back(capture(other));
   return time(graphs).front();
 }
 

@@ -18,7 +18,7 @@ class GraphBench {
  public:
   struct Options {
     std::size_t launches = 20;  ///< of each graph
-    bool back_to_back = false;  ///< an untimed launch goes right before each timed one
+    bool with_launch = false;   ///< else an untimed launch goes right before each timed one
   };
 
   /// `ranks`: those that the calling thread drives. One graph holds the calls of them all, a branch for each.
@@ -35,15 +35,13 @@ class GraphBench {
   /// Collective. Throws the failures of the communicators.
   [[nodiscard]] Result measure(const Cell& cell);
 
-  /// The same for an empty kernel in place of a call. Collective.
-  [[nodiscard]] Latencies measure_empty_kernel(bool overlaps);
+  /// The same for something else in place of a call. Collective.
+  [[nodiscard]] Latencies measure_other(const std::function<void(GpuRank&)>& other);
 
  private:
   class Event;
   class Graph;
-  using OneCall = std::function<void(GpuRank&)>;
-
-  [[nodiscard]] std::unique_ptr<Graph> capture(const OneCall& call);
+  [[nodiscard]] std::unique_ptr<Graph> capture(const std::function<void(GpuRank&)>& call);
   [[nodiscard]] std::vector<Latencies> time(const std::vector<std::unique_ptr<Graph>>& graphs);
   void launch(const Graph& graph);
   [[nodiscard]] double launch_and_time(const Graph& graph);
