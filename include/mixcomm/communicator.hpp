@@ -11,10 +11,11 @@
 #include "mixcomm/bootstrap.hpp"
 #include "mixcomm/grid.hpp"
 #include "mixcomm/operation.hpp"
+#include "mixcomm/portability.hpp"
 #include "mixcomm/tensor.hpp"
 #include "mixcomm/tuning.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// How two_shot's data and signals travel on CUDA. `packets`: each 16 bytes carry 8 bytes of data and 8 of
 /// the call's number, so nothing else is waited for; twice the bytes. `barriers`: plain data between two

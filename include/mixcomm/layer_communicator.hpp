@@ -7,9 +7,10 @@
 
 #include "mixcomm/communicator.hpp"
 #include "mixcomm/layer_plan.hpp"
+#include "mixcomm/portability.hpp"
 #include "mixcomm/rows.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// The communicators of one rank, one for each grid that was asked for. Several LayerCommunicators may share
 /// them.

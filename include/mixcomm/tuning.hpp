@@ -9,8 +9,9 @@
 #include <vector>
 
 #include "mixcomm/operation.hpp"
+#include "mixcomm/portability.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// What was measured on one machine for one grid and backend. Without one, choose() goes by static rules. All
 /// ranks of a communicator must have the same table (compared by hash when it is made), so that all choose
