@@ -20,6 +20,13 @@ std::shared_ptr<std::byte> map_shared(std::size_t bytes, int fd) {
   return {static_cast<std::byte*>(data), [bytes](std::byte* p) { munmap(p, bytes); }};
 }
 
+void give_back(std::byte* data, std::size_t bytes) {
+  if (madvise(data, bytes, MADV_REMOVE) != 0)
+    throw SystemError(
+        fmt::format("cannot give back {} bytes of shared memory: {}; close the communicator instead", bytes,
+                    std::strerror(errno)));
+}
+
 void check_same_size(const std::vector<std::string>& bytes_by_rank) {
   for (std::size_t r = 1; r < bytes_by_rank.size(); ++r)
     if (bytes_by_rank[r] != bytes_by_rank[0])
