@@ -91,6 +91,31 @@ TEST_P(Pause, MemoryGoesAndComesAgainAtTheSamePlace) {
   EXPECT_EQ(failures(results), "");
 }
 
+TEST_P(Pause, TeamsPauseTogether) {
+  const auto results = spawn(GetParam(), 4, [](Bootstrap& bootstrap) -> std::string {
+    Communicators communicators(bootstrap, {});
+    Communicator& all = communicators.on({1, 2, 2});
+    Communicator& pairs = communicators.on({2, 2, 1});  // ranks 0 and 2, ranks 1 and 3
+    const auto sum_over = [](Communicator& communicator) {
+      float x = 1;
+      communicator.all_reduce(tensor(&x, 1, 1), tensor(&x, 1, 1));
+      return x;
+    };
+    SymmetricBuffer buffer = pairs.allocate(bytes);
+    for (int round = 0; round < 3; ++round) {
+      if (sum_over(all) != 2 || sum_over(pairs) != 2) return "wrong sums";
+      std::fill_n(buffer.data(), bytes, std::byte{1});
+      communicators.pause();
+      if (!communicators.paused() || !all.paused() || !pairs.paused()) return "not paused";
+      if (resident_pages(buffer.data()) != 0) return "the memory was not given back";
+      communicators.resume();
+      if (communicators.paused()) return "still paused";
+    }
+    return "";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
 TEST_P(Pause, ARankThatDoesNotComeIsNamed) {
   const auto results = spawn(GetParam(), 2, [](Bootstrap& bootstrap) -> std::string {
     Communicator communicator(bootstrap, {.tp = 2, .dp = 1});

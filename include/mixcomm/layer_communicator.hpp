@@ -29,6 +29,12 @@ class Communicators {
   /// made, and what Communicator's constructor throws.
   [[nodiscard]] Communicator& on(const PlanGrid& grid);
 
+  /// Collective over all ranks: Communicator::pause() and resume() of all that have been asked for, and so of
+  /// the memory of the LayerCommunicators on them.
+  void pause();
+  void resume();
+  [[nodiscard]] bool paused() const;
+
   [[nodiscard]] int rank() const;
   [[nodiscard]] int world() const;
 
