@@ -43,7 +43,7 @@ bool is_numpy(nb::handle object) {
 /// cannot say so, and compiled code may rely on it.
 std::optional<std::string_view> never_changes(nb::handle object) {
   if (is_numpy(object)) return std::nullopt;
-  for (const std::string_view package : {"jax", "tensorflow", "pyarrow"})
+  for (const std::string_view package : {"jax", "tensorflow"})
     if (is_from(object, package)) return package;
   return std::nullopt;
 }

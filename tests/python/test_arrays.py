@@ -140,9 +140,7 @@ class Immutable:
         return self.array.__dlpack_device__()
 
 
-@pytest.mark.parametrize(
-    "module", ["jaxlib._jax", "jax._src.array", "tensorflow.python.framework.ops", "pyarrow.lib"]
-)
+@pytest.mark.parametrize("module", ["jaxlib._jax", "jax._src.array", "tensorflow.python.framework.ops"])
 def test_an_out_that_never_changes_is_refused_by_its_package(module):
     """Inputs of these are fine."""
     kind = type("Array", (Immutable,), {"__module__": module})
@@ -161,7 +159,7 @@ def test_an_out_of_such_a_package_is_refused(package):
     make = {"jax.numpy": "asarray", "tensorflow": "constant", "pyarrow": "array"}[package]
     out = getattr(module, make)(np.zeros(4, np.float32))
     with alone() as communicator:
-        with pytest.raises(mixcomm.InvalidArgument, match="always are"):
+        with pytest.raises(mixcomm.InvalidArgument, match="read-only"):
             communicator.all_reduce(np.ones(4, np.float32), out=out)
         assert (np.asarray(out) == 0).all()
 
