@@ -78,8 +78,8 @@ TEST_P(Pause, MemoryGoesAndComesAgainAtTheSamePlace) {
     Communicator other(bootstrap, {.tp = 4, .dp = 1});  // goes on meanwhile
     SymmetricBuffer buffer = communicator.allocate(bytes);
     std::optional<SymmetricBuffer> released = communicator.allocate(bytes);
-    verify::Verifier verifier(communicator, 4 * 4 * 33);
-    verify::Verifier with_other(other, 4 * 33);
+    verify::Verifier verifier(communicator, std::size_t{16} * 33);
+    verify::Verifier with_other(other, std::size_t{4} * 33);
     for (std::uint64_t round = 0; round < 5; ++round) {
       if (auto wrong = run_some(verifier, 2, round); !wrong.empty()) return wrong;
       if (round == 2 && bootstrap.rank() == 1) released.reset();  // the others still have it

@@ -37,7 +37,7 @@ std::vector<PreparedCall> calls_on(verify::Verifier& verifier, int dp) {
                    .dtype = slot % 2 == 0 ? DType::bf16 : DType::fp16,
                    .buffers = slot < 5 ? verify::Buffers::plain : verify::Buffers::symmetric,
                    .values = verify::Values::floats,
-                   .hidden = static_cast<std::size_t>(64 + 66 * slot),
+                   .hidden = 64 + 66 * static_cast<std::size_t>(slot),
                    .seed = static_cast<std::uint64_t>(slot) * 100'001};
     for (int d = 0; d < dp; ++d) c.rows.push_back(static_cast<std::size_t>(1 + (slot + d) % 3));
     calls.push_back({&verifier, slot, c});
