@@ -1,5 +1,7 @@
 #include "cuda/pause.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <optional>
 #include <vector>
@@ -79,15 +81,15 @@ std::string pause_and_resume(Bootstrap& bootstrap, const CommunicatorOptions& op
       else
         graph.launch();
       device->synchronize();
-      if (auto wrong = check(calls); !wrong.empty()) return "replay " + std::to_string(i) + ": " + wrong;
+      if (auto wrong = check(calls); !wrong.empty()) return fmt::format("replay {}: {}", i, wrong);
     }
     return "";
   };
 
   for (int round = 0; round < 6; ++round) {
-    const std::string where = "round " + std::to_string(round) + ": ";
+    const auto at = [round](const std::string& wrong) { return fmt::format("round {}: {}", round, wrong); };
     // An odd number of replays now and then, so that packets and areas of either parity are cut off.
-    if (auto wrong = replay(1 + round * 3); !wrong.empty()) return where + wrong;
+    if (auto wrong = replay(1 + round * 3); !wrong.empty()) return at(wrong);
     const std::vector<std::byte> ones(1 << 16, std::byte{1});
     device->write(data, ones.data(), ones.size());
     if (round == 3 && bootstrap.rank() == 1) released.reset();  // the others still have it
@@ -96,27 +98,27 @@ std::string pause_and_resume(Bootstrap& bootstrap, const CommunicatorOptions& op
     communicator.pause();
     const std::size_t meanwhile = free_bytes(bootstrap);
     if (meanwhile < before + buffer_bytes / 2)
-      return where + "memory was not given back: " + std::to_string(before) + " bytes were free, now " +
-             std::to_string(meanwhile);
-    if (auto wrong = what_is_not_refused(communicator, verifier); !wrong.empty()) return where + wrong;
+      return at(fmt::format("memory was not given back: {} bytes were free, now {}", before, meanwhile));
+    if (auto wrong = what_is_not_refused(communicator, verifier); !wrong.empty()) return at(wrong);
     const verify::Case c{.op = Op::all_reduce,
                          .dtype = DType::bf16,
                          .values = verify::Values::floats,
                          .rows = {3},
                          .hidden = 130,
                          .seed = static_cast<std::uint64_t>(round)};
-    if (auto wrong = with_other.run(c); !wrong.empty()) return where + "the other communicator: " + wrong;
+    if (auto wrong = with_other.run(c); !wrong.empty())
+      return at(fmt::format("the other communicator: {}", wrong));
     meet(
         bootstrap);  // what is mapped and zeroed waits for the device, and so must not meet kernels that wait
     communicator.resume();
     communicator.resume();
-    if (buffer.data() != data) return where + "the memory is elsewhere";
+    if (buffer.data() != data) return at("the memory is elsewhere");
     std::vector<std::byte> now(ones.size());
     device->read(now.data(), data, now.size());
     if (std::ranges::any_of(now, [](std::byte each) { return each != std::byte{0}; }))
-      return where + "the memory is not zeroed";
+      return at("the memory is not zeroed");
     // The first thing after it is a replay.
-    if (auto wrong = replay(2); !wrong.empty()) return where + "after it: " + wrong;
+    if (auto wrong = replay(2); !wrong.empty()) return at(fmt::format("after it: {}", wrong));
   }
   communicator.check();
   return "";
