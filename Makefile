@@ -26,6 +26,7 @@ check-plan: build ## the whole of the planner's checks, some minutes; 'make chec
 check-python: ## pip install, the Python tests and examples; with PyTorch where build/python-env has it
 	@scripts/setup
 	@scripts/check-python -q
+	@scripts/check-wheel
 
 check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer, the Python package
 	@scripts/check-cuda

@@ -39,6 +39,13 @@ class Allocations {
     return nullptr;
   }
 
+  /// Those that this rank has not released.
+  [[nodiscard]] std::vector<Entry> living() const {
+    std::vector<Entry> living = entries_;
+    std::erase_if(living, [](const Entry& entry) { return entry.owner.expired(); });
+    return living;
+  }
+
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const {
     const Entry* found = find(data, bytes);
     if (found == nullptr) return {};

@@ -74,6 +74,13 @@ class Backend {
   /// Local: in host memory unless a backend says otherwise.
   virtual void copy(const RowCopy& copy, void* stream);
   virtual void clear(void* data, std::size_t bytes, void* stream);
+  /// Communicator::pause() in two steps. First, when every rank has made its last call: waits for what is
+  /// still running on this rank's device. Throws Unsupported where memory could not come again. Local.
+  virtual void settle() = 0;
+  /// Then, when all have settled. Collective; succeeds on every rank, or throws on every rank.
+  virtual void pause() = 0;
+  /// Communicator::resume(). Collective. Whoever throws is paused as before.
+  virtual void resume() = 0;
   /// What choose() is told of this backend, beside the call's shape.
   [[nodiscard]] virtual BackendKind kind() const = 0;
   /// The CUDA device that this rank's memory is on; -1: it is host memory.

@@ -95,10 +95,20 @@ struct Communicator::State {
   std::unique_ptr<Backend> backend;
   std::uint64_t calls = 0;
   std::exception_ptr failure;
+  bool paused = false;
 
   void check_alive() const {
     if (failure) std::rethrow_exception(failure);
     backend->check_alive();
+  }
+
+  void check_running(std::string_view what) const {
+    if (paused)
+      throw InvalidArgument(
+          fmt::format("{}: this communicator is paused, there is no memory behind it and its buffers; call "
+                      "resume() on every "
+                      "rank first",
+                      what));
   }
 
   void run_one(Op op, const CheckedCall& checked, Algorithm algorithm, const LaunchShape& shape,
@@ -153,7 +163,7 @@ Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& give
   const Grid grid = Grid::of(options.tp, options.dp, bootstrap.rank());
   const auto make_backend = options.backend == BackendKind::cuda ? cuda::make_backend : cpu::make_backend;
   state_ = std::unique_ptr<State>(
-      new State{bootstrap, options, grid, make_backend(bootstrap, grid, options), 0, nullptr});
+      new State{bootstrap, options, grid, make_backend(bootstrap, grid, options), 0, nullptr, false});
   state_->options.cuda.device = state_->backend->device();
   if (options.tuning) check_fits(bootstrap, *options.tuning, *state_->backend, options);
 }
@@ -179,6 +189,7 @@ void Communicator::check() const {
 
 SymmetricBuffer Communicator::allocate(std::size_t bytes) {
   state_->check_alive();
+  state_->check_running("allocate");
   agree(state_->bootstrap, "allocating symmetric memory", [&] {
     constexpr std::size_t most = std::size_t{1} << 46U;
     if (bytes == 0 || bytes > most)
@@ -193,9 +204,41 @@ SymmetricBuffer Communicator::allocate(std::size_t bytes) {
   return buffer;
 }
 
+void Communicator::pause() {
+  State& state = *state_;
+  state.check_alive();
+  if (state.paused) return;
+  // All ranks have put their last operation on its way: now each of these ends without anybody's help.
+  (void)state.bootstrap.exchange("pausing a communicator", "");
+  all_or_none(state.bootstrap, "waiting for the last operations", [&] {
+    state.backend->settle();
+    return std::string();
+  });
+  try {
+    state.backend->pause();
+  } catch (const Error&) {
+    state.failure = std::current_exception();
+    throw;
+  }
+  state.paused = true;
+}
+
+void Communicator::resume() {
+  State& state = *state_;
+  state.check_alive();
+  if (!state.paused) return;
+  state.backend->resume();
+  state.paused = false;
+}
+
+bool Communicator::paused() const {
+  return state_->paused;
+}
+
 void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOptions options) {
   State& state = *state_;
   if (state.failure) std::rethrow_exception(state.failure);
+  state.check_running(name(op));
   if (op == Op::all_reduce && rows.device() == nullptr) rows = RowCounts(in.rows);
   if (rows.device() != nullptr && state.backend->kind() != BackendKind::cuda)
     throw Unsupported(
@@ -260,9 +303,11 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
 }
 
 void Communicator::copy(const RowCopy& copy, CallOptions options) {
+  state_->check_running("copy");
   if (copy.rows > 0 && copy.width > 0) state_->backend->copy(copy, options.stream);
 }
 void Communicator::clear(Tensor tensor, CallOptions options) {
+  state_->check_running("clear");
   if (tensor.bytes() > 0) state_->backend->clear(tensor.data, tensor.bytes(), options.stream);
 }
 

@@ -79,6 +79,7 @@ GpuPlace place_on_gpu(Bootstrap& bootstrap, const BackendFlags& flags, const Ran
   for (const std::string& gpu : gpus) shared = shared || std::count(gpus.begin(), gpus.end(), gpu) > 1;
   if (flags.one_gpu || shared) place.ranks = threads ? RanksOn::streams : RanksOn::processes;
   if (place.ranks == RanksOn::processes && mine > 1) need_mps(static_cast<int>(mine));
+  use_gpu(place.device);
   return place;
 }
 

@@ -36,8 +36,9 @@ struct GpuPlace {
   RanksOn ranks = RanksOn::gpus;
 };
 
-/// The calling rank's GPU. Rank r has device r; with --one-gpu, or as a process that sees one GPU alone,
-/// device 0. Collective. Throws Unsupported where CUDA cannot be used, or where processes share a GPU without
+/// The calling rank's GPU, which becomes the thread's current one: nothing of a rank is on another one's, not
+/// even a context. Rank r has device r; with --one-gpu, or as a process that sees one GPU alone, device 0.
+/// Collective. Throws Unsupported where CUDA cannot be used, or where processes share a GPU without
 /// MPS; InvalidArgument where there are fewer GPUs than ranks.
 [[nodiscard]] GpuPlace place_on_gpu(Bootstrap& bootstrap, const BackendFlags& flags, const RankFlags& ranks);
 

@@ -90,6 +90,10 @@ int gpu_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+void use_gpu(int device) {
+  cuda::check(cudaSetDevice(device), fmt::format("choosing CUDA device {}", device));
+}
+
 std::string gpu_uuid(int device) {
   const cudaUUID_t uuid = properties_of(device).uuid;
   std::string text;

@@ -11,6 +11,9 @@ namespace mixcomm::tools {
 /// behind that.
 [[nodiscard]] int gpu_count();
 
+/// Makes it the calling thread's current one; nothing without CUDA. Throws CudaError.
+void use_gpu(int device);
+
 /// What names the GPU in all processes of this host.
 [[nodiscard]] std::string gpu_uuid(int device);
 

@@ -10,6 +10,8 @@ int gpu_count() {
   return 0;
 }
 
+void use_gpu(int /*device*/) {}
+
 std::string gpu_uuid(int /*device*/) {
   return "";
 }

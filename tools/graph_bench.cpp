@@ -63,7 +63,6 @@ class GraphBench::Graph {
 
 GraphBench::GraphBench(std::vector<GpuRank*> ranks, Meeting* meeting, const Options& options)
     : ranks_(std::move(ranks)), meeting_(meeting), options_(options) {
-  check(cudaSetDevice(ranks_.front()->device()), "choosing a device");
   check(cudaStreamCreateWithFlags(&origin_, cudaStreamNonBlocking), "making a stream");
   begin_ = std::make_unique<Event>();
   end_ = std::make_unique<Event>();

@@ -87,7 +87,6 @@ NcclCommunicator::NcclCommunicator(Bootstrap& bootstrap, const GpuPlace& place) 
     about_ += ", over sockets, because ranks share a GPU";
   }
   const UniqueId id = shared_id(bootstrap);
-  cuda::check(cudaSetDevice(place.device), "choosing a device for NCCL");
   check(nccl().comm_init_rank(&communicator_, bootstrap.world(), id, rank), "making a communicator");
 }
 

@@ -2,6 +2,11 @@
 // waits for the whole device while a kernel may be running: copies go through pinned memory on a stream that
 // is idle, memory comes from a pool in stream order, and streams and pinned memory are never given back to
 // CUDA, but kept for the next rank.
+//
+// Ranks may also have a GPU each, in one process. Memory from a pool, and memory that is mapped, is known to
+// its own device alone: a copy is refused as an invalid argument where another device is the current one,
+// though its stream is of the right one. So every call to CUDA is made with the rank's device as the current
+// one, whatever the caller's is.
 #include "verify/cuda_device.hpp"
 
 #include <cuda_runtime_api.h>
@@ -108,6 +113,14 @@ struct Lease {
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
 
+  void free(std::byte* memory) const noexcept {
+    try {
+      const UseDevice use(device);
+      cudaFreeAsync(memory, equipment.stream);
+    } catch (const CudaError&) {  // NOLINT(bugprone-empty-catch): CUDA has shut down, nothing is left to free
+    }
+  }
+
   int device = 0;
   Equipment equipment;
 };
@@ -122,11 +135,11 @@ class CudaDevice final : public Device {
     check(cudaMallocAsync(&memory, std::max<std::size_t>(bytes, 1), queue()),
           fmt::format("allocating {} bytes of device memory", bytes));
     synchronize();
-    return {static_cast<std::byte*>(memory),
-            [lease = lease_](std::byte* p) { cudaFreeAsync(p, lease->equipment.stream); }};
+    return {static_cast<std::byte*>(memory), [lease = lease_](std::byte* p) { lease->free(p); }};
   }
 
   void write(std::byte* to, const std::byte* from, std::size_t bytes) override {
+    const UseDevice use(lease_->device);
     synchronize();
     in_pieces(bytes, [&](std::size_t begin, std::size_t size) {
       std::memcpy(staging(), from + begin, size);
@@ -135,6 +148,7 @@ class CudaDevice final : public Device {
   }
 
   void read(std::byte* to, const std::byte* from, std::size_t bytes) override {
+    const UseDevice use(lease_->device);
     synchronize();
     in_pieces(bytes, [&](std::size_t begin, std::size_t size) {
       copy(staging(), from + begin, size, cudaMemcpyDeviceToHost);

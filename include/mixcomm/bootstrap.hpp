@@ -12,8 +12,9 @@
 #include <vector>
 
 #include "mixcomm/fd.hpp"
+#include "mixcomm/portability.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 using Milliseconds = std::chrono::milliseconds;
 

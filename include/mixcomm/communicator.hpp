@@ -11,10 +11,11 @@
 #include "mixcomm/bootstrap.hpp"
 #include "mixcomm/grid.hpp"
 #include "mixcomm/operation.hpp"
+#include "mixcomm/portability.hpp"
 #include "mixcomm/tensor.hpp"
 #include "mixcomm/tuning.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// What only the CUDA backend looks at.
 struct CudaOptions {
@@ -141,6 +142,22 @@ class Communicator {
   /// ranks ask for different sizes, InvalidArgument for one that cannot be, SystemError if there is not
   /// enough.
   [[nodiscard]] SymmetricBuffer allocate(std::size_t bytes);
+
+  /// Collective: gives the memory behind this communicator and behind all that allocate() gave out back to
+  /// the system, and keeps every address. Until resume() operations, copies and allocate() throw
+  /// InvalidArgument; nobody may touch the buffers, nor replay a graph that uses them (on CUDA that is an
+  /// illegal access; on CPU it takes memory again). Waits for all work on this rank's device. Paused already:
+  /// does nothing. Throws Unsupported, and nothing has happened, with CudaOptions::nccl_windows, whose memory
+  /// cannot come again where it was; and the communicator's failure; any other error fails the communicator.
+  void pause();
+
+  /// Collective: new memory at the same addresses, so that CUDA graphs captured before can be replayed at
+  /// once. Buffers are zeroed, as when they were new: what was in them is lost. Buffers released since
+  /// pause() stay so. Not paused: does nothing. Throws on every rank or on none (CudaError if there is not
+  /// enough, Timeout); then it is still paused, and may be tried again.
+  void resume();
+
+  [[nodiscard]] bool paused() const;
 
   /// out = sum over t of in@(t, d), elementwise; in, out: n rows, n may differ between DP ranks. TP ranks of
   /// one DP rank pass the same n.

@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "mixcomm/communicator.hpp"
+#include "mixcomm/portability.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// What connects ranks. A prediction is call_us + waits * wait_us + bytes per rank / gbps: what an operation
 /// costs when nobody else uses the link and no rank is late.

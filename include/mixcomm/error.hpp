@@ -6,7 +6,9 @@
 #include <utility>
 #include <vector>
 
-namespace mixcomm {
+#include "mixcomm/portability.hpp"
+
+namespace MIXCOMM_API mixcomm {
 
 /// Base of everything that mixcomm throws.
 class Error : public std::runtime_error {

@@ -3,7 +3,9 @@
 
 #include <utility>
 
-namespace mixcomm {
+#include "mixcomm/portability.hpp"
+
+namespace MIXCOMM_API mixcomm {
 
 /// Owns a file descriptor.
 class Fd {

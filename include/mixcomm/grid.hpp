@@ -3,7 +3,7 @@
 
 #include "mixcomm/portability.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// The most ranks that one communicator holds.
 inline constexpr int max_ranks = 64;

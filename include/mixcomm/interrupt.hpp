@@ -1,7 +1,9 @@
 // Waits that a user can end: for languages in which Ctrl-C is an exception.
 #pragma once
 
-namespace mixcomm {
+#include "mixcomm/portability.hpp"
+
+namespace MIXCOMM_API mixcomm {
 
 /// Whether the user of the calling thread wants its wait to end. Must not throw.
 using InterruptCheck = bool (*)();

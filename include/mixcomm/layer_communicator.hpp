@@ -7,9 +7,10 @@
 
 #include "mixcomm/communicator.hpp"
 #include "mixcomm/layer_plan.hpp"
+#include "mixcomm/portability.hpp"
 #include "mixcomm/rows.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// The communicators of one rank, one for each grid that was asked for. Several LayerCommunicators may share
 /// them.
@@ -27,6 +28,12 @@ class Communicators {
   /// Collective over all ranks where the grid is asked for the first time. Throws Unsupported if it cannot be
   /// made, and what Communicator's constructor throws.
   [[nodiscard]] Communicator& on(const PlanGrid& grid);
+
+  /// Collective over all ranks: Communicator::pause() and resume() of all that have been asked for, and so of
+  /// the memory of the LayerCommunicators on them.
+  void pause();
+  void resume();
+  [[nodiscard]] bool paused() const;
 
   [[nodiscard]] int rank() const;
   [[nodiscard]] int world() const;

@@ -8,9 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "mixcomm/portability.hpp"
 #include "mixcomm/transition.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// How a shared expert's output joins the routed experts'.
 enum class Joined : std::uint8_t {

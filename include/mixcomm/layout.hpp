@@ -7,8 +7,9 @@
 
 #include "mixcomm/grid.hpp"
 #include "mixcomm/parallelism.hpp"
+#include "mixcomm/portability.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// The teams that a module's author knows. Every rank is in one team of each name.
 enum class TeamName : std::uint8_t { attn_tp, attn_dp, moe_tp, moe_ep, mlp_tp, world };

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <string_view>
 
-namespace mixcomm {
+#include "mixcomm/portability.hpp"
+
+namespace MIXCOMM_API mixcomm {
 
 enum class Op : std::uint8_t {
   all_reduce,

@@ -3,7 +3,9 @@
 
 #include <string>
 
-namespace mixcomm {
+#include "mixcomm/portability.hpp"
+
+namespace MIXCOMM_API mixcomm {
 
 /// attn_tp x attn_dp ranks share attention (rank = attn_dp_rank * attn_tp + attn_tp_rank); the same ranks, as
 /// moe_tp x moe_ep, share the experts (rank = moe_ep_rank * moe_tp + moe_tp_rank); and in teams of mlp_tp,

@@ -8,10 +8,11 @@
 #include "mixcomm/communicator.hpp"
 #include "mixcomm/layer_plan.hpp"  // IWYU pragma: export
 #include "mixcomm/layout.hpp"      // IWYU pragma: export
+#include "mixcomm/portability.hpp"
 #include "mixcomm/rows.hpp"        // IWYU pragma: export
 #include "mixcomm/transition.hpp"  // IWYU pragma: export
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// What the choice of an algorithm depends on: all of it shared by the ranks of a call.
 struct Circumstances {

@@ -1,5 +1,11 @@
-// Marks functions that algorithms call on the host and on a GPU.
+// What differs between compilers, and between those that build the library and those that use it.
 #pragma once
+
+/// On the namespace of a public header: what it declares can be linked to. All else that the library defines
+/// is hidden.
+#define MIXCOMM_API [[gnu::visibility("default")]]
+
+/// Marks functions that algorithms call on the host and on a GPU.
 
 #if defined(__CUDACC__)
 #define MIXCOMM_HD __host__ __device__

@@ -10,8 +10,9 @@
 #include <vector>
 
 #include "mixcomm/layout.hpp"
+#include "mixcomm/portability.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// What is done about DP ranks that have different numbers of rows.
 enum class RowsWay : std::uint8_t {

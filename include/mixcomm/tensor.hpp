@@ -8,7 +8,9 @@
 #include <string_view>
 #include <type_traits>
 
-namespace mixcomm {
+#include "mixcomm/portability.hpp"
+
+namespace MIXCOMM_API mixcomm {
 
 /// Element types. Sums are accumulated in fp32 and rounded once (to nearest, ties to even).
 enum class DType : std::uint8_t { bf16, fp16, fp32 };

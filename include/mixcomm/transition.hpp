@@ -11,8 +11,9 @@
 #include "mixcomm/communicator.hpp"
 #include "mixcomm/cost.hpp"
 #include "mixcomm/layout.hpp"
+#include "mixcomm/portability.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// The ranks of an operation: rank r's are { first + m * stride : 0 <= m < tp * dp }, as a grid of tp x dp.
 /// With stride 1 and tp * dp = world this is a grid of all ranks.

@@ -9,8 +9,9 @@
 #include <vector>
 
 #include "mixcomm/operation.hpp"
+#include "mixcomm/portability.hpp"
 
-namespace mixcomm {
+namespace MIXCOMM_API mixcomm {
 
 /// How an operation is launched on CUDA. What is 0 or automatic is the library's choice.
 struct LaunchShape {

@@ -282,6 +282,30 @@ class Communicator:
         size = 4 if arrays.dtype_name(dtype) == "fp32" else 2
         return arrays.over_buffer(self.allocate(max(count * size, 1)), tuple(shape), dtype)
 
+    def pause(self) -> None:
+        """Collective: gives the memory of this communicator, and all it has given out, back to the system.
+
+        Every address stays reserved. Until resume() operations and allocate() raise InvalidArgument, arrays
+        over the memory must not be touched, and graphs that use it not replayed. Waits for the device. Paused
+        already: does nothing. Raises Unsupported with nccl_windows; and this communicator's failure. An error
+        while memory is being given back fails the communicator.
+        """
+        self._core.pause()
+
+    def resume(self) -> None:
+        """Collective: new memory at the same addresses: CUDA graphs captured before can be replayed at once.
+
+        Arrays over it are zeroed; what was in them is lost. Not paused: does nothing. Raises on every rank or
+        on none, where there is not enough memory (CudaError) or a rank does not come (Timeout): it is still
+        paused then.
+        """
+        self._core.resume()
+
+    @property
+    def paused(self) -> bool:
+        """Whether pause() was called last."""
+        return self._core.paused
+
     def check(self) -> None:
         """Raises this communicator's failure, if any; on CUDA what its kernels have found so far."""
         self._core.check()

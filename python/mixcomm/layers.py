@@ -134,6 +134,19 @@ class LayerCommunicator:
         self._core.cross(boundary.kind, boundary.layer, input, out, rows, algorithm, stream)
         return out
 
+    def pause(self) -> None:
+        """Collective: gives all of its memory back to the system; see Communicator.pause."""
+        self._core.pause()
+
+    def resume(self) -> None:
+        """Collective: memory at the same addresses again; see Communicator.resume."""
+        self._core.resume()
+
+    @property
+    def paused(self) -> bool:
+        """Whether pause() was called last."""
+        return self._core.paused
+
     def close(self) -> None:
         """Ends this rank's part; later calls raise InvalidArgument. Local; closing twice is fine."""
         self._core.close()

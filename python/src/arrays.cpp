@@ -34,6 +34,20 @@ bool is_from(nb::handle object, std::string_view package) {
   return text_of(nb::object(object.type().attr("__module__"))).starts_with(package);
 }
 
+/// Quick to tell of those whose types say it in C.
+bool is_numpy(nb::handle object) {
+  return std::string_view(Py_TYPE(object.ptr())->tp_name).starts_with("numpy.");
+}
+
+/// The package whose arrays never change, if it is one of these: their DLPack capsules are of the kind that
+/// cannot say so, and compiled code may rely on it.
+std::optional<std::string_view> never_changes(nb::handle object) {
+  if (is_numpy(object)) return std::nullopt;
+  for (const std::string_view package : {"jax", "tensorflow"})
+    if (is_from(object, package)) return package;
+  return std::nullopt;
+}
+
 /// What torch has, looked up once it is imported: tensors' attributes are read in a third of the time that
 /// __dlpack__ takes, and its C functions in a tenth.
 struct Torch {
@@ -194,8 +208,7 @@ nb::object bits_of_bfloat16(nb::handle object) {
 /// default stream where none is named; but operations run on the current one, and another one that waits
 /// would end a capture. (cupy's arrays have the buffer protocol as well, for memory that the host can read.)
 nb::object without_waiting(nb::handle object) {
-  const bool numpy = std::string_view(Py_TYPE(object.ptr())->tp_name).starts_with("numpy.");  // quick to tell
-  if (numpy || !is_from(object, "cupy")) return nb::borrow(object);
+  if (is_numpy(object) || !is_from(object, "cupy")) return nb::borrow(object);
   return object.attr("__dlpack__")(nb::arg("stream") = -1);
 }
 
@@ -218,6 +231,10 @@ void read_imported(const NdArray& imported, const char* which, Array& array) {
 template <class NdArray>
 Array read_any(nb::handle object, const char* which, Access access) {
   Array array;
+  if (access == Access::write)
+    if (const auto package = never_changes(object))
+      refuse(which, fmt::format("is read-only, as arrays of {} always are; pass one of numpy, torch or cupy",
+                                *package));
   const nb::object bits = bits_of_bfloat16(object);
   NdArray imported;
   if (!nb::try_cast(without_waiting(bits.is_valid() ? nb::handle(bits) : object), imported)) {

@@ -116,6 +116,10 @@ class PyCommunicator {
     return std::make_unique<PyBuffer>(std::move(buffer), on_cuda_, device_);
   }
 
+  void pause() { wait_for(&Communicator::pause); }
+  void resume() { wait_for(&Communicator::resume); }
+  [[nodiscard]] bool paused() const { return get().paused(); }
+
   void check() const {
     const Communicator& communicator = get();
     const InUse use(*this);
@@ -174,6 +178,16 @@ class PyCommunicator {
    private:
     std::atomic_flag& flag_;
   };
+
+  void wait_for(void (Communicator::*step)()) {
+    Communicator& communicator = get();
+    const InUse use(*this);
+    {
+      const Waiting waiting;
+      (communicator.*step)();
+    }
+    raise_pending();
+  }
 
   nb::object bootstrap_;
   std::shared_ptr<Bootstrap> keep_;
@@ -281,6 +295,9 @@ void bind_communicator(nb::module_& m) {
       .def("run", &PyCommunicator::run, "op"_a, "input"_a, "out"_a, "rows"_a.none(), "algorithm"_a,
            "stream"_a.none())
       .def("allocate", &PyCommunicator::allocate, "nbytes"_a)
+      .def("pause", &PyCommunicator::pause)
+      .def("resume", &PyCommunicator::resume)
+      .def_prop_ro("paused", &PyCommunicator::paused)
       .def("check", &PyCommunicator::check)
       .def("choose", &PyCommunicator::choose, "op"_a, "nbytes"_a, "symmetric"_a, "crowded"_a)
       .def("info", &PyCommunicator::info)

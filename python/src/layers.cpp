@@ -115,6 +115,13 @@ class PyLayers {
     if (forks() == made_after_ && slot_) slot_->close();
   }
 
+  void pause() { wait_for(&Communicators::pause); }
+  void resume() { wait_for(&Communicators::resume); }
+  [[nodiscard]] bool paused() const {
+    (void)get();
+    return slot_->value->communicators->paused();
+  }
+
   [[nodiscard]] const Boundary& boundary(const std::string& which, std::size_t layer) const {
     const LayerCommunicator& layers = get();
     if (which == "logits") return layers.logits();
@@ -175,6 +182,15 @@ class PyLayers {
   }
 
  private:
+  void wait_for(void (Communicators::*step)()) {
+    (void)get();
+    {
+      const Waiting waiting;
+      ((*slot_->value->communicators).*step)();
+    }
+    raise_pending();
+  }
+
   nb::object bootstrap_;
   std::shared_ptr<Bootstrap> keep_;
   std::shared_ptr<Slot<Made>> slot_;
@@ -195,6 +211,9 @@ void bind_layers(nb::module_& m) {
       .def("range", &PyLayers::range, "layout"_a, "rows"_a)
       .def("cross", &PyLayers::cross, "boundary"_a, "layer"_a, "input"_a, "out"_a, "rows"_a, "algorithm"_a,
            "stream"_a.none())
+      .def("pause", &PyLayers::pause)
+      .def("resume", &PyLayers::resume)
+      .def_prop_ro("paused", &PyLayers::paused)
       .def("close", &PyLayers::close);
 }
 

@@ -15,6 +15,7 @@ NB_MODULE(_core, m) {
   mixcomm::python::bind_communicator(m);
   mixcomm::python::bind_layers(m);
   m.attr("version") = MIXCOMM_VERSION;
+  m.attr("cuda_architectures") = MIXCOMM_CUDA_ARCHITECTURES;  // "80-real,90a-real"; "" without CUDA
 #ifdef MIXCOMM_HAS_CUDA
   m.attr("built_with_cuda") = true;
 #else

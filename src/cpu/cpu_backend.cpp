@@ -11,7 +11,9 @@
 
 #include "algorithms/one_shot.hpp"
 #include "algorithms/two_shot.hpp"
+#include "all_or_none.hpp"
 #include "allocations.hpp"
+#include "bootstrap/memory.hpp"
 #include "cpu/context.hpp"
 #include "cpu/numa.hpp"
 #include "cpu/staging.hpp"
@@ -107,6 +109,26 @@ class CpuBackend final : public Backend {
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
     return allocations_.place(data, bytes);
   }
+
+  void settle() override {}  // a call ends when its results are there
+
+  /// The ranks' states stay: they are small, and go on counting.
+  void pause() override {
+    const auto world = static_cast<std::size_t>(grid_.world.size);
+    all_or_none(bootstrap_, "giving back memory", [&] {
+      give_back(slices_.of(grid_.rank()) + state_bytes, slices_.stride - state_bytes);
+      for (const auto& each : allocations_.living()) {
+        const std::size_t stride = each.where;
+        auto* const first =
+            const_cast<std::byte*>(each.mine) - static_cast<std::size_t>(grid_.rank()) * stride;
+        if (const auto owner = each.owner.lock())
+          give_back(first, stride * world);  // also of ranks that let go
+      }
+      return std::string();
+    });
+  }
+  /// Memory comes when it is touched.
+  void resume() override { (void)bootstrap_.exchange("taking memory again", ""); }
 
   [[nodiscard]] std::string machine() const override { return machine_name(); }
   [[nodiscard]] bool crowded() const override { return crowded_; }

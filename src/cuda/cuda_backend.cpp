@@ -109,6 +109,16 @@ class CudaBackend final : public Backend {
     return allocations_.place(data, bytes);
   }
 
+  void settle() override {
+    provider_->check_can_pause();
+    const UseDevice use(device_);
+    check(cudaDeviceSynchronize(), "waiting for the device before a pause");
+    failure_.rethrow();
+  }
+  void pause() override { provider_->pause(); }
+  /// Zeroed memory is what all counters, flags and packets begin with, on every rank.
+  void resume() override { provider_->resume(); }
+
   [[nodiscard]] std::string machine() const override {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, device_), "asking for the device's name");

@@ -83,6 +83,12 @@ void AddressRange::map(std::size_t offset, std::size_t bytes, const Physical& me
   mappings_.push_back({first_ + offset, bytes});
 }
 
+void AddressRange::unmap() {
+  for (; !mappings_.empty(); mappings_.pop_back())
+    check(driver().mem_unmap(mappings_.back().first, mappings_.back().bytes),
+          fmt::format("cannot unmap {} bytes of GPU memory", mappings_.back().bytes));
+}
+
 void AddressRange::allow(const std::vector<int>& devices) {
   std::vector<CUmemAccessDesc> access;
   for (const int device : devices) {

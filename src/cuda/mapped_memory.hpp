@@ -61,6 +61,8 @@ class AddressRange {
 
   /// Shows `bytes` of `memory` at that offset, to no device yet. Throws CudaError.
   void map(std::size_t offset, std::size_t bytes, const Physical& memory);
+  /// Unmaps all, and keeps the addresses, where other memory can be mapped. Throws CudaError.
+  void unmap();
   /// Lets these devices read and write it all; all of it must be mapped. Throws CudaError.
   void allow(const std::vector<int>& devices);
 

@@ -65,7 +65,10 @@ Physical Multicast::create(int devices, std::size_t bytes, Sharing sharing) {
 }
 
 Multicast::~Multicast() {
-  range_.reset();
+  try {
+    if (range_ != nullptr) range_->unmap();
+  } catch (const CudaError&) {  // NOLINT(bugprone-empty-catch): CUDA has shut down, nothing is left to do
+  }
   for (const int device : bound_) {
     CUdevice handle = 0;
     if (driver().device_get(&handle, device) == CUDA_SUCCESS)
@@ -86,10 +89,10 @@ void Multicast::bind(int device, const Physical& memory) {
   bound_.push_back(device);
 }
 
-void Multicast::map(const std::vector<int>& devices, std::size_t alignment) {
-  range_ = std::make_unique<AddressRange>(bytes_, alignment);
-  range_->map(0, bytes_, object_);
-  range_->allow(devices);
+void Multicast::map(AddressRange& range, const std::vector<int>& devices) {
+  range_ = &range;
+  range.map(0, bytes_, object_);
+  range.allow(devices);
 }
 
 }  // namespace mixcomm::cuda

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <vector>
 
 #include "cuda/mapped_memory.hpp"
@@ -37,15 +36,14 @@ class Multicast {
   /// These throw CudaError.
   void add(int device);
   void bind(int device, const Physical& memory);
-  void map(const std::vector<int>& devices, std::size_t alignment);
-
-  [[nodiscard]] std::byte* data() const { return range_->data(); }
+  /// `range` is of as many bytes, and outlives this.
+  void map(AddressRange& range, const std::vector<int>& devices);
 
  private:
   Physical object_;
   std::size_t bytes_;
   std::vector<int> bound_;
-  std::unique_ptr<AddressRange> range_;
+  AddressRange* range_ = nullptr;  ///< where it is mapped
 };
 
 }  // namespace mixcomm::cuda

@@ -107,6 +107,15 @@ class NcclWindows final : public MemoryProvider {
     return slices;
   }
 
+  void check_can_pause() const override {
+    throw Unsupported(
+        "pause: NCCL cannot make its windows again where they were; leave out CudaOptions::nccl_windows, or "
+        "close "
+        "the communicator and make a new one");
+  }
+  void pause() override { check_can_pause(); }
+  void resume() override { check_can_pause(); }
+
   [[nodiscard]] std::string name() const override { return "NCCL windows"; }
 
  private:

@@ -7,6 +7,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <sstream>
 #include <vector>
 
 #include "algorithms/blocks.hpp"
@@ -22,10 +23,13 @@
 namespace mixcomm::cuda {
 namespace {
 
-/// What Slices::owner holds. Destroyed from the last member to the first.
+/// What Slices::owner holds: addresses, behind which memory may come and go. Destroyed from the last member
+/// to the first.
 struct Memory {
-  Memory(int ranks, std::size_t bytes, std::size_t granularity)
-      : stride(bytes), range(bytes * static_cast<std::size_t>(ranks), granularity) {}
+  Memory(int ranks, std::size_t bytes, std::size_t granularity, bool with_multicast)
+      : stride(bytes), range(bytes * static_cast<std::size_t>(ranks), granularity) {
+    if (with_multicast) multicast_range.emplace(bytes, granularity);
+  }
 
   void map(int rank, const Physical& slice) {
     range.map(static_cast<std::size_t>(rank) * stride, stride, slice);
@@ -33,16 +37,23 @@ struct Memory {
   [[nodiscard]] std::byte* of(int rank) const {
     return range.data() + static_cast<std::size_t>(rank) * stride;
   }
+  /// The addresses stay.
+  void give_back() {
+    multicast.reset();
+    bound.clear();
+    range.unmap();
+  }
 
   std::size_t stride;
   std::vector<Physical> bound;  ///< with multicast: the slices of this process
   AddressRange range;
+  std::optional<AddressRange> multicast_range;
   std::optional<Multicast> multicast;
 };
 
 Slices slices_of(const std::shared_ptr<Memory>& memory) {
   return {memory, memory->range.data(), memory->stride,
-          memory->multicast ? memory->multicast->data() : nullptr};
+          memory->multicast_range ? memory->multicast_range->data() : nullptr};
 }
 
 /// What both ways of sharing have in common.
@@ -60,12 +71,55 @@ class VirtualMemory : public MemoryProvider {
 
   Slices allocate(std::size_t bytes) final {
     check_same_size(bootstrap_.exchange("comparing sizes of GPU memory", std::to_string(bytes)));
-    return slices_of(share(round_up(std::max<std::size_t>(bytes, 1), granularity_)));
+    const std::size_t stride = round_up(std::max<std::size_t>(bytes, 1), granularity_);
+    const std::shared_ptr<Memory> memory = reserve(stride);
+    fill(memory.get(), stride);
+    std::erase_if(given_, [](const auto& each) { return each.second.expired(); });
+    given_.emplace(++last_given_, memory);
+    return slices_of(memory);
+  }
+
+  void pause() final {
+    all_or_none(bootstrap_, "giving back GPU memory", [&] {
+      give_back_all();
+      return std::string();
+    });
+  }
+
+  void resume() final {
+    const auto owned = all_or_none(bootstrap_, "asking for GPU memory again", [&] { return list_owned(); });
+    // What any rank owns, in the same order on all.
+    std::map<std::uint64_t, std::size_t> strides;
+    for (const std::string& list : owned) {
+      std::istringstream words(list);
+      std::uint64_t number = 0;
+      std::size_t stride = 0;
+      while (words >> number >> stride) strides.emplace(number, stride);
+    }
+    try {
+      for (const auto& [number, stride] : strides) {
+        const auto mine = given_.find(number);
+        const std::shared_ptr<Memory> memory = mine == given_.end() ? nullptr : mine->second.lock();
+        fill(memory.get(), stride);
+      }
+    } catch (const Error&) {
+      give_back_all();
+      throw;
+    }
   }
 
  protected:
-  /// Collective: all ranks' slices of `stride` bytes, zeroed.
-  virtual std::shared_ptr<Memory> share(std::size_t stride) = 0;
+  /// Collective: addresses for all ranks' slices of `stride` bytes, with nothing behind them.
+  virtual std::shared_ptr<Memory> reserve(std::size_t stride) = 0;
+  /// Collective: zeroed memory behind them; null on a rank that does not own them any more.
+  virtual void fill(Memory* memory, std::size_t stride) = 0;
+  /// Whether this rank maps memory itself.
+  [[nodiscard]] virtual bool maps() const = 0;
+
+  [[nodiscard]] std::shared_ptr<Memory> make_ranges(std::size_t stride) const {
+    const UseDevice use(device_of(rank()));
+    return std::make_shared<Memory>(world(), stride, granularity_, multicast_);
+  }
 
   [[nodiscard]] int rank() const { return bootstrap_.rank(); }
   [[nodiscard]] int world() const { return bootstrap_.world(); }
@@ -76,6 +130,25 @@ class VirtualMemory : public MemoryProvider {
   Sharing sharing_;
   bool multicast_;
   std::size_t granularity_;  ///< powers of two all of them: a multiple of each
+
+ private:
+  /// "NUMBER STRIDE NUMBER STRIDE"
+  [[nodiscard]] std::string list_owned() const {
+    std::string list;
+    for (const auto& [number, given] : given_)
+      if (const auto memory = given.lock()) list += fmt::format("{} {} ", number, memory->stride);
+    return list;
+  }
+
+  void give_back_all() {
+    if (!maps()) return;
+    const UseDevice use(device_of(rank()));
+    for (const auto& [number, given] : given_)
+      if (const auto memory = given.lock()) memory->give_back();
+  }
+
+  std::map<std::uint64_t, std::weak_ptr<Memory>> given_;  ///< by a number that is the same on all ranks
+  std::uint64_t last_given_ = 0;
 };
 
 /// Memory on its way from rank 0 to the other ranks of this process, which hold a number for it: a rank that
@@ -127,12 +200,14 @@ class OneProcess final : public VirtualMemory {
   [[nodiscard]] std::string name() const override { return "ranks in one process"; }
 
  protected:
-  std::shared_ptr<Memory> share(std::size_t stride) override {
+  [[nodiscard]] bool maps() const override { return rank() == 0; }
+
+  std::shared_ptr<Memory> reserve(std::size_t stride) override {
     std::shared_ptr<Memory> memory;
     std::optional<Handover> handover;
-    const auto numbers = all_or_none(bootstrap_, "making shared GPU memory", [&]() -> std::string {
+    const auto numbers = all_or_none(bootstrap_, "reserving shared GPU memory", [&]() -> std::string {
       if (rank() != 0) return "";
-      memory = make(stride);
+      memory = make_ranges(stride);
       handover.emplace(memory);
       return std::to_string(handover->number());
     });
@@ -144,6 +219,13 @@ class OneProcess final : public VirtualMemory {
     return memory;
   }
 
+  void fill(Memory* memory, std::size_t stride) override {
+    all_or_none(bootstrap_, "making shared GPU memory", [&] {
+      if (maps() && memory != nullptr) make(*memory, stride);
+      return std::string();
+    });
+  }
+
  private:
   [[nodiscard]] std::vector<int> devices_in_use() const {
     std::vector<int> devices;
@@ -152,25 +234,21 @@ class OneProcess final : public VirtualMemory {
     return devices;
   }
 
-  [[nodiscard]] std::shared_ptr<Memory> make(std::size_t stride) const {
+  void make(Memory& memory, std::size_t stride) const {
     const UseDevice use(device_of(rank()));
     const std::vector<int> devices = devices_in_use();
-    auto memory = std::make_shared<Memory>(world(), stride, granularity_);
     for (int r = 0; r < world(); ++r) {
       Physical slice = Physical::create(device_of(r), stride, sharing_);
-      memory->map(r, slice);
-      if (multicast_) memory->bound.push_back(std::move(slice));
+      memory.map(r, slice);
+      if (multicast_) memory.bound.push_back(std::move(slice));
     }
-    memory->range.allow(devices);
-    for (int r = 0; r < world(); ++r) zero(device_of(r), memory->of(r), stride);
-    if (multicast_) {
-      Multicast& multicast = memory->multicast.emplace(Multicast::create(world(), stride, sharing_), stride);
-      for (const int device : devices) multicast.add(device);
-      for (int r = 0; r < world(); ++r)
-        multicast.bind(device_of(r), memory->bound[static_cast<std::size_t>(r)]);
-      multicast.map(devices, granularity_);
-    }
-    return memory;
+    memory.range.allow(devices);
+    for (int r = 0; r < world(); ++r) zero(device_of(r), memory.of(r), stride);
+    if (!multicast_) return;
+    Multicast& multicast = memory.multicast.emplace(Multicast::create(world(), stride, sharing_), stride);
+    for (const int device : devices) multicast.add(device);
+    for (int r = 0; r < world(); ++r) multicast.bind(device_of(r), memory.bound[static_cast<std::size_t>(r)]);
+    multicast.map(*memory.multicast_range, devices);
   }
 };
 
@@ -181,7 +259,19 @@ class ManyProcesses final : public VirtualMemory {
   [[nodiscard]] std::string name() const override { return "file descriptors over Unix sockets"; }
 
  protected:
-  std::shared_ptr<Memory> share(std::size_t stride) override {
+  [[nodiscard]] bool maps() const override { return true; }
+
+  std::shared_ptr<Memory> reserve(std::size_t stride) override {
+    std::shared_ptr<Memory> memory;
+    all_or_none(bootstrap_, "reserving addresses", [&] {
+      memory = make_ranges(stride);
+      return std::string();
+    });
+    return memory;
+  }
+
+  void fill(Memory* memory, std::size_t stride) override {
+    std::shared_ptr<Memory> passing;  // of a rank that owns it no more, but whose part the others miss
     const int device = device_of(rank());
     Physical slice;
     Physical object;
@@ -204,10 +294,12 @@ class ManyProcesses final : public VirtualMemory {
       objects = bootstrap_.exchange_descriptors("passing on multicast memory", object_descriptor.get());
     object_descriptor.reset();
 
-    std::shared_ptr<Memory> memory;
     all_or_none(bootstrap_, "mapping GPU memory", [&] {
       const UseDevice use(device);
-      memory = std::make_shared<Memory>(world(), stride, granularity_);
+      if (memory == nullptr) {
+        passing = make_ranges(stride);
+        memory = passing.get();
+      }
       map_all(*memory, slice, slices);
       memory->range.allow({device});
       zero(device, memory->of(rank()), stride);
@@ -222,10 +314,9 @@ class ManyProcesses final : public VirtualMemory {
         const UseDevice use(device);
         memory->multicast->bind(device, slice);
         memory->bound.push_back(std::move(slice));
-        memory->multicast->map({device}, granularity_);
+        memory->multicast->map(*memory->multicast_range, {device});
         return std::string();
       });
-    return memory;
   }
 
  private:

@@ -31,6 +31,15 @@ class MemoryProvider {
   /// rank succeeds, or every rank throws: CudaError, Timeout, SystemError, Disagreement if ranks ask for
   /// different sizes.
   virtual Slices allocate(std::size_t bytes) = 0;
+  /// Throws Unsupported, saying why, where pause() and resume() cannot be.
+  virtual void check_can_pause() const {}
+  /// Collective, when no kernel of any rank uses the memory: gives back what is behind all Slices that are
+  /// still owned; their addresses stay theirs. Every rank succeeds, or every rank throws.
+  virtual void pause() = 0;
+  /// Collective, after pause(): the same Slices as allocate() would give them, zeroed, at the same addresses,
+  /// multicast included. A rank that has let go of some meanwhile gives the others its part all the same.
+  /// Where it throws, which it does on every rank, memory is given back again.
+  virtual void resume() = 0;
   /// For `mixcomm info` and errors: "ranks in one process", "file descriptors over Unix sockets", "NCCL
   /// windows".
   [[nodiscard]] virtual std::string name() const = 0;

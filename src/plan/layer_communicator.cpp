@@ -24,6 +24,14 @@ struct Communicators::State {
   CommunicatorOptions options;
   Communicator* only = nullptr;
   std::vector<std::unique_ptr<Made>> made;
+
+  /// In the order in which all ranks made them.
+  [[nodiscard]] std::vector<Communicator*> all() const {
+    if (only != nullptr) return {only};
+    std::vector<Communicator*> all;
+    for (const auto& each : made) all.push_back(&each->communicator);
+    return all;
+  }
 };
 
 Communicators::Communicators(Bootstrap& bootstrap, const CommunicatorOptions& options)
@@ -36,6 +44,16 @@ int Communicators::rank() const {
 }
 int Communicators::world() const {
   return state_->only != nullptr ? state_->only->grid().world.size : state_->bootstrap->world();
+}
+
+void Communicators::pause() {
+  for (Communicator* each : state_->all()) each->pause();
+}
+void Communicators::resume() {
+  for (Communicator* each : state_->all()) each->resume();
+}
+bool Communicators::paused() const {
+  return std::ranges::any_of(state_->all(), [](const Communicator* each) { return each->paused(); });
 }
 
 Communicator& Communicators::on(const PlanGrid& grid) {

@@ -89,6 +89,36 @@ TEST_F(MulticastCuda, GivesTheSameWhereDevicesHaveIt) {
   EXPECT_EQ(failures(results), "");
 }
 
+class GpuPerRank : public CudaTest {};
+
+/// The device is said in options alone: the thread's current one is GPU 0 on every rank, as in a program that
+/// never calls cudaSetDevice().
+TEST_F(GpuPerRank, GivesTheSameWhateverTheCurrentDeviceIs) {
+  if (gpu_count() < 2) GTEST_SKIP() << "two ranks need a GPU each, and there is one";
+  for (const GridSize grid : {GridSize{2, 1}, GridSize{1, 2}, GridSize{2, 2}}) {
+    if (gpu_count() < grid.world()) continue;
+    SCOPED_TRACE(testing::PrintToString(grid));
+    const auto cases = verify::cases_of(
+        {.tp = grid.tp, .dp = grid.dp, .dtypes = {DType::bf16}, .large = true, .backend = BackendKind::cuda});
+    const auto results = spawn_cuda(Ranks::threads, grid.world(), [&](Bootstrap& bootstrap) -> std::string {
+      if (cudaSetDevice(0) != cudaSuccess) return "cannot use GPU 0";
+      for (const Protocol protocol : {Protocol::packets, Protocol::barriers}) {
+        CommunicatorOptions options = cuda_options(grid.tp, grid.dp, protocol);
+        options.cuda.device = bootstrap.rank();
+        Communicator communicator(bootstrap, options);
+        verify::Verifier verifier(communicator, verify::most_elements(cases, grid.dp));
+        const Departure departure(bootstrap);
+        for (const verify::Case& each : cases)
+          if (auto wrong = verifier.run(each); !wrong.empty())
+            return std::string(name(protocol)) + ": " + wrong;
+      }
+      int current = -1;
+      return cudaGetDevice(&current) == cudaSuccess && current == 0 ? "" : "the current device has changed";
+    });
+    EXPECT_EQ(failures(results), "");
+  }
+}
+
 class CommunicatorsCuda : public CudaTest {};
 
 TEST_F(CommunicatorsCuda, SeveralTakeTurns) {

@@ -2,10 +2,36 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <stdexcept>
 
 namespace mixcomm::test {
+namespace {
+
+long number_in(const char* variable) {
+  const char* text = std::getenv(variable);
+  return text == nullptr ? 0 : std::strtol(text, nullptr, 10);
+}
+
+/// The rank's GPU becomes the current one.
+void take_gpu(int rank) {
+  const int wanted = gpus_for_tests();
+  if (wanted > std::max(gpu_count(), 1))
+    throw std::runtime_error("MIXCOMM_TEST_GPUS is " + std::to_string(wanted) + ", but there are " +
+                             std::to_string(gpu_count()));
+  // Without a GPU, tests that need none go on.
+  if (gpu_count() > 0 && cudaSetDevice(rank % wanted) != cudaSuccess)
+    throw std::runtime_error("cannot use GPU " + std::to_string(rank % wanted));
+}
+
+}  // namespace
+
+int gpu_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
 
 void CudaTest::SetUp() {
   if (const std::string why = verify::why_no_cuda(); !why.empty()) GTEST_SKIP() << why;
@@ -27,8 +53,7 @@ void CudaProcessTest::set_up(bool with_mps) {
 }
 
 Milliseconds patience() {
-  const char* text = std::getenv("MIXCOMM_TIMEOUT_MS");
-  const long given = text == nullptr ? 0 : std::strtol(text, nullptr, 10);
+  const long given = number_in("MIXCOMM_TIMEOUT_MS");
   return given > 0 ? Milliseconds(given) : default_timeout;
 }
 
@@ -44,18 +69,14 @@ CommunicatorOptions cuda_options(int tp, int dp, Protocol protocol) {
 }
 
 int gpus_for_tests() {
-  const char* text = std::getenv("MIXCOMM_TEST_GPUS");
-  const long given = text == nullptr ? 0 : std::strtol(text, nullptr, 10);
-  return given > 0 ? static_cast<int>(given) : 1;
+  return std::max(static_cast<int>(number_in("MIXCOMM_TEST_GPUS")), 1);
 }
 
 std::vector<std::string> spawn_cuda(Ranks kind, int world, const std::function<std::string(Bootstrap&)>& fn) {
   // What main() sets for streams of one process; MPS has not so many queues for every one of its clients.
   const auto in_process = [&](Bootstrap& bootstrap) -> std::string {
     if (kind == Ranks::processes) unsetenv("CUDA_DEVICE_MAX_CONNECTIONS");
-    const int device = bootstrap.rank() % gpus_for_tests();
-    if (const cudaError_t status = cudaSetDevice(device); status != cudaSuccess)
-      return "device " + std::to_string(device) + ": " + cudaGetErrorString(status);
+    take_gpu(bootstrap.rank());
     return fn(bootstrap);
   };
   return spawn(kind, world, in_process, 4 * patience());

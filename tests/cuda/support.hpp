@@ -12,6 +12,9 @@
 
 namespace mixcomm::test {
 
+/// How many GPUs there are. Starts CUDA in this process, which must not fork behind that.
+[[nodiscard]] int gpu_count();
+
 /// Skips the tests of a suite, with the reason, where there is no GPU.
 class CudaTest : public testing::Test {
  protected:
@@ -32,10 +35,12 @@ class CudaProcessTest : public testing::Test {
 /// A communicator's options for the tests: a small workspace, so that messages pass in chunks.
 [[nodiscard]] CommunicatorOptions cuda_options(int tp, int dp, Protocol protocol = Protocol::automatic);
 
-/// How many GPUs the ranks of a test take, rank r the one of number r modulo that: MIXCOMM_TEST_GPUS, or 1.
+/// How many GPUs the ranks of a test take turns on: MIXCOMM_TEST_GPUS, or 1.
 [[nodiscard]] int gpus_for_tests();
 
-/// spawn(), with a rendezvous that outlasts waits in kernels, and each rank on its GPU.
+/// spawn(), with a rendezvous that outlasts waits in kernels. All ranks run on GPU 0; with
+/// MIXCOMM_TEST_GPUS=N they take turns on the first N, so that with N of them or fewer each has its own. The
+/// rank's GPU is its thread's current one, which make_device() and cuda_options() stand for.
 std::vector<std::string> spawn_cuda(Ranks kind, int world, const std::function<std::string(Bootstrap&)>& fn);
 
 /// Declared last by a rank, so that it is destroyed first: no rank frees memory while the kernels of others

@@ -120,6 +120,50 @@ def test_a_read_only_out_is_refused():
             communicator.all_reduce(np.ones((2, 2), np.float32), out=x)
 
 
+class Immutable:
+    """An array of a package whose arrays never change: it says so neither by a flag nor in its capsule."""
+
+    def __init__(self, array):
+        self.array = array
+
+    @property
+    def shape(self):
+        """As arrays have it."""
+        return self.array.shape
+
+    def __dlpack__(self, **_):
+        """Of the kind without flags."""
+        return self.array.__dlpack__()
+
+    def __dlpack_device__(self):
+        """Host memory."""
+        return self.array.__dlpack_device__()
+
+
+@pytest.mark.parametrize("module", ["jaxlib._jax", "jax._src.array", "tensorflow.python.framework.ops"])
+def test_an_out_that_never_changes_is_refused_by_its_package(module):
+    """Inputs of these are fine."""
+    kind = type("Array", (Immutable,), {"__module__": module})
+    with alone() as communicator:
+        memory = np.ones((2, 2), np.float32)
+        out = np.zeros((2, 2), np.float32)
+        assert (communicator.all_reduce(kind(memory), out=out) == 1).all()
+        with pytest.raises(mixcomm.InvalidArgument, match=f"of {module.partition('.')[0][:3]}.* always are"):
+            communicator.all_reduce(out, out=kind(memory * 2))
+
+
+@pytest.mark.parametrize("package", ["jax.numpy", "tensorflow", "pyarrow"])
+def test_an_out_of_such_a_package_is_refused(package):
+    """The real thing, where it is installed; nothing is written to it."""
+    module = pytest.importorskip(package, reason=f"{package} is not installed")
+    make = {"jax.numpy": "asarray", "tensorflow": "constant", "pyarrow": "array"}[package]
+    out = getattr(module, make)(np.zeros(4, np.float32))
+    with alone() as communicator:
+        with pytest.raises(mixcomm.InvalidArgument, match="read-only"):
+            communicator.all_reduce(np.ones(4, np.float32), out=out)
+        assert (np.asarray(out) == 0).all()
+
+
 @pytest.mark.parametrize("rows", [3, [3], (3,), np.array([3]), np.int64(3), [np.int32(3)]])
 def test_kinds_of_row_counts(rows):
     """Ints, sequences and arrays of ints."""

@@ -43,6 +43,27 @@ def test_two_layers():
     mixcomm.run_threads(4, rank)
 
 
+def test_pause():
+    """Between two steps; crossing is refused meanwhile."""
+
+    def rank(bootstrap):
+        with mixcomm.LayerCommunicator(bootstrap, layers=["moe"], **MODEL) as layers:
+            rows = layers.rows(COUNTS)
+            count = layers.range("by_dp_rank", rows)[1]
+            for _ in range(3):
+                x = np.ones((count, HIDDEN), np.float32)
+                assert (layers.cross(layers.before_mlp(0), x, rows) == 2).all()
+                layers.pause()
+                layers.pause()
+                assert layers.paused
+                with pytest.raises(mixcomm.InvalidArgument, match="paused"):
+                    layers.cross(layers.before_mlp(0), x, rows)
+                layers.resume()
+                assert not layers.paused
+
+    mixcomm.run_threads(4, rank)
+
+
 def test_refusals():
     """What is no model, and what is no boundary."""
     with pytest.raises(mixcomm.InvalidArgument, match="sparse"):

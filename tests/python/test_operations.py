@@ -62,3 +62,29 @@ def test_the_oracle_tells_orders_apart():
     swapped = expected("reduce_scatter_all_reduce", [inputs[i] for i in (0, 2, 1, 3)], 2, [32, 32], 0)
     with pytest.raises(AssertionError, match="differ"):
         same_bits(swapped, right)
+
+
+def test_pause_gives_memory_back_and_resume_makes_it_again():
+    """At the same addresses, zeroed; operations in between are refused, and go on behind it."""
+
+    def rank(bootstrap):
+        with mixcomm.Communicator(bootstrap, tp=2, dp=1) as communicator:
+            memory = communicator.empty((2, 8))
+            place = memory.__array_interface__["data"]
+            for _ in range(3):
+                memory[:] = 1
+                assert (communicator.all_reduce(memory) == 2).all()
+                assert not communicator.paused
+                communicator.pause()
+                communicator.pause()
+                assert communicator.paused
+                with pytest.raises(mixcomm.InvalidArgument, match="paused"):
+                    communicator.all_reduce(np.ones((2, 8), np.float32))
+                with pytest.raises(mixcomm.InvalidArgument, match="paused"):
+                    communicator.allocate(16)
+                communicator.resume()
+                communicator.resume()
+                assert (memory == 0).all()
+                assert memory.__array_interface__["data"] == place
+
+    mixcomm.run_threads(2, rank)

@@ -136,6 +136,30 @@ TEST(CudaCommand, CheckPassesOnOneGpu) {
   EXPECT_CONTAINS(outcome.out, " passed, 0 failed\n");
 }
 
+TEST(CudaCommand, CheckPassesWithAGpuForEachRank) {
+  SKIP_WITHOUT_GPU();
+  const std::size_t gpus = cuda_info()["devices"].size();
+  if (gpus < 2) GTEST_SKIP() << "two ranks need a GPU each, and there is one";
+  const Words what = {"--rows", "3", "--hidden", "50", "--dtype", "bf16"};
+  for (const std::string grids : {"2x1,1x2", "2x2,4x1"}) {
+    const std::string ranks = grids == "2x1,1x2" ? "2" : "4";
+    if (gpus < std::stoul(ranks)) continue;
+    const Words check = {"check", "--backend", "cuda", "--grids", grids};
+    const std::vector<Words> commands = {
+        check, {"check", "--backend", "cuda", "--grids", grids, "--processes"}, {"run", "-n", ranks, "--"}};
+    for (Words words : commands) {
+      if (words[0] == "run") {
+        words.push_back(command);
+        words.insert(words.end(), check.begin(), check.end());
+      }
+      words.insert(words.end(), what.begin(), what.end());
+      const Outcome outcome = run(words);
+      EXPECT_EQ(outcome.code, 0) << outcome.err;
+      EXPECT_CONTAINS(outcome.out, " passed, 0 failed\n");
+    }
+  }
+}
+
 TEST(CudaCommand, BenchOnOneGpuWritesItsSchema) {
   SKIP_WITHOUT_GPU();
   const TemporaryDirectory files;
