@@ -17,6 +17,7 @@
 #include "tools/generation.hpp"
 #include "tools/output.hpp"
 #include "tools/problems.hpp"
+#include "tools/prompts.hpp"
 #include "tools/statistics.hpp"
 
 namespace mixcomm::tools {
@@ -214,13 +215,10 @@ void print_line(const Line& line) {
   const auto ratio = [](const std::array<double, 2>& v) {
     return v[0] > 0 ? fmt::format("{:.2f}", v[1] / v[0]) : "-";
   };
-  const auto percent = [&](std::size_t way) {
-    return fmt::format("{:.0f}", 100 * line.comm_us[way] / line.itl_us[way]);
-  };
   fmt::print("{}x{}   {}x{}   {:12.0f} {:9.0f} {:>6}   {:13.0f} {:9.0f} {:>6}   {:>12}   {}\n",
              line.layout.attn_tp, line.layout.attn_dp, line.layout.moe_tp, line.layout.moe_ep, line.itl_us[0],
              line.itl_us[1], ratio(line.itl_us), line.comm_us[0], line.comm_us[1], ratio(line.comm_us),
-             fmt::format("{} / {} %", percent(0), percent(1)),
+             fmt::format("{:.2f} {:.2f}", line.comm_us[0] / line.itl_us[0], line.comm_us[1] / line.itl_us[1]),
              line.tokens_identical ? "identical" : "DIFFERENT");
   std::fflush(stdout);
 }
@@ -265,10 +263,13 @@ int demo(const DemoOptions& options) {
   JsonFile file(options.json);
   const auto directory = model_directory(options.model);
   const Model model(directory);
-  const auto problems = read_problems(directory / "eval.jsonl", prompt_count);
+  print_notes(model.config.notes);
+  const auto problems = read_problems(directory / "eval.jsonl", prompt_count).problems;
+  std::vector<std::string> questions;
+  for (const Problem& problem : problems) questions.push_back(problem.question);
   Tokens prompts;
-  for (const Problem& problem : problems)
-    prompts.push_back(model.tokenizer.encode(question_prompt(problem.question)));
+  for (const std::string& text : prompts_of({}, directory, {}, questions))
+    prompts.push_back(model.tokenizer.encode(text));
   Demo runs(options, model, prompts);
   fmt::print("Greedy answers of {} on one rank:\n", directory.filename().string());
   print_answers(model, problems, runs.expected());
@@ -279,8 +280,10 @@ int demo(const DemoOptions& options) {
       "inter-token latency.\n"
       "comm: one token's collectives, from the last rank's coming to the last one's leaving; measured in "
       "rounds of\n"
-      "their own, in which ranks wait for each other around each, so that nothing else runs meanwhile.\n\n"
-      "attn  moe   itl composed     fused  ratio   comm composed     fused  ratio   share of itl   tokens\n",
+      "their own, in which ranks wait for each other around each, so that nothing else runs meanwhile: what "
+      "is behind\n"
+      "comm / itl compares two rounds, and is no share of one.\n\n"
+      "attn  moe   itl composed     fused  ratio   comm composed     fused  ratio     comm / itl   tokens\n",
       prompts.size(), options.tokens, std::thread::hardware_concurrency());
   std::vector<Line> lines;
   Json report = Json::array();
