@@ -73,10 +73,10 @@ class LayerCommunicator:
         """Collective over the bootstrap's ranks (None: from_env()), which pass the same.
 
         attn_tp * attn_dp = moe_tp * moe_ep ranks. mlp_tp: of dense MLPs (0: attn_tp). layers: "dense", "moe",
-        "moe+shared" (with a shared expert), or a Layer that says more, one each. hidden: elements of a row. max_rows: of all DP ranks
-        in one step. vocab: columns of the logits (0: none are moved); vocab_parallel: embedding and head are
-        sharded over attn_tp. options: as of Communicator. Raises InvalidArgument for a model in which a sum
-        would be left out or made twice.
+        "moe+shared" (with a shared expert), or a Layer that says more, one each. hidden: elements of a row.
+        max_rows: of all DP ranks in one step. vocab: columns of the logits (0: none are moved);
+        vocab_parallel: embedding and head are sharded over attn_tp. options: as of Communicator. Raises
+        InvalidArgument for a model in which a sum would be left out or made twice.
         """
         unknown = set(options) - set(default_options())
         if unknown:

@@ -46,7 +46,10 @@ def test_two_layers():
 @pytest.mark.parametrize("attention_reduced", [False, True])
 @pytest.mark.parametrize("mlp_reduced", [False, True])
 def test_reduced_modules(attention_reduced, mlp_reduced):
-    """Modules that sum by themselves: no operation sums again, and the numbers are those of test_two_layers."""
+    """Modules that sum by themselves: no operation sums again, and the numbers are the same.
+
+    Every rank of attn_tp has all of attention's output then, and every rank all of the experts'.
+    """
     declared = mixcomm.Layer("moe", attention_reduced=attention_reduced, mlp_reduced=mlp_reduced)
 
     def rank(bootstrap):
@@ -70,7 +73,10 @@ def test_reduced_modules(attention_reduced, mlp_reduced):
 
 def test_modules_that_hold_the_residual():
     """Declared where the output is complete; a sum would hold it several times."""
-    model = {**MODEL, "layers": [mixcomm.Layer("moe+shared", attention_reduced=True, attention_adds_residual=True)]}
+    model = {
+        **MODEL,
+        "layers": [mixcomm.Layer("moe+shared", attention_reduced=True, attention_adds_residual=True)],
+    }
 
     def rank(bootstrap):
         with mixcomm.LayerCommunicator(bootstrap, **model) as layers:
