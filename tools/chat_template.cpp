@@ -110,7 +110,7 @@ std::string last_line(std::string text) {
 [[noreturn]] void refuse_interpreter(const std::string& why) {
   throw Unsupported(
       fmt::format("chat templates need Python 3 with jinja2: {}; install it (apt-get install python3-jinja2, "
-                  "or pip install jinja2), or name a Python that has it in MIXCOMM_PYTHON",
+                  "or pip install -U jinja2), or name a Python that has it in MIXCOMM_PYTHON",
                   why));
 }
 

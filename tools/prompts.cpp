@@ -60,11 +60,13 @@ std::vector<std::string> prompts_of(const PromptFlags& flags, const std::filesys
     for (const Shot& shot : shots)
       before += fmt::format("Question: {}\nAnswer: {}\n\n", shot.question, shot.answer);
     std::vector<std::string> texts;
+    texts.reserve(questions.size());
     for (const std::string& question : questions)
       texts.push_back(fmt::format("{}Question: {}\nAnswer:", before, question));
     return texts;
   }
   std::vector<Conversation> conversations;
+  conversations.reserve(questions.size());
   for (const std::string& question : questions) conversations.push_back(conversation(flags, shots, question));
   return ChatTemplate(model_directory).texts(conversations, variables_of(flags.variables));
 }

@@ -15,7 +15,11 @@ using nlohmann::json;
 bool has_jinja() {
   const char* named = std::getenv("MIXCOMM_PYTHON");
   const std::string python = named != nullptr ? named : "python3";
-  return std::system((python + " -c 'import jinja2.sandbox' 2>/dev/null").c_str()) == 0;
+  // One that the command takes: of PyPI's, older ones have holes in their sandbox.
+  const std::string script =
+      "import jinja2.sandbox as s, jinja2 as j; "
+      "assert 'dist-packages' in j.__file__ or [int(n) for n in j.__version__.split('.')[:3]] >= [3, 1, 6]";
+  return std::system((python + " -c \"" + script + "\" 2>/dev/null").c_str()) == 0;
 }
 
 class Eval : public testing::Test {
