@@ -174,7 +174,7 @@ void read_eos(const JsonView& object, ModelConfig& config) {
   for (std::size_t i = 0; i < eos->as_array().size(); ++i) take(eos->element(i));
 }
 
-/// quantization_config, or its name in compressed-tensors' older files: "gptq, 4 bits, says config.json".
+/// quantization_config, or its name in compressed-tensors' older files: "\"gptq\", 4 bits, says ...".
 std::string read_quantization(const JsonView& root, const JsonView& text) {
   for (const JsonView* object : {&root, &text})
     for (const std::string_view name : {"quantization_config", "compression_config"}) {
@@ -183,7 +183,7 @@ std::string read_quantization(const JsonView& root, const JsonView& text) {
       const auto method = found->find("quant_method");
       const auto bits = found->find("bits");
       return fmt::format("{}{}, says {} in config.json",
-                         method ? method->as_string() : "in a way without a name",
+                         method ? in_quotes(method->as_string()) : "in a way without a name",
                          bits ? fmt::format(", {} bits", shown(bits->value())) : "", name);
     }
   return {};

@@ -40,7 +40,7 @@ struct ModelConfig {
   std::vector<int> eos_token_ids;
   std::size_t max_position_embeddings = 0;
 
-  std::string quantization;  ///< how the weights are quantized: "gptq, 4 bits"; empty: they are not
+  std::string quantization;  ///< how the weights are quantized, in printable words; empty: they are not
 
   std::vector<std::string> notes;  ///< what was passed over, in sentences for people
 };

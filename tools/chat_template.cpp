@@ -101,10 +101,11 @@ std::string interpreter() {
   return named != nullptr && *named != '\0' ? named : "python3";
 }
 
+/// Of what Python wrote, printable: a template may say anything.
 std::string last_line(std::string text) {
   while (!text.empty() && text.back() == '\n') text.pop_back();
   const std::size_t line = text.rfind('\n');
-  return line == std::string::npos ? text : text.substr(line + 1);
+  return runner::in_quotes(line == std::string::npos ? text : text.substr(line + 1));
 }
 
 [[noreturn]] void refuse_interpreter(const std::string& why) {

@@ -65,6 +65,7 @@ int decode(const DecodeOptions& options) {
   const std::vector<std::string> texts =
       options.raw ? prompts : prompts_of(options.prompting, directory, {}, prompts);
   std::vector<std::vector<int>> ids;
+  ids.reserve(texts.size());
   for (const std::string& text : texts) ids.push_back(model.tokenizer.encode(text));
   const Generation done = generate_on_ranks(model, ids, generation);
   if (!done.prints) return all_well;

@@ -266,6 +266,7 @@ int demo(const DemoOptions& options) {
   print_notes(model.config.notes);
   const auto problems = read_problems(directory / "eval.jsonl", prompt_count).problems;
   std::vector<std::string> questions;
+  questions.reserve(problems.size());
   for (const Problem& problem : problems) questions.push_back(problem.question);
   Tokens prompts;
   for (const std::string& text : prompts_of({}, directory, {}, questions))

@@ -9,6 +9,7 @@
 
 #include "mixcomm/error.hpp"
 #include "runner/json_file.hpp"
+#include "runner/utf8.hpp"
 
 namespace mixcomm::tools {
 namespace {
@@ -93,9 +94,9 @@ std::size_t read_experts(const Fields& fields, std::string_view model) {
   std::string known;
   for (const Family& each : families) known += fmt::format(", {}", each.type);
   fields.object().fail(fmt::format(
-      "has model_type '{}', and none of num_experts, num_local_experts and n_routed_experts; there are "
+      "has model_type {}, and none of num_experts, num_local_experts and n_routed_experts; there are "
       "plans for models with experts: qwen3_5_moe{}, and others that have their fields",
-      model, known));
+      runner::in_quotes(model), known));
 }
 
 std::size_t read_shared_width(const Fields& fields, std::size_t expert_width) {
@@ -133,7 +134,13 @@ std::vector<std::string> read_attention(const Fields& fields, std::size_t count,
   auto kinds = fields.texts("layer_types");
   if (!kinds.empty() && kinds.size() != count)
     fields.object().fail(fmt::format("has {} layer_types for {} layers", kinds.size(), count));
-  for (std::string& kind : kinds) std::replace(kind.begin(), kind.end(), '_', ' ');
+  for (std::string& kind : kinds) {
+    if (kind.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") != std::string::npos)
+      fields.object().fail(
+          fmt::format("has {} among its layer_types; a kind is small letters, digits and \"_\"",
+                      runner::in_quotes(kind)));
+    std::replace(kind.begin(), kind.end(), '_', ' ');
+  }
   if (!kinds.empty()) return kinds;
   const std::size_t interval = fields.size_or("full_attention_interval", 0);
   for (std::size_t i = 0; i < count; ++i)
@@ -153,9 +160,9 @@ ModelShape planned(const JsonView& root, const std::string& model) {
   config.num_experts = read_experts(fields, model);
   if (!known)
     assume(
-        fmt::format("model_type '{}' is none that plans were checked for; planned from its fields: attention "
+        fmt::format("model_type {} is none that plans were checked for; planned from its fields: attention "
                     "that is cut by heads, and experts or a dense MLP behind it",
-                    model));
+                    runner::in_quotes(model)));
   if (known && !family->assumed.empty()) assume(std::string(family->assumed));
   config.vocab_size = fields.size("vocab_size");
   config.hidden_size = fields.size("hidden_size");

@@ -197,9 +197,9 @@ TEST(ModelConfig, SaysHowWeightsAreQuantized) {
   EXPECT_EQ(read(minimal()).quantization, "");
   EXPECT_EQ(read(with("quantization_config", nullptr)).quantization, "");
   EXPECT_EQ(read(with("quantization_config", {{"quant_method", "gptq"}, {"bits", 4}})).quantization,
-            "gptq, 4 bits, says quantization_config in config.json");
+            R"("gptq", 4 bits, says quantization_config in config.json)");
   EXPECT_EQ(read(with("quantization_config", {{"quant_method", "fp8"}})).quantization,
-            "fp8, says quantization_config in config.json");
+            R"("fp8", says quantization_config in config.json)");
   EXPECT_TRUE(says(refusal_of(with("quantization_config", 4)), "quantization_config must be an object"));
 }
 

@@ -229,7 +229,8 @@ TEST(Command, PlanOfWhatTransformersSaves) {
     const std::string copy = files.file(name);
     std::filesystem::create_directory(copy);
     std::filesystem::copy_file(saved.path(), copy + "/config.json");
-    EXPECT_EQ(plan_without_name(copy), plan_without_name(source + "/models/shapes/" + name)) << name;
+    EXPECT_EQ(plan_without_name(copy), plan_without_name(fmt::format("{}/models/shapes/{}", source, name)))
+        << name;
     ++compared;
   }
   EXPECT_EQ(compared, 11);
@@ -295,7 +296,7 @@ TEST(Command, PlanOfAModelWithoutAName) {
     "num_attention_heads": 8, "n_routed_experts": 8, "intermediate_size": 32, "moe_layer_freq": [0, 1, 1, 0]})";
   const json plan = plan_of({"--model", files.file("few.json", few), "--attn-tp", "2", "--attn-dp", "2"});
   const std::string assumed = plan["assumed"].dump();
-  EXPECT_CONTAINS(assumed, "model_type 'tomorrow'");
+  EXPECT_CONTAINS(assumed, R"(model_type \"tomorrow\")");
   EXPECT_CONTAINS(assumed, "num_key_value_heads is missing");
   EXPECT_CONTAINS(assumed, "moe_intermediate_size is missing");
   EXPECT_EQ(plan["boundaries"][1]["boundary"], "full attention -> dense MLP");
@@ -309,6 +310,9 @@ TEST(Command, PlanOfAModelWithoutAName) {
   EXPECT_CONTAINS(refusal("n_routed_experts", "experts"),
                   "none of num_experts, num_local_experts and n_routed_experts");
   EXPECT_CONTAINS(refusal("hidden_size", "size"), "hidden_size is missing");
+  EXPECT_CONTAINS(
+      refusal("\"moe_layer_freq\": [0, 1, 1, 0]", R"("layer_types": ["a", "b", "\u001b[31m", "c"])"),
+      "among its layer_types");
   EXPECT_CONTAINS(refusal("[0, 1, 1, 0]", "[0, 1]"), "2 of moe_layer_freq for 4 layers");
   EXPECT_CONTAINS(refusal("\"intermediate_size\": 32", "\"intermediate_size\": \"x\""), "must be an integer");
 }
@@ -329,7 +333,7 @@ TEST(Command, PlanOfManyRanks) {
     without.insert(without.end(), words.begin(), words.end());
     const Outcome refused = run(without);
     EXPECT_EQ(refused.code, 2);
-    EXPECT_CONTAINS(refused.err, "with --redundant-experts " + copies + " it may be " + attn_dp);
+    EXPECT_CONTAINS(refused.err, fmt::format("with --redundant-experts {} it may be {}", copies, attn_dp));
   }
   EXPECT_GT(plan_of({"--model", source + "/models/shapes/qwen3.5-397b-a17b", "--attn-tp", "16", "--attn-dp",
                      "256", "--moe-tp", "8", "--moe-ep", "512"})["us"]

@@ -31,7 +31,7 @@ class Eval : public testing::Test {
 
   /// A copy of the tiny model, of which a test may change what is small.
   std::string model_copy() {
-    const std::string copy = files_.file("model");
+    std::string copy = files_.file("model");
     std::filesystem::create_directory(copy);
     for (const char* name :
          {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"})
@@ -187,7 +187,7 @@ TEST_F(Eval, ChatTemplatesThatFailSayWhy) {
   if (!has_jinja()) GTEST_SKIP() << "there is no python3 with jinja2";
   const Outcome damaged = with_template("{% if %}");
   EXPECT_EQ(damaged.code, 2);
-  EXPECT_CONTAINS(damaged.err, "chat_template.jinja: the chat template says: TemplateSyntaxError, line 1");
+  EXPECT_CONTAINS(damaged.err, "chat_template.jinja: the chat template says: \"TemplateSyntaxError, line 1");
   EXPECT_CONTAINS(with_template("{{ raise_exception('no roles but mine') }}").err, "no roles but mine");
   EXPECT_CONTAINS(with_template("{{ messages.__class__.__mro__ }}").err, "SecurityError");
   EXPECT_CONTAINS(with_template("{% for a in range(9999999) %}{% endfor %}").err, "OverflowError");
