@@ -82,7 +82,8 @@ std::vector<Parallelism> mappings(int most) {
   return found;
 }
 
-/// For many ranks the search looks at fewer teams. Where it can look at all, that makes no difference.
+/// For many ranks the search looks at fewer teams. Where it can look at all, that makes no difference. With
+/// MIXCOMM_LONG_TESTS set, on all mappings that a communicator holds.
 TEST(Plan, FewerTeamsGiveTheSameWays) {
   const std::vector<Layout> layouts = {own,
                                        own_partial,
@@ -97,7 +98,7 @@ TEST(Plan, FewerTeamsGiveTheSameWays) {
                                        {Rows::replicated, complete, attn_tp},
                                        {Rows::replicated, complete, world}};
   int compared = 0;
-  for (const Parallelism& p : mappings(24))
+  for (const Parallelism& p : mappings(std::getenv("MIXCOMM_LONG_TESTS") != nullptr ? max_ranks : 24))
     for (const Layout& from : layouts)
       for (const Layout& to : layouts) {
         if (!to.owed.empty() || !to.columns.empty() || !refusal([&] { (void)spread_of(from, p); }).empty())

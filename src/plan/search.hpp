@@ -12,8 +12,7 @@ namespace mixcomm {
 
 /// Of those, the ones that teams of this mapping have, and what two of them have in common or make together
 /// (greatest common divisors, least common multiples). 4,096 ranks may have 50 divisors, and a search over
-/// all of them takes minutes; shorter ways than over these were found for no mapping of up to max_ranks
-/// ranks.
+/// all of them takes minutes. On no mapping of up to max_ranks ranks does a way over all of them cost less.
 [[nodiscard]] std::vector<int> team_widths(const Parallelism& parallelism);
 
 /// collective_for() by way of rows that lie together on so many neighbours, and teams between them.
