@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -42,6 +43,7 @@ struct Line {
   Parallelism layout;
   std::array<double, 2> itl_us{};
   std::array<double, 2> comm_us{};
+  std::array<double, 2> share{};  ///< of the steps in which comm_us was measured
   std::array<double, 2> noise{};  ///< of itl_us: how far the rounds' medians lie apart, relative
   bool tokens_identical = false;
 };
@@ -76,6 +78,8 @@ void append_itl(const std::vector<RankRun>& ranks, std::vector<double>& us) {
 }
 
 /// What each step's collectives took together: each from the last rank's coming to the last rank's leaving.
+/// They follow each other, from when all ranks have ended the step before to when all have ended this one, so
+/// they are a part of what append_itl() gives.
 void append_comm(const std::vector<RankRun>& ranks, std::vector<double>& us) {
   for (std::size_t s = 1; s < ranks[0].steps.size(); ++s) {
     runner::Clock::duration sum{};
@@ -84,6 +88,10 @@ void append_comm(const std::vector<RankRun>& ranks, std::vector<double>& us) {
              latest(ranks, [=](const RankRun& r) { return r.steps[s].comm[b].begin; });
     us.push_back(microseconds(sum));
   }
+}
+
+double sum(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
 }
 
 /// The prompts of DP rank d, dealt in turn.
@@ -110,6 +118,7 @@ class Demo {
     std::vector<RankRun> ranks(static_cast<std::size_t>(layout.world()));
     std::array<std::vector<double>, 2> itl;
     std::array<std::vector<double>, 2> comm;
+    std::array<std::vector<double>, 2> held_itl;  // of the rounds of comm
     std::array<std::vector<double>, 2> round_medians;
     std::barrier held_ranks(layout.world());
     run_threads(layout.world(), [&](Bootstrap& bootstrap) {
@@ -147,13 +156,16 @@ class Demo {
             itl[way].insert(itl[way].end(), us.begin(), us.end());
           });
           decode(held[way], [&] {
-            if (round >= 0) append_comm(ranks, comm[way]);
+            if (round < 0) return;
+            append_comm(ranks, comm[way]);
+            append_itl(ranks, held_itl[way]);
           });
         }
     });
     for (std::size_t way = 0; way < ways.size(); ++way) {
       line.itl_us[way] = median(itl[way]);
       line.comm_us[way] = median(comm[way]);
+      line.share[way] = sum(comm[way]) / sum(held_itl[way]);
       const auto [low, high] = std::minmax_element(round_medians[way].begin(), round_medians[way].end());
       line.noise[way] = (*high - *low) / line.itl_us[way];
     }
@@ -205,7 +217,8 @@ std::vector<Parallelism> layouts(const runner::ModelConfig& config, int most_ran
 
 Json to_json(const Line& line) {
   Json json = tools::to_json(line.layout);
-  for (const auto& [name, values] : {std::pair{"itl_us", line.itl_us}, {"comm_us", line.comm_us}})
+  for (const auto& [name, values] :
+       {std::pair{"itl_us", line.itl_us}, {"comm_us", line.comm_us}, {"comm_share", line.share}})
     for (std::size_t way = 0; way < ways.size(); ++way) json[name][way_names[way]] = values[way];
   json["tokens_identical"] = line.tokens_identical;
   return json;
@@ -218,7 +231,7 @@ void print_line(const Line& line) {
   fmt::print("{}x{}   {}x{}   {:12.0f} {:9.0f} {:>6}   {:13.0f} {:9.0f} {:>6}   {:>12}   {}\n",
              line.layout.attn_tp, line.layout.attn_dp, line.layout.moe_tp, line.layout.moe_ep, line.itl_us[0],
              line.itl_us[1], ratio(line.itl_us), line.comm_us[0], line.comm_us[1], ratio(line.comm_us),
-             fmt::format("{:.2f} {:.2f}", line.comm_us[0] / line.itl_us[0], line.comm_us[1] / line.itl_us[1]),
+             fmt::format("{:.0f} / {:.0f} %", 100 * line.share[0], 100 * line.share[1]),
              line.tokens_identical ? "identical" : "DIFFERENT");
   std::fflush(stdout);
 }
@@ -281,10 +294,11 @@ int demo(const DemoOptions& options) {
       "inter-token latency.\n"
       "comm: one token's collectives, from the last rank's coming to the last one's leaving; measured in "
       "rounds of\n"
-      "their own, in which ranks wait for each other around each, so that nothing else runs meanwhile: what "
-      "is behind\n"
-      "comm / itl compares two rounds, and is no share of one.\n\n"
-      "attn  moe   itl composed     fused  ratio   comm composed     fused  ratio     comm / itl   tokens\n",
+      "their own, in which ranks wait for each other around each, so that nothing else runs meanwhile; "
+      "share: "
+      "of the time\n"
+      "of those rounds, with the waits around each.\n\n"
+      "attn  moe   itl composed     fused  ratio   comm composed     fused  ratio          share   tokens\n",
       prompts.size(), options.tokens, std::thread::hardware_concurrency());
   std::vector<Line> lines;
   Json report = Json::array();
