@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runner/attention.hpp"
+#include "runner/checkpoint.hpp"
 #include "runner/decoder_state.hpp"
 #include "runner/delta_net.hpp"
 #include "runner/layouts.hpp"
@@ -37,6 +38,7 @@ DecoderLayer load_layer(const LayerSource& source, const DecoderSource& decoder,
 Communicator& checked(const DecoderSource& source, Communicator& communicator) {
   const Parallelism& wanted = source.parallelism;
   check_parallelism(wanted, source.config);
+  check_checkpoint(source.config, source.weights);
   const Grid& grid = communicator.grid();
   if (grid.tp.size != wanted.attn_tp || grid.dp.size != wanted.attn_dp) {
     throw InvalidArgument(

@@ -63,19 +63,24 @@ Generated generate(Decoder& decoder, Communicator& communicator, std::span<const
       inputs.push_back({each.prompt, tokens});
       rows += tokens.size();
     }
+    const auto begin = Clock::now();
     exchange_counts(communicator, rows, counts);
+    const CommInterval exchange{begin, counts.size() == 1 ? begin : Clock::now()};
     if (std::accumulate(counts.begin(), counts.end(), std::size_t{0}) == 0) break;
 
     const auto logits = decoder.step(inputs, counts);
     result.steps.push_back(decoder.times());
+    result.exchanges.push_back(exchange);
     const std::size_t vocab_size = active.empty() ? 0 : logits.size() / active.size();
     for (std::size_t i = 0; i < active.size(); ++i) {
       active[i].last_token = argmax(logits.subspan(i * vocab_size, vocab_size));
       result.tokens[active[i].prompt].push_back(active[i].last_token);
     }
     std::erase_if(active, [&](const Active& each) {
-      const bool done =
-          is_eos(each.last_token) || result.tokens[each.prompt].size() == options.max_new_tokens;
+      const std::size_t added = result.tokens[each.prompt].size();
+      const std::size_t positions = prompts[each.prompt].size() + added;
+      const bool full = options.max_positions != 0 && positions >= options.max_positions;
+      const bool done = is_eos(each.last_token) || added == options.max_new_tokens || full;
       if (done) decoder.release(each.prompt);
       return done;
     });

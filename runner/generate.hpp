@@ -13,6 +13,8 @@ namespace mixcomm::runner {
 
 struct GenerateOptions {
   std::size_t max_new_tokens = 128;
+  std::size_t max_positions =
+      0;  ///< a sequence ends, too, when it has so many tokens with its prompt's; 0: never
   std::vector<int> eos_token_ids =
       {};  ///< a sequence ends after one of these, which is kept in its tokens; empty: never
   std::function<void(std::size_t step, std::size_t active)> progress =
@@ -22,6 +24,10 @@ struct GenerateOptions {
 struct Generated {
   std::vector<std::vector<int>> tokens;  ///< of this DP rank's prompts, in their order
   std::vector<StepTimes> steps;          ///< [0] is the prefill, the rest are decode steps
+
+  /// Of the row counts that ranks tell each other before each step, by step. Those of one DP rank need none:
+  /// begin and end are the same.
+  std::vector<CommInterval> exchanges;
 };
 
 /// Decodes the prompts of this DP rank (maybe none) together with the other ranks' until all are done. The

@@ -31,7 +31,8 @@ struct Descriptor {
 
 }  // namespace
 
-MappedFile::MappedFile(const std::filesystem::path& path) : path_(path.string()) {
+MappedFile::MappedFile(const std::filesystem::path& path) : MappedFile() {
+  path_ = path.string();
   // O_NONBLOCK: opening a FIFO that was put in a file's place must not wait for its writer.
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.value < 0) {
@@ -52,6 +53,23 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path.string())
     throw SystemError(fmt::format("{}: its {} bytes cannot be mapped: {}", path_, size, reason(errno)));
   }
   bytes_ = {static_cast<const std::byte*>(address), size};
+  refuse_pointer();
+}
+
+/// What a clone without Git LFS has in place of large files: three lines of text.
+void MappedFile::refuse_pointer() const {
+  constexpr std::string_view beginning = "version https://git-lfs.github.com/spec/";
+  if (!text().starts_with(beginning)) return;
+  constexpr std::string_view mark = "\nsize ";
+  const std::size_t at = text().find(mark);
+  std::string size;
+  for (std::size_t i = at + mark.size(); at != std::string_view::npos && i < text().size(); ++i) {
+    if (text()[i] < '0' || text()[i] > '9') break;
+    size += text()[i];
+  }
+  throw InvalidArgument(fmt::format(
+      "{}: is a Git LFS pointer, not the file itself{}; fetch that with 'git lfs pull' where it was cloned",
+      path_, size.empty() ? "" : fmt::format(" (of {} bytes)", size)));
 }
 
 MappedFile::~MappedFile() {

@@ -12,8 +12,8 @@ namespace mixcomm::runner {
 /// A regular file, mapped read-only as a whole. The file must not be shortened by others while this lives.
 class MappedFile {
  public:
-  /// Throws InvalidArgument, naming the file, where it is missing, unreadable or not a regular file,
-  /// SystemError where the system cannot map it.
+  /// Throws InvalidArgument, naming the file, where it is missing, unreadable, not a regular file or a Git
+  /// LFS pointer to another, SystemError where the system cannot map it.
   explicit MappedFile(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;
@@ -26,6 +26,9 @@ class MappedFile {
   [[nodiscard]] const std::string& path() const { return path_; }
 
  private:
+  MappedFile() = default;  // that of a path goes on from it, so that what it mapped goes if it throws
+  void refuse_pointer() const;
+
   std::string path_;
   std::span<const std::byte> bytes_;
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <optional>
 #include <string_view>
 #include <system_error>
@@ -157,16 +158,35 @@ void check_consistency(const JsonView& text, const ModelConfig& config) {
 }
 
 /// eos_token_id: an id, a list of ids, or nothing.
-std::vector<int> read_eos(const JsonView& object, const ModelConfig& config) {
+void read_eos(const JsonView& object, ModelConfig& config) {
+  config.eos_token_ids.clear();
   const auto eos = object.find("eos_token_id");
-  if (!eos) return {};
-  const Range<std::uint64_t> ids{.min = 0, .max = config.vocab_size - 1};
-  if (!eos->value().is_array()) return {static_cast<int>(eos->as_integer(ids))};
-  std::vector<int> result;
-  for (std::size_t i = 0; i < eos->as_array().size(); ++i) {
-    result.push_back(static_cast<int>(eos->element(i).as_integer(ids)));
-  }
-  return result;
+  if (!eos) return;
+  const auto take = [&](const JsonView& each) {
+    const std::uint64_t id = each.as_integer(
+        {.min = 0, .max = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())});
+    if (id < config.vocab_size) return config.eos_token_ids.push_back(static_cast<int>(id));
+    config.notes.push_back(
+        fmt::format("{}: eos_token_id {} is beyond the model's {} tokens, so it can never come; passed over",
+                    each.file(), id, config.vocab_size));
+  };
+  if (!eos->value().is_array()) return take(*eos);
+  for (std::size_t i = 0; i < eos->as_array().size(); ++i) take(eos->element(i));
+}
+
+/// quantization_config, or its name in compressed-tensors' older files: "\"gptq\", 4 bits, says ...".
+std::string read_quantization(const JsonView& root, const JsonView& text) {
+  for (const JsonView* object : {&root, &text})
+    for (const std::string_view name : {"quantization_config", "compression_config"}) {
+      const auto found = object->find(name);
+      if (!found || found->as_object().empty()) continue;
+      const auto method = found->find("quant_method");
+      const auto bits = found->find("bits");
+      return fmt::format("{}{}, says {} in config.json",
+                         method ? in_quotes(method->as_string()) : "in a way without a name",
+                         bits ? fmt::format(", {} bits", shown(bits->value())) : "", name);
+    }
+  return {};
 }
 
 }  // namespace
@@ -204,20 +224,23 @@ ModelConfig read_model_config(const std::filesystem::path& directory) {
   config.linear_value_head_dim = size({"linear_value_head_dim", 128, max_count});
   config.linear_conv_kernel_dim = size({"linear_conv_kernel_dim", 4, 1024});
 
-  config.num_experts = size({"num_experts", 256, max_count});
+  config.num_experts = size({"num_experts", size({"num_local_experts", 256, max_count}), max_count});
   config.num_experts_per_tok = size({"num_experts_per_tok", 8, max_count});
   config.moe_intermediate_size = size({"moe_intermediate_size", 512, max_width});
   config.shared_expert_intermediate_size = size({"shared_expert_intermediate_size", 512, max_width});
   config.max_position_embeddings = size({"max_position_embeddings", 32768, max_positions});
+  config.quantization = read_quantization(root, text);
   check_consistency(text, config);
 
-  config.eos_token_ids = read_eos(text.find("eos_token_id") ? text : root, config);
+  const JsonView& of_config = text.find("eos_token_id") ? text : root;
   const std::filesystem::path generation = directory / "generation_config.json";
   std::error_code ignored;
   if (std::filesystem::exists(generation, ignored)) {
     const Json generation_document = read_json_file(generation, max_file_bytes);
     const JsonView generation_root(generation_document, generation.string());
-    if (generation_root.find("eos_token_id")) config.eos_token_ids = read_eos(generation_root, config);
+    read_eos(generation_root.find("eos_token_id") ? generation_root : of_config, config);
+  } else {
+    read_eos(of_config, config);
   }
   return config;
 }

@@ -35,8 +35,14 @@ struct ModelConfig {
   std::size_t moe_intermediate_size = 0;
   std::size_t shared_expert_intermediate_size = 0;
 
-  std::vector<int> eos_token_ids;  ///< of generation_config.json where there is one, else of config.json
+  /// Of generation_config.json where there is one, else of config.json. Those that are no token of the model
+  /// can never come; they are left out, with a note.
+  std::vector<int> eos_token_ids;
   std::size_t max_position_embeddings = 0;
+
+  std::string quantization;  ///< how the weights are quantized, in printable words; empty: they are not
+
+  std::vector<std::string> notes;  ///< what was passed over, in sentences for people
 };
 
 /// Reads `directory`/config.json: a Qwen3_5MoeForCausalLM, or the text part of a

@@ -140,6 +140,10 @@ const StoredTensor& Safetensors::at(std::string_view name, std::span<const std::
   return entry.tensor;
 }
 
+const std::filesystem::path& Safetensors::directory() const {
+  return state_->directory;
+}
+
 std::vector<std::string> Safetensors::names() const {
   std::vector<std::string> result;
   result.reserve(state_->tensors.size());

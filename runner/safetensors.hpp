@@ -41,6 +41,7 @@ class Safetensors {
   [[nodiscard]] const StoredTensor& at(std::string_view name, std::span<const std::size_t> shape) const;
 
   [[nodiscard]] std::vector<std::string> names() const;  ///< sorted
+  [[nodiscard]] const std::filesystem::path& directory() const;
 
  private:
   struct State;

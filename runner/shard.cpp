@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "mixcomm/error.hpp"
+#include "runner/checkpoint.hpp"
 
 namespace mixcomm::runner {
 namespace {
@@ -52,10 +53,8 @@ void Matrix::append(const Matrix& below) {
   rows += below.rows;
 }
 
-Shards::Shards(const Safetensors& weights, Precision precision) : weights_(weights), precision_(precision) {
-  const bool nested = weights.contains("model.language_model.embed_tokens.weight");
-  prefix_ = nested ? "model.language_model." : "model.";
-}
+Shards::Shards(const Safetensors& weights, Precision precision)
+    : weights_(weights), precision_(precision), prefix_(prefix_of(weights)) {}
 
 Matrix Shards::block(std::string_view name, std::initializer_list<std::size_t> shape, Range rows,
                      Range cols) const {

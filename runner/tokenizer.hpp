@@ -24,7 +24,9 @@ class Tokenizer {
 
   [[nodiscard]] std::vector<int> encode(std::string_view text) const;
 
-  /// Special tokens are left out; bytes that are no UTF-8 become U+FFFD.
+  /// Special tokens are left out; bytes that are no UTF-8 become U+FFFD. An id that no token has is no text,
+  /// as in `tokenizers`: heads are often padded to more rows than there are tokens. Throws InvalidArgument
+  /// for a negative one.
   [[nodiscard]] std::string decode(std::span<const int> ids) const;
 
   [[nodiscard]] std::size_t vocab_size() const;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "mixcomm/mixcomm.hpp"
+#include "plan/search.hpp"
 
 namespace mixcomm::test {
 namespace {
@@ -47,6 +48,69 @@ TEST(Plan, BoundariesOfADecoderLayer) {
   EXPECT_EQ(steps(all_partial, own, {1, 4, 1, 4}), "reduce_scatter");
   EXPECT_EQ(steps(own_partial, all, {}), "nothing");
   EXPECT_EQ(steps(all_partial, own, {}), "nothing");
+}
+
+/// Nothing runs for a plan, so it may be for more ranks than a communicator holds.
+TEST(Plan, GoesToManyRanks) {
+  // 8 heads' TP, EP over all: 72 has many divisors, 320 is DeepSeek's, 2520 has the most below 4,096.
+  for (const Parallelism& p : {Parallelism{8, 9, 1, 72},
+                               {1, 320, 1, 320},
+                               {4, 80, 1, 320},
+                               {16, 256, 2, 2048},
+                               {12, 210, 6, 420},
+                               {4, 1024, 1, 4096}}) {
+    EXPECT_EQ(steps(own_partial, all, p), p.attn_tp > 1 ? "all_reduce_all_gather" : "all_gather")
+        << to_string(p);
+    EXPECT_EQ(steps(all_partial, own, p), p.attn_tp > 1 ? "reduce_scatter_all_reduce" : "reduce_scatter")
+        << to_string(p);
+  }
+  EXPECT_SAYS(refusal([&] {
+                (void)collective_for(own, all, {64, 65, 64, 65});
+              }),
+              "plans are for at most 4096");
+}
+
+/// Every mapping of up to so many ranks, with an mlp_tp that meets the others at an angle where there is one.
+std::vector<Parallelism> mappings(int most) {
+  std::vector<Parallelism> found;
+  for (int world = 1; world <= most; ++world)
+    for (int attn = 1; attn <= world; ++attn)
+      for (int moe = 1; moe <= world; ++moe)
+        if (world % attn == 0 && world % moe == 0)
+          for (const int mlp : {0, 1, 2, 3, world})
+            if (mlp == 0 || world % mlp == 0) found.push_back({attn, world / attn, moe, world / moe, mlp});
+  return found;
+}
+
+/// For many ranks the search looks at fewer teams. Where it can look at all, that makes no difference. With
+/// MIXCOMM_LONG_TESTS set, on all mappings that a communicator holds.
+TEST(Plan, FewerTeamsGiveTheSameWays) {
+  const std::vector<Layout> layouts = {own,
+                                       own_partial,
+                                       all,
+                                       all_partial,
+                                       scattered,
+                                       {Rows::replicated, moe_ep},
+                                       {Rows::replicated, moe_tp},
+                                       {Rows::replicated, attn_dp},
+                                       {Rows::by_mlp_team, mlp_tp},
+                                       {Rows::by_mlp_team},
+                                       {Rows::replicated, complete, attn_tp},
+                                       {Rows::replicated, complete, world}};
+  int compared = 0;
+  for (const Parallelism& p : mappings(std::getenv("MIXCOMM_LONG_TESTS") != nullptr ? max_ranks : 24))
+    for (const Layout& from : layouts)
+      for (const Layout& to : layouts) {
+        if (!to.owed.empty() || !to.columns.empty() || !refusal([&] { (void)spread_of(from, p); }).empty())
+          continue;
+        const Transition one = collective_over(all_widths(p), from, to, p, {});
+        const Transition two = collective_over(team_widths(p), from, to, p, {});
+        ASSERT_EQ(one.cost.collectives, two.cost.collectives)
+            << to_string(p) << to_string(from) << to_string(to);
+        ASSERT_DOUBLE_EQ(one.cost.us, two.cost.us) << to_string(p) << to_string(from) << to_string(to);
+        ++compared;
+      }
+  EXPECT_GT(compared, 10000);
 }
 
 TEST(Plan, ExpertsThatMeetAttentionInEveryWay) {

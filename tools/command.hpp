@@ -4,12 +4,11 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <string>
 
-namespace mixcomm::tools {
+#include "tools/json.hpp"
 
-using Json = nlohmann::ordered_json;
+namespace mixcomm::tools {
 
 inline constexpr int all_well = 0;
 inline constexpr int check_failed = 1;

@@ -8,18 +8,20 @@
 
 #include "tools/generation.hpp"
 #include "tools/output.hpp"
+#include "tools/prompts.hpp"
 
 namespace mixcomm::tools {
 namespace {
 
 constexpr const char* examples =
-    R"(A prompt is put to the model as "Question: PROMPT\nAnswer:", unless --raw is given. Prompts are dealt out to the DP ranks in
-contiguous blocks; with more DP ranks than prompts some stay idle.
+    R"(A prompt is put to the model as "Question: PROMPT\nAnswer:"; with --chat as a message in the model's chat template; with --raw
+as it is. Prompts are dealt out to the DP ranks in contiguous blocks; with more DP ranks than prompts some stay idle.
 
 Examples:
   mixcomm decode --prompt "Tom has 12 apples. He buys 30 more. How many apples does Tom have now?"
   mixcomm decode --attn-tp 2 --attn-dp 2 --prompt "3 boxes hold 4 pens each. How many pens are there?" --prompt "..."
   mixcomm decode --model ~/models/Qwen3.5-MoE --attn-tp 4 --moe-ep 4 --prompt-file prompts.txt --raw --json
+  mixcomm decode --model ~/models/Qwen3.5-MoE --chat --chat-option enable_thinking=false --prompt "What is 12 * 30?"
   mpirun -n 4 mixcomm decode --attn-tp 2 --attn-dp 2 --prompt "...")";
 
 struct DecodeOptions {
@@ -28,11 +30,12 @@ struct DecodeOptions {
   std::string prompt_file;
   std::size_t max_new_tokens = 0;
   bool raw = false;
+  PromptFlags prompting;
   bool json = false;
   RankFlags ranks;
 };
 
-std::vector<std::string> prompts_of(const DecodeOptions& options) {
+std::vector<std::string> read_prompts(const DecodeOptions& options) {
   std::vector<std::string> prompts = options.prompts;
   if (!options.prompt_file.empty()) {
     std::ifstream file(options.prompt_file);
@@ -48,9 +51,10 @@ std::vector<std::string> prompts_of(const DecodeOptions& options) {
 }
 
 int decode(const DecodeOptions& options) {
-  const std::vector<std::string> prompts = prompts_of(options);
+  const std::vector<std::string> prompts = read_prompts(options);
   const std::filesystem::path directory = model_directory(options.model);
   const Model model(directory);
+  print_notes(model.config.notes);
   GenerationOptions generation{.parallelism = parallelism_of(options.model, model.config),
                                .algorithm = options.model.algorithm,
                                .dtype = options.model.dtype,
@@ -58,9 +62,11 @@ int decode(const DecodeOptions& options) {
                                .max_new_tokens = options.max_new_tokens,
                                .batch = 0,
                                .on_batch = {}};
+  const std::vector<std::string> texts =
+      options.raw ? prompts : prompts_of(options.prompting, directory, {}, prompts);
   std::vector<std::vector<int>> ids;
-  for (const std::string& prompt : prompts)
-    ids.push_back(model.tokenizer.encode(options.raw ? prompt : question_prompt(prompt)));
+  ids.reserve(texts.size());
+  for (const std::string& text : texts) ids.push_back(model.tokenizer.encode(text));
   const Generation done = generate_on_ranks(model, ids, generation);
   if (!done.prints) return all_well;
 
@@ -68,7 +74,7 @@ int decode(const DecodeOptions& options) {
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     const std::string text = model.tokenizer.decode(done.tokens[i]);
     continuations.push_back({{"prompt", prompts[i]}, {"continuation", text}, {"tokens", done.tokens[i]}});
-    if (!options.json) fmt::print("{}{}\n\n", options.raw ? prompts[i] : question_prompt(prompts[i]), text);
+    if (!options.json) fmt::print("{}{}\n\n", texts[i], text);
   }
   if (options.json)
     fmt::print("{}\n", dump({{"model", directory.string()},
@@ -96,9 +102,10 @@ void add_decode(CLI::App& app, Invocation& invocation) {
   sub->add_option("--prompt-file", options->prompt_file, "A file with a prompt in each line")
       ->type_name("FILE");
   sub->add_option("--max-new-tokens", options->max_new_tokens,
-                  "Tokens to add to each prompt at most (256, if the model has room)")
+                  "Tokens to add to each prompt at most (256, or as many as it leaves room for)")
       ->check(CLI::Range(1, 1 << 24));
-  sub->add_flag("--raw", options->raw, "Take prompts as they are");
+  auto* raw = sub->add_flag("--raw", options->raw, "Take prompts as they are");
+  add_prompt_flags(*sub, options->prompting, raw);
   sub->add_flag("--json", options->json, "As one JSON object");
   add_rank_flags(*sub, options->ranks);
   sub->callback([&invocation, options] { invocation.action = [options] { return decode(*options); }; });

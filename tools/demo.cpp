@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "tools/generation.hpp"
 #include "tools/output.hpp"
 #include "tools/problems.hpp"
+#include "tools/prompts.hpp"
 #include "tools/statistics.hpp"
 
 namespace mixcomm::tools {
@@ -41,6 +43,7 @@ struct Line {
   Parallelism layout;
   std::array<double, 2> itl_us{};
   std::array<double, 2> comm_us{};
+  std::array<double, 2> share{};  ///< of the steps in which comm_us was measured
   std::array<double, 2> noise{};  ///< of itl_us: how far the rounds' medians lie apart, relative
   bool tokens_identical = false;
 };
@@ -75,6 +78,8 @@ void append_itl(const std::vector<RankRun>& ranks, std::vector<double>& us) {
 }
 
 /// What each step's collectives took together: each from the last rank's coming to the last rank's leaving.
+/// They follow each other, from when all ranks have ended the step before to when all have ended this one, so
+/// they are a part of what append_itl() gives.
 void append_comm(const std::vector<RankRun>& ranks, std::vector<double>& us) {
   for (std::size_t s = 1; s < ranks[0].steps.size(); ++s) {
     runner::Clock::duration sum{};
@@ -83,6 +88,10 @@ void append_comm(const std::vector<RankRun>& ranks, std::vector<double>& us) {
              latest(ranks, [=](const RankRun& r) { return r.steps[s].comm[b].begin; });
     us.push_back(microseconds(sum));
   }
+}
+
+double sum(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
 }
 
 /// The prompts of DP rank d, dealt in turn.
@@ -109,6 +118,7 @@ class Demo {
     std::vector<RankRun> ranks(static_cast<std::size_t>(layout.world()));
     std::array<std::vector<double>, 2> itl;
     std::array<std::vector<double>, 2> comm;
+    std::array<std::vector<double>, 2> held_itl;  // of the rounds of comm
     std::array<std::vector<double>, 2> round_medians;
     std::barrier held_ranks(layout.world());
     run_threads(layout.world(), [&](Bootstrap& bootstrap) {
@@ -146,13 +156,16 @@ class Demo {
             itl[way].insert(itl[way].end(), us.begin(), us.end());
           });
           decode(held[way], [&] {
-            if (round >= 0) append_comm(ranks, comm[way]);
+            if (round < 0) return;
+            append_comm(ranks, comm[way]);
+            append_itl(ranks, held_itl[way]);
           });
         }
     });
     for (std::size_t way = 0; way < ways.size(); ++way) {
       line.itl_us[way] = median(itl[way]);
       line.comm_us[way] = median(comm[way]);
+      line.share[way] = sum(comm[way]) / sum(held_itl[way]);
       const auto [low, high] = std::minmax_element(round_medians[way].begin(), round_medians[way].end());
       line.noise[way] = (*high - *low) / line.itl_us[way];
     }
@@ -204,7 +217,8 @@ std::vector<Parallelism> layouts(const runner::ModelConfig& config, int most_ran
 
 Json to_json(const Line& line) {
   Json json = tools::to_json(line.layout);
-  for (const auto& [name, values] : {std::pair{"itl_us", line.itl_us}, {"comm_us", line.comm_us}})
+  for (const auto& [name, values] :
+       {std::pair{"itl_us", line.itl_us}, {"comm_us", line.comm_us}, {"comm_share", line.share}})
     for (std::size_t way = 0; way < ways.size(); ++way) json[name][way_names[way]] = values[way];
   json["tokens_identical"] = line.tokens_identical;
   return json;
@@ -214,13 +228,10 @@ void print_line(const Line& line) {
   const auto ratio = [](const std::array<double, 2>& v) {
     return v[0] > 0 ? fmt::format("{:.2f}", v[1] / v[0]) : "-";
   };
-  const auto percent = [&](std::size_t way) {
-    return fmt::format("{:.0f}", 100 * line.comm_us[way] / line.itl_us[way]);
-  };
   fmt::print("{}x{}   {}x{}   {:12.0f} {:9.0f} {:>6}   {:13.0f} {:9.0f} {:>6}   {:>12}   {}\n",
              line.layout.attn_tp, line.layout.attn_dp, line.layout.moe_tp, line.layout.moe_ep, line.itl_us[0],
              line.itl_us[1], ratio(line.itl_us), line.comm_us[0], line.comm_us[1], ratio(line.comm_us),
-             fmt::format("{} / {} %", percent(0), percent(1)),
+             fmt::format("{:.0f} / {:.0f} %", 100 * line.share[0], 100 * line.share[1]),
              line.tokens_identical ? "identical" : "DIFFERENT");
   std::fflush(stdout);
 }
@@ -265,10 +276,14 @@ int demo(const DemoOptions& options) {
   JsonFile file(options.json);
   const auto directory = model_directory(options.model);
   const Model model(directory);
-  const auto problems = read_problems(directory / "eval.jsonl", prompt_count);
+  print_notes(model.config.notes);
+  const auto problems = read_problems(directory / "eval.jsonl", prompt_count).problems;
+  std::vector<std::string> questions;
+  questions.reserve(problems.size());
+  for (const Problem& problem : problems) questions.push_back(problem.question);
   Tokens prompts;
-  for (const Problem& problem : problems)
-    prompts.push_back(model.tokenizer.encode(question_prompt(problem.question)));
+  for (const std::string& text : prompts_of({}, directory, {}, questions))
+    prompts.push_back(model.tokenizer.encode(text));
   Demo runs(options, model, prompts);
   fmt::print("Greedy answers of {} on one rank:\n", directory.filename().string());
   print_answers(model, problems, runs.expected());
@@ -279,8 +294,11 @@ int demo(const DemoOptions& options) {
       "inter-token latency.\n"
       "comm: one token's collectives, from the last rank's coming to the last one's leaving; measured in "
       "rounds of\n"
-      "their own, in which ranks wait for each other around each, so that nothing else runs meanwhile.\n\n"
-      "attn  moe   itl composed     fused  ratio   comm composed     fused  ratio   share of itl   tokens\n",
+      "their own, in which ranks wait for each other around each, so that nothing else runs meanwhile; "
+      "share: "
+      "of the time\n"
+      "of those rounds, with the waits around each.\n\n"
+      "attn  moe   itl composed     fused  ratio   comm composed     fused  ratio          share   tokens\n",
       prompts.size(), options.tokens, std::thread::hardware_concurrency());
   std::vector<Line> lines;
   Json report = Json::array();

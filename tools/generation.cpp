@@ -16,21 +16,11 @@ using Prompts = std::vector<std::vector<int>>;
 
 constexpr std::size_t default_new_tokens = 256;
 
-/// Checks all prompts and returns how many tokens to add to each. What one rank alone would find wrong would
-/// leave the others waiting.
-std::size_t new_tokens(const Model& model, const Prompts& prompts, std::size_t wanted) {
-  std::size_t longest = 0;
-  for (std::size_t i = 0; i < prompts.size(); ++i) {
-    if (prompts[i].empty()) throw InvalidArgument(fmt::format("prompt {} is empty", i + 1));
-    longest = std::max(longest, prompts[i].size());
-  }
-  const std::size_t most = model.config.max_position_embeddings;
-  if (longest + std::max<std::size_t>(wanted, 1) > most)
-    throw InvalidArgument(fmt::format(
-        "the longest prompt has {} tokens; with {} new ones that is more than the {} that the model "
-        "is made for",
-        longest, std::max<std::size_t>(wanted, 1), most));
-  return wanted != 0 ? wanted : std::min(default_new_tokens, most - longest);
+/// What one rank alone would find wrong would leave the others waiting.
+void check_all(const Model& model, const Prompts& prompts, std::size_t new_tokens) {
+  for (std::size_t i = 0; i < prompts.size(); ++i)
+    if (const auto why = obstacle(model.config, prompts[i], new_tokens))
+      throw InvalidArgument(fmt::format("prompt {} {}", i + 1, *why));
 }
 
 /// Which prompts are continued at a time: [first, first + size).
@@ -68,9 +58,11 @@ class RankGeneration {
                  {.dtype = options.dtype,
                   .algorithm = options.algorithm,
                   .max_rows = most_rows_of(prompts, batches_)}),
-        generate_options_{.max_new_tokens = options.max_new_tokens,
-                          .eos_token_ids = model.config.eos_token_ids,
-                          .progress = {}} {}
+        generate_options_{
+            .max_new_tokens = options.max_new_tokens != 0 ? options.max_new_tokens : default_new_tokens,
+            .max_positions = model.config.max_position_embeddings,
+            .eos_token_ids = model.config.eos_token_ids,
+            .progress = {}} {}
 
   /// {"tokens": [[...], ...], "latency": {...}}, the same on every rank.
   Json run() {
@@ -86,13 +78,13 @@ class RankGeneration {
     const auto done = runner::generate(decoder_, communicator_,
                                        std::span(prompts_).subspan(own.begin, own.size), generate_options_);
 
-    const Json mine{{"steps", to_json(done.steps)},
+    const Json mine{{"steps", to_json(rank_steps(done))},
                     {"tokens", grid.tp.member == 0 ? Json(done.tokens) : Json()}};
-    std::vector<Json> steps;
+    std::vector<std::vector<RankStep>> steps;
     std::size_t next = batch.begin;
     for (const std::string& text : exchange_long(bootstrap_, "collecting the continuations", mine.dump())) {
       Json theirs = Json::parse(text);
-      steps.push_back(std::move(theirs["steps"]));
+      steps.push_back(rank_steps_from(theirs["steps"]));
       if (theirs["tokens"].is_null()) continue;
       for (const Json& each : theirs["tokens"]) tokens_[next++] = each.get<std::vector<int>>();
     }
@@ -115,31 +107,43 @@ class RankGeneration {
 
 }  // namespace
 
-std::string question_prompt(std::string_view question) {
-  return fmt::format("Question: {}\nAnswer:", question);
+std::optional<std::string> obstacle(const runner::ModelConfig& config, const std::vector<int>& prompt,
+                                    std::size_t new_tokens) {
+  if (prompt.empty()) return "is empty";
+  const std::size_t added = std::max<std::size_t>(new_tokens, 1);
+  const std::size_t most = config.max_position_embeddings;
+  if (prompt.size() + added > most)
+    return fmt::format("has {} tokens; with {} new ones that is more than the {} that the model is made for",
+                       prompt.size(), added, most);
+  for (const int id : prompt)
+    if (id < 0 || static_cast<std::size_t>(id) >= config.vocab_size)
+      return fmt::format(
+          "has the token id {}, which its tokenizer.json knows, but the model has embeddings for 0 to {} "
+          "alone",
+          id, config.vocab_size - 1);
+  return std::nullopt;
 }
 
 Generation generate_on_ranks(const Model& model, const Prompts& prompts, const GenerationOptions& options) {
-  GenerationOptions filled = options;
-  filled.max_new_tokens = new_tokens(model, prompts, options.max_new_tokens);
+  check_all(model, prompts, options.max_new_tokens);
   const auto [value, prints] = run_ranks(
       {.world = options.parallelism.world(),
        .processes = options.ranks.processes,
        .timeout = options.ranks.timeout()},
-      [&](Bootstrap& bootstrap) { return RankGeneration(bootstrap, model, prompts, filled).run(); });
+      [&](Bootstrap& bootstrap) { return RankGeneration(bootstrap, model, prompts, options).run(); });
   return {value["tokens"].get<Prompts>(), value["latency"], prints};
 }
 
 std::string latency_text(const Json& latency) {
   std::string text = fmt::format("prefill {:.2f} ms", latency["prefill_ms"].get<double>());
   if (latency["decode_steps"].get<int>() == 0) return text;
-  return text + fmt::format(
-                    "; between tokens {:.0f} us (p50), {:.0f} us (p99); {:.1f} % of it in collectives, "
-                    "{:.1f} % without "
-                    "waiting for the slowest rank",
-                    latency["inter_token_p50_us"].get<double>(), latency["inter_token_p99_us"].get<double>(),
-                    100 * latency["collectives_share"].get<double>(),
-                    100 * latency["collectives_share_without_waiting"].get<double>());
+  return text +
+         fmt::format(
+             "; between tokens {:.0f} us (p50), {:.0f} us (p99); {:.1f} % of the ranks' time in collectives, "
+             "{:.1f} % without waiting for the slowest rank",
+             latency["inter_token_p50_us"].get<double>(), latency["inter_token_p99_us"].get<double>(),
+             100 * latency["collectives_share"].get<double>(),
+             100 * latency["collectives_share_without_waiting"].get<double>());
 }
 
 }  // namespace mixcomm::tools

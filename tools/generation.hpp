@@ -3,9 +3,11 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "runner/checkpoint.hpp"
 #include "runner/safetensors.hpp"
 #include "runner/tokenizer.hpp"
 #include "tools/model.hpp"
@@ -16,7 +18,9 @@ namespace mixcomm::tools {
 /// A model's files. Read before ranks are started, so that what is wrong with them is found once.
 struct Model {
   explicit Model(const std::filesystem::path& directory)
-      : config(runner::read_model_config(directory)), tokenizer(directory), weights(directory) {}
+      : config(runner::read_model_config(directory)), tokenizer(directory), weights(directory) {
+    runner::check_checkpoint(config, weights);
+  }
   runner::ModelConfig config;
   runner::Tokenizer tokenizer;
   runner::Safetensors weights;
@@ -27,7 +31,7 @@ struct GenerationOptions {
   Algorithm algorithm = Algorithm::automatic;
   DType dtype = DType::bf16;
   RankFlags ranks;
-  std::size_t max_new_tokens = 0;  ///< 0: a default that fits
+  std::size_t max_new_tokens = 0;  ///< 0: 256, or as many as a prompt leaves room for
   std::size_t batch = 0;           ///< prompts of a DP rank at a time; 0: all at once
 
   /// Called on rank 0 when some prompts are done: those of indices first, first + 1, ...
@@ -40,11 +44,13 @@ struct Generation {
   bool prints = true;
 };
 
-/// How questions are put to the model.
-[[nodiscard]] std::string question_prompt(std::string_view question);
+/// Why a prompt cannot be continued by so many tokens (0: by one at least); nothing if it can: "is empty",
+/// "has 1300 tokens; ...".
+[[nodiscard]] std::optional<std::string> obstacle(const runner::ModelConfig& config,
+                                                  const std::vector<int>& prompt, std::size_t new_tokens);
 
 /// Deals the prompts out to the DP ranks in contiguous blocks and continues them. Throws InvalidArgument for
-/// a prompt that is empty or too long for the model.
+/// a prompt with an obstacle.
 [[nodiscard]] Generation generate_on_ranks(const Model& model, const std::vector<std::vector<int>>& prompts,
                                            const GenerationOptions& options);
 

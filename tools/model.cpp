@@ -1,6 +1,9 @@
 #include "tools/model.hpp"
 
+#include <cstdio>
 #include <system_error>
+
+#include "tools/ranks.hpp"
 
 namespace mixcomm::tools {
 namespace {
@@ -16,7 +19,7 @@ DType runner_dtype_from_name(std::string_view name) {
 }  // namespace
 
 void add_model_flags(CLI::App& app, ModelFlags& flags) {
-  const CLI::Range ranks(1, max_ranks);
+  const CLI::Range ranks(1, flags.most_ranks);
   app.add_option("--model", flags.directory,
                  fmt::format("Directory of a Qwen3.5-MoE model ({})", default_directory))
       ->type_name("DIR");
@@ -43,7 +46,7 @@ std::filesystem::path model_directory(const ModelFlags& flags) {
 }
 
 runner::Parallelism parallelism_of(const ModelFlags& flags, const runner::ModelConfig& config) {
-  const int world = world_of(flags.attn_tp, flags.attn_dp);
+  const int world = world_of(flags.attn_tp, flags.attn_dp, flags.most_ranks);
   runner::Parallelism parallelism{flags.attn_tp, flags.attn_dp, flags.moe_tp, flags.moe_ep};
   const auto rest = [world](int ranks) {
     return world % ranks == 0 ? world / ranks : 1;
@@ -60,6 +63,11 @@ runner::Parallelism parallelism_of(const ModelFlags& flags, const runner::ModelC
   }
   check_parallelism(parallelism, config);
   return parallelism;
+}
+
+void print_notes(const std::vector<std::string>& notes) {
+  if (!this_process_prints()) return;
+  for (const std::string& note : notes) fmt::print(stderr, "mixcomm: note: {}\n", note);
 }
 
 Json to_json(const Parallelism& parallelism) {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include "runner/model_config.hpp"
 #include "runner/parallelism.hpp"
@@ -17,6 +19,7 @@ struct ModelFlags {
   int moe_ep = 0;
   Algorithm algorithm = Algorithm::automatic;
   DType dtype = DType::bf16;
+  int most_ranks = max_ranks;  ///< that the flags take: more where nothing runs
 };
 void add_model_flags(CLI::App& app, ModelFlags& flags);
 
@@ -27,6 +30,9 @@ void add_model_flags(CLI::App& app, ModelFlags& flags);
 /// What was not given is filled in: as many EP ranks as divide the experts, the rest TP. Throws what
 /// check_parallelism throws.
 [[nodiscard]] runner::Parallelism parallelism_of(const ModelFlags& flags, const runner::ModelConfig& config);
+
+/// "mixcomm: note: ..." on stderr, once for all ranks.
+void print_notes(const std::vector<std::string>& notes);
 
 /// {"attn_tp": 2, ...}
 [[nodiscard]] Json to_json(const Parallelism& parallelism);

@@ -12,7 +12,7 @@
 namespace mixcomm::tools {
 
 struct LayerShape {
-  std::string attention;  ///< "full attention", "linear attention", "latent attention"
+  std::string attention;  ///< "full attention", "linear attention", "latent attention", "sliding attention"
   bool experts = true;    ///< else a dense MLP
 };
 
@@ -20,6 +20,7 @@ struct ModelShape {
   /// What check_parallelism() looks at. Of models without linear attention its heads are those of attention.
   runner::ModelConfig config;
   std::vector<LayerShape> layers;
+  std::vector<std::string> assumed;  ///< what its plans assume, or leave out, in sentences for people
 };
 
 /// How the modules declare themselves, where there is a choice.
@@ -31,8 +32,9 @@ struct ModelChoices {
   bool sharded_embedding = false;
 };
 
-/// Reads a directory's config.json, or one that is named itself: Qwen3.5-MoE, Qwen3-MoE, DeepSeek-V3. Throws
-/// InvalidArgument, naming file and field.
+/// Reads a directory's config.json, or one that is named itself, of a model with experts. Of some models it
+/// is known what else matters; others are planned from their fields alone, and `assumed` says so. Takes the
+/// names that fields have had in transformers up to 5.24. Throws InvalidArgument, naming file and field.
 [[nodiscard]] ModelShape read_model_shape(const std::filesystem::path& path);
 
 [[nodiscard]] ModelModules modules_of(const ModelShape& shape, const Parallelism& parallelism,

@@ -58,12 +58,12 @@ std::vector<std::vector<std::size_t>> RowFlags::per_dp_rank(int dp) const {
   return all;
 }
 
-int world_of(int tp, int dp) {
-  if (tp < 1 || dp < 1 || static_cast<std::int64_t>(tp) * dp > max_ranks)
+int world_of(int tp, int dp, int most) {
+  if (tp < 1 || dp < 1 || static_cast<std::int64_t>(tp) * dp > most)
     throw InvalidArgument(
         fmt::format("a grid of {} x {} ranks cannot be: both must be at least 1, and there may be at most {} "
                     "ranks",
-                    tp, dp, max_ranks));
+                    tp, dp, most));
   return tp * dp;
 }
 

@@ -83,7 +83,7 @@ struct RowFlags {
 void add_row_flags(CLI::App& app, RowFlags& flags);
 
 /// tp * dp, if that many ranks can be. Throws InvalidArgument.
-[[nodiscard]] int world_of(int tp, int dp);
+[[nodiscard]] int world_of(int tp, int dp, int most = max_ranks);
 
 struct GridSize {
   int tp = 1;

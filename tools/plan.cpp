@@ -20,7 +20,9 @@ namespace mixcomm::tools {
 namespace {
 
 constexpr const char* examples =
-    R"(Needs a model's config.json alone: of Qwen3.5-MoE, Qwen3-MoE, or DeepSeek-V3; shapes of published models lie in models/shapes.
+    R"(Needs a model's config.json alone, of any model with experts (Qwen3.5-MoE, Qwen3-MoE, Qwen3-Next, Qwen3-VL-MoE, DeepSeek-V3 and
+V3.2, Kimi K2, GLM-4 MoE, gpt-oss, MiniMax-M2, Mixtral, and others with their fields); what is assumed is printed. Shapes of published
+models lie in models/shapes. Plans are for up to 4,096 ranks: nothing runs.
 `per rank` is what each rank receives in one step of --rows rows per DP rank, with the algorithm that is named. Times are
 predicted from constants that are printed with their sources; --constants FILE.json takes others, of 'mixcomm tune' or your own:
 {"links": [{"name": "mine", "call_us": 1.5, "wait_us": 1.1, "gbps": 450, "source": "measured"}]}.
@@ -30,6 +32,7 @@ Examples:
   mixcomm plan --model models/shapes/qwen3.5-397b-a17b --attn-tp 4 --attn-dp 2 --moe-tp 2 --moe-ep 4 --rows 16 --backend cuda
   mixcomm plan --model models/shapes/deepseek-v3 --attn-tp 2 --attn-dp 4 --mlp-tp 1 --uneven 7,0,3,3 --link nvlink5
   mixcomm plan --model models/shapes/qwen3.5-397b-a17b --gpus 8 --batch 64 --compare
+  mixcomm plan --model models/shapes/deepseek-v3 --attn-dp 320 --moe-ep 320 --redundant-experts 64 --backend cuda
   mixcomm plan --attn-tp 2 --attn-dp 2 --json --picture plan.svg)";
 
 struct PlanFlags {
@@ -37,6 +40,7 @@ struct PlanFlags {
   RowFlags rows{.equal = {1}, .uneven = {}};
   BackendKind backend = BackendKind::cpu;
   int mlp_tp = 0;
+  std::size_t redundant_experts = 0;
   ModelChoices choices;
   RowsWay way = RowsWay::exact;
   std::string link;
@@ -123,6 +127,28 @@ std::filesystem::path model_path(const ModelFlags& flags) {
   return model_directory(flags);
 }
 
+/// Copies of experts are experts to what shares them out.
+void add_redundant_experts(ModelShape& shape, std::size_t copies) {
+  if (copies == 0) return;
+  const std::size_t own = shape.config.num_experts;
+  shape.config.num_experts += copies;
+  shape.assumed.push_back(
+      fmt::format("{} experts and {} copies of some, {} together, in equal parts on the EP ranks", own,
+                  copies, own + copies));
+}
+
+Parallelism parallelism_for(const PlanFlags& flags, const runner::ModelConfig& config) {
+  try {
+    return parallelism_of(flags.model, config);
+  } catch (const InvalidArgument& error) {
+    const auto ep = static_cast<std::size_t>(std::max(flags.model.moe_ep, 1));
+    const std::size_t over = config.num_experts % ep;
+    if (over == 0) throw;
+    throw InvalidArgument(fmt::format("{}; with --redundant-experts {} it may be {}", error.what(),
+                                      flags.redundant_experts + ep - over, ep));
+  }
+}
+
 int plan(const PlanFlags& flags) {
   const std::filesystem::path path = model_path(flags.model);
   PlanRequest request{.shape = read_model_shape(path),
@@ -133,9 +159,18 @@ int plan(const PlanFlags& flags) {
                       .dtype = flags.model.dtype,
                       .algorithm = flags.model.algorithm,
                       .model = {}};
+  add_redundant_experts(request.shape, flags.redundant_experts);
+  const auto assume_large = [&request](int world) {
+    if (world <= max_ranks) return;
+    request.shape.assumed.push_back(fmt::format(
+        "operations over more than {} ranks, which no communicator holds yet, are like those over "
+        "fewer",
+        max_ranks));
+  };
   Json result{{"model", path.string()}};
   if (flags.compare) {
     if (flags.gpus == 0) throw InvalidArgument("--compare needs --gpus");
+    assume_large(flags.gpus);
     request.parallelism.mlp_tp = flags.mlp_tp;
     request.model = cost_model(flags, flags.gpus);
     result.update(compare_json(request, flags.gpus, flags.batch));
@@ -145,9 +180,10 @@ int plan(const PlanFlags& flags) {
       print_comparison(result);
     return all_well;
   }
-  request.parallelism = parallelism_of(flags.model, request.shape.config);
+  request.parallelism = parallelism_for(flags, request.shape.config);
   request.parallelism.mlp_tp = flags.mlp_tp;
   check(request.parallelism);
+  assume_large(request.parallelism.world());
   const auto sweep = flags.rows.per_dp_rank(request.parallelism.attn_dp);
   if (sweep.size() != 1) throw InvalidArgument("--rows takes one count here: a plan is for one step");
   request.rows = sweep[0];
@@ -180,10 +216,14 @@ void add_plan(CLI::App& app, Invocation& invocation) {
   auto* sub = app.add_subcommand("plan", "Show which collective runs at each boundary of a model, and why");
   sub->footer(examples);
   const auto flags = std::make_shared<PlanFlags>();
-  const CLI::Range ranks(1, max_ranks);
+  const CLI::Range ranks(1, max_planned_ranks);
+  flags->model.most_ranks = max_planned_ranks;
   add_model_flags(*sub, flags->model);
   sub->add_option("--mlp-tp", flags->mlp_tp, "TP ranks of dense MLPs (as --attn-tp); 1: fully data-parallel")
       ->check(ranks);
+  sub->add_option("--redundant-experts", flags->redundant_experts,
+                  "Copies of experts, so that EP ranks have equal parts (0)")
+      ->check(CLI::Range(0, 1 << 14));
   add_row_flags(*sub, flags->rows);
   add_named(*sub, "--rows-way", flags->way, rows_way_from_name, "exact (default), max_len or sum_len");
   add_named(*sub, "--head", flags->choices.head, head_from_name,

@@ -48,7 +48,11 @@ Json compare_json(const PlanRequest& request, int gpus, std::size_t batch) {
   std::stable_sort(layouts.begin(), layouts.end(), [](const Json& a, const Json& b) {
     return a["us"].get<double>() < b["us"].get<double>();
   });
-  return {{"gpus", gpus}, {"batch", batch}, {"layouts", layouts}, {"constants", to_json(request.model)}};
+  return {{"gpus", gpus},
+          {"batch", batch},
+          {"layouts", layouts},
+          {"assumed", request.shape.assumed},
+          {"constants", to_json(request.model)}};
 }
 
 void print_comparison(const Json& comparison) {
@@ -74,6 +78,7 @@ void print_comparison(const Json& comparison) {
       "\nNot in it: how attention and experts compute, and the KV cache that every TP rank of attention has "
       "a copy of where\n"
       "attn_tp is more than the KV heads.\n");
+  print_assumed(comparison["assumed"]);
   print_constants(comparison["constants"]);
 }
 

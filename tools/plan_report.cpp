@@ -208,6 +208,10 @@ Json to_json(const CostModel& model) {
   return {{"ranks_per_node", model.per_node}, {"links", links}};
 }
 
+void print_assumed(const Json& assumed) {
+  for (const Json& each : assumed) fmt::print("assumed: {}\n", each.get<std::string>());
+}
+
 void print_constants(const Json& constants) {
   fmt::print("\npredicted as call + waits * wait + bytes per rank / bandwidth; {} ranks in a node\n",
              constants["ranks_per_node"].get<int>());
@@ -234,6 +238,7 @@ Json plan_json(const PlanRequest& request) {
               {"extend", name(padded_way(request.rows, Batch::extend))}}}};
   plan.update(totals_of(boundaries));
   plan["boundaries"] = std::move(boundaries);
+  plan["assumed"] = request.shape.assumed;
   plan["constants"] = to_json(request.model);
   return plan;
 }
@@ -244,9 +249,13 @@ void print_plan(const Json& plan) {
              plan["hidden"].get<int>(), plan["dtype"].get<std::string>());
   fmt::print("attention: tp {} x dp {}; experts: tp {} x ep {}; dense MLP: tp {}\n", p["attn_tp"].get<int>(),
              p["attn_dp"].get<int>(), p["moe_tp"].get<int>(), p["moe_ep"].get<int>(), p["mlp_tp"].get<int>());
+  const auto rows = plan["rows"].get<std::vector<std::size_t>>();
+  const bool equal = std::equal(rows.begin() + 1, rows.end(), rows.begin());
   fmt::print("rows of each DP rank: {} ({}; an engine with fixed shapes would take {})\n",
-             fmt::join(plan["rows"].get<std::vector<std::size_t>>(), ", "),
+             equal && rows.size() > 8 ? fmt::format("{} on all {}", rows[0], rows.size())
+                                      : fmt::format("{}", fmt::join(rows, ", ")),
              plan["rows_way"].get<std::string>(), plan["padded_way"]["decode"].get<std::string>());
+  print_assumed(plan["assumed"]);
   for (const Json& boundary : plan["boundaries"]) {
     fmt::print("\n{} ({}x per step)\n", boundary["boundary"].get<std::string>(),
                boundary["count"].get<int>());

@@ -36,6 +36,9 @@ void print_plan(const Json& plan);
 [[nodiscard]] Json to_json(const CostModel& model);
 void print_constants(const Json& constants);
 
+/// ModelShape::assumed, a line each.
+void print_assumed(const Json& assumed);
+
 /// "1.5 KiB"
 [[nodiscard]] std::string bytes_text(double bytes);
 

@@ -1,8 +1,8 @@
 #include "tools/step_times.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
-#include <cstdint>
 
 #include "tools/statistics.hpp"
 
@@ -13,65 +13,98 @@ std::int64_t nanoseconds(runner::Clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
 }
 
-/// The largest (or smallest) over the ranks of what `get` takes from a rank's step.
-template <class Get>
-std::pair<double, double> range(const std::vector<Json>& ranks, std::size_t step, const Get& get) {
-  double least = get(ranks[0][step]);
-  double most = least;
-  for (const Json& rank : ranks) {
-    least = std::min(least, get(rank[step]));
-    most = std::max(most, get(rank[step]));
-  }
-  return {least, most};
+Interval interval(const runner::CommInterval& times) {
+  return {nanoseconds(times.begin), nanoseconds(times.end)};
 }
 
-double begin_of(const Json& step) {
-  return step[0].get<double>();
+using Ranks = std::vector<std::vector<RankStep>>;
+
+/// The end of a step on the last rank.
+std::int64_t end_of(const Ranks& ranks, std::size_t step) {
+  std::int64_t last = ranks[0][step].end;
+  for (const auto& rank : ranks) last = std::max(last, rank[step].end);
+  return last;
 }
-double end_of(const Json& step) {
-  return step[1].get<double>();
+
+/// When the last rank came to a collective.
+std::int64_t all_come(const Ranks& ranks, std::size_t step, std::size_t collective) {
+  std::int64_t last = ranks[0][step].collectives[collective].begin;
+  for (const auto& rank : ranks) last = std::max(last, rank[step].collectives[collective].begin);
+  return last;
 }
 
 double rounded(double value) {
   return std::round(value * 1000) / 1000;
 }
 
+double share(std::int64_t part, std::int64_t whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
 }  // namespace
 
-Json to_json(const std::vector<runner::StepTimes>& steps) {
-  Json all = Json::array();
-  for (const runner::StepTimes& step : steps) {
-    Json comm = Json::array();
-    for (const runner::CommInterval& each : step.comm) {
-      comm.push_back(nanoseconds(each.begin));
-      comm.push_back(nanoseconds(each.end));
-    }
-    all.push_back({nanoseconds(step.begin), nanoseconds(step.end), std::move(comm)});
+std::vector<RankStep> rank_steps(const runner::Generated& generated) {
+  std::vector<RankStep> all;
+  for (std::size_t s = 0; s < generated.steps.size(); ++s) {
+    const runner::StepTimes& times = generated.steps[s];
+    const runner::CommInterval& exchange = generated.exchanges[s];
+    RankStep step{nanoseconds(exchange.begin), nanoseconds(times.end), {interval(exchange)}};
+    for (const runner::CommInterval& each : times.comm) step.collectives.push_back(interval(each));
+    all.push_back(std::move(step));
   }
   return all;
 }
 
-void LatencyReport::add(const std::vector<Json>& ranks) {
+Json to_json(const std::vector<RankStep>& steps) {
+  Json all = Json::array();
+  for (const RankStep& step : steps) {
+    Json collectives = Json::array();
+    for (const Interval& each : step.collectives) {
+      collectives.push_back(each.begin);
+      collectives.push_back(each.end);
+    }
+    all.push_back({step.begin, step.end, std::move(collectives)});
+  }
+  return all;
+}
+
+std::vector<RankStep> rank_steps_from(const Json& json) {
+  std::vector<RankStep> all;
+  for (const Json& each : json) {
+    RankStep step{each[0].get<std::int64_t>(), each[1].get<std::int64_t>(), {}};
+    for (std::size_t i = 0; i + 1 < each[2].size(); i += 2)
+      step.collectives.push_back({each[2][i].get<std::int64_t>(), each[2][i + 1].get<std::int64_t>()});
+    all.push_back(std::move(step));
+  }
+  return all;
+}
+
+void LatencyReport::add(const Ranks& ranks) {
   const std::size_t steps = ranks[0].size();
   if (steps == 0) return;
-  const auto [start, first_begin] = range(ranks, 0, begin_of);
-  double before = range(ranks, 0, end_of).second;
-  prefill_ns_ += before - start;
+  std::int64_t start = ranks[0][0].begin;
+  for (const auto& rank : ranks) start = std::min(start, rank[0].begin);
+  prefill_ns_ += static_cast<double>(end_of(ranks, 0) - start);
   for (std::size_t s = 1; s < steps; ++s) {
-    const double end = range(ranks, s, end_of).second;
-    inter_token_ns_.push_back(end - before);
-    decode_ns_ += end - before;
-    before = end;
-    for (std::size_t i = 0; i + 1 < ranks[0][s][2].size(); i += 2) {
-      const auto come = range(ranks, s, [i](const Json& step) { return step[2][i].get<double>(); }).second;
-      const auto gone =
-          range(ranks, s, [i](const Json& step) { return step[2][i + 1].get<double>(); }).second;
-      comm_without_waiting_ns_ += gone - come;
-      for (const Json& rank : ranks)
-        comm_ns_ += (rank[s][2][i + 1].get<double>() - rank[s][2][i].get<double>()) /
-                    static_cast<double>(ranks.size());
+    inter_token_ns_.push_back(static_cast<double>(end_of(ranks, s) - end_of(ranks, s - 1)));
+    for (const auto& rank : ranks) ranks_ns_ += rank[s].end - rank[s - 1].end;
+    for (std::size_t c = 0; c < ranks[0][s].collectives.size(); ++c) {
+      const std::int64_t come = all_come(ranks, s, c);
+      for (const auto& rank : ranks) {
+        const Interval& own = rank[s].collectives[c];
+        collectives_ns_ += own.end - own.begin;
+        without_waiting_ns_ += std::max<std::int64_t>(own.end - come, 0);
+      }
     }
   }
+}
+
+double LatencyReport::collectives_share() const {
+  return share(collectives_ns_, ranks_ns_);
+}
+
+double LatencyReport::collectives_share_without_waiting() const {
+  return share(without_waiting_ns_, ranks_ns_);
 }
 
 Json LatencyReport::json() const {
@@ -79,9 +112,9 @@ Json LatencyReport::json() const {
   const bool any = !inter_token_ns_.empty();
   json["inter_token_p50_us"] = any ? Json(rounded(percentile(inter_token_ns_, 0.5) / 1e3)) : Json();
   json["inter_token_p99_us"] = any ? Json(rounded(percentile(inter_token_ns_, 0.99) / 1e3)) : Json();
-  json["collectives_share"] = any ? Json(rounded(comm_ns_ / decode_ns_)) : Json();
+  json["collectives_share"] = any ? Json(rounded(collectives_share())) : Json();
   json["collectives_share_without_waiting"] =
-      any ? Json(rounded(comm_without_waiting_ns_ / decode_ns_)) : Json();
+      any ? Json(rounded(collectives_share_without_waiting())) : Json();
   return json;
 }
 

@@ -1,36 +1,55 @@
 // From the times of each rank's steps to the latencies of all ranks together.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
-#include "runner/decoder.hpp"
-#include "tools/command.hpp"
+#include "runner/generate.hpp"
+#include "tools/json.hpp"
 
 namespace mixcomm::tools {
 
-/// Nanoseconds of the host's clock, which all ranks of it share: [[begin, end, [comm begin, comm end, ...]],
-/// ...], by step.
-[[nodiscard]] Json to_json(const std::vector<runner::StepTimes>& steps);
+/// Nanoseconds of the host's clock, which all ranks of it share.
+struct Interval {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
 
-/// Adds up batches. A step ends when it ends on the last rank.
+/// One rank's step.
+struct RankStep {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::vector<Interval> collectives;  ///< the exchange of row counts first; the same ones on every rank
+};
+
+[[nodiscard]] std::vector<RankStep> rank_steps(const runner::Generated& generated);
+[[nodiscard]] Json to_json(const std::vector<RankStep>& steps);
+[[nodiscard]] std::vector<RankStep> rank_steps_from(const Json& json);
+
+/// Adds up batches. Latencies are of all ranks together: a step ends when it ends on the last one. Shares are
+/// of ranks' time: a rank's decode steps last from the end of its prefill to the end of its last step,
+/// without a gap, and hold all its collectives, so that no share is more than 1.
 class LatencyReport {
  public:
-  /// One batch: to_json() of every rank's steps, by rank; the first step is the prefill.
-  void add(const std::vector<Json>& ranks);
+  /// One batch: every rank's steps, by rank; the first step is the prefill.
+  void add(const std::vector<std::vector<RankStep>>& ranks);
+
+  /// Of the ranks' time in decode steps, summed over the ranks, what passes in collectives; 0 without a step.
+  [[nodiscard]] double collectives_share() const;
+  /// The same without what passes before the last rank has come to the collective.
+  [[nodiscard]] double collectives_share_without_waiting() const;
 
   /// {"prefill_ms", "decode_steps", "inter_token_p50_us", "inter_token_p99_us", "collectives_share",
-  /// "collectives_share_without_waiting"}: shares of the time of the decode steps. Without waiting: from when
-  /// the last rank comes to a collective until the last one leaves it; with it: the time in collectives, on
-  /// average over the ranks. Null without a decode step.
+  /// "collectives_share_without_waiting"}; null where there is no decode step to say it of.
   [[nodiscard]] Json json() const;
 
  private:
   double prefill_ns_ = 0;
   std::vector<double> inter_token_ns_;
-  double decode_ns_ = 0;
-  double comm_ns_ = 0;
-  double comm_without_waiting_ns_ = 0;
+  std::int64_t ranks_ns_ = 0;  ///< of decode steps, summed over the ranks, as the next two
+  std::int64_t collectives_ns_ = 0;
+  std::int64_t without_waiting_ns_ = 0;
 };
 
 }  // namespace mixcomm::tools

@@ -7,6 +7,10 @@
 
 namespace MIXCOMM_API mixcomm {
 
+/// Plans are made for up to so many ranks. Nothing runs for them, so they go beyond max_ranks, which a
+/// communicator holds.
+inline constexpr int max_planned_ranks = 4096;
+
 /// attn_tp x attn_dp ranks share attention (rank = attn_dp_rank * attn_tp + attn_tp_rank); the same ranks, as
 /// moe_tp x moe_ep, share the experts (rank = moe_ep_rank * moe_tp + moe_tp_rank); and in teams of mlp_tp,
 /// the dense MLPs (neighbours are one team).
@@ -26,8 +30,8 @@ struct Parallelism {
 /// "attn 4x2, moe 2x4" (TP first), and ", mlp 8" where mlp_tp is not attn_tp.
 [[nodiscard]] std::string to_string(const Parallelism& parallelism);
 
-/// Throws InvalidArgument unless attn_tp * attn_dp = moe_tp * moe_ep <= max_ranks, all are at least 1, and
-/// mlp_tp divides their number; Unsupported, with the reason, for attn_cp > 1.
+/// Throws InvalidArgument unless attn_tp * attn_dp = moe_tp * moe_ep <= max_planned_ranks, all are at least
+/// 1, and mlp_tp divides their number; Unsupported, with the reason, for attn_cp > 1.
 void check(const Parallelism& parallelism);
 
 }  // namespace mixcomm

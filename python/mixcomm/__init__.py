@@ -22,7 +22,7 @@ from .errors import (
     Timeout,
     Unsupported,
 )
-from .layers import Boundary, LayerCommunicator
+from .layers import Boundary, Layer, LayerCommunicator
 from .tuning import tune
 
 __version__ = _core.version
@@ -50,6 +50,7 @@ __all__ = [
     "Disagreement",
     "Error",
     "InvalidArgument",
+    "Layer",
     "LayerCommunicator",
     "PeerGone",
     "SystemError",

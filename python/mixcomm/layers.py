@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 from . import _core, arrays
@@ -29,6 +29,22 @@ class Boundary:
     adds_after: tuple[str, ...]  # what every rank adds to the output
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What a layer's modules give, where that is not what "dense", "moe" or "moe+shared" alone says.
+
+    Attention gives partial sums over attn_tp, an MLP over the ranks that share it, unless it has reduced them
+    itself: then every rank of that team has the complete rows, and no operation sums them again.
+    """
+
+    mlp: str = "moe"  # "dense", "moe" or "moe+shared" (with a shared expert)
+    attention_reduced: bool = False  # summed over attn_tp
+    mlp_reduced: bool = False  # summed over its ranks, a shared expert's output included
+    shared_reduced: bool = False  # of "moe+shared": the shared expert's output alone
+    attention_adds_residual: bool = False  # every rank's output holds the residual; for a reduced one alone
+    mlp_adds_residual: bool = False
+
+
 class LayerCommunicator:
     """One rank's end of a model's boundaries: an engine calls cross() between its modules.
 
@@ -46,7 +62,7 @@ class LayerCommunicator:
         moe_tp: int = 1,
         moe_ep: int = 1,
         mlp_tp: int = 0,
-        layers: Sequence[str],
+        layers: Sequence[str | Layer],
         hidden: int,
         dtype: Any = "bfloat16",
         max_rows: int = 4096,
@@ -56,11 +72,11 @@ class LayerCommunicator:
     ) -> None:
         """Collective over the bootstrap's ranks (None: from_env()), which pass the same.
 
-        attn_tp * attn_dp = moe_tp * moe_ep ranks. mlp_tp: of dense MLPs (0: attn_tp). layers: "dense", "moe"
-        or "moe+shared" (with a shared expert), one each. hidden: elements of a row. max_rows: of all DP ranks
-        in one step. vocab: columns of the logits (0: none are moved); vocab_parallel: embedding and head are
-        sharded over attn_tp. options: as of Communicator. Raises InvalidArgument for a model in which a sum
-        would be left out or made twice.
+        attn_tp * attn_dp = moe_tp * moe_ep ranks. mlp_tp: of dense MLPs (0: attn_tp). layers: "dense", "moe",
+        "moe+shared" (with a shared expert), or a Layer that says more, one each. hidden: elements of a row.
+        max_rows: of all DP ranks in one step. vocab: columns of the logits (0: none are moved);
+        vocab_parallel: embedding and head are sharded over attn_tp. options: as of Communicator. Raises
+        InvalidArgument for a model in which a sum would be left out or made twice.
         """
         unknown = set(options) - set(default_options())
         if unknown:
@@ -75,7 +91,7 @@ class LayerCommunicator:
             "moe_tp": moe_tp,
             "moe_ep": moe_ep,
             "mlp_tp": mlp_tp,
-            "layers": list(layers),
+            "layers": [asdict(each if isinstance(each, Layer) else Layer(each)) for each in layers],
             "hidden": hidden,
             "dtype": arrays.dtype_name(dtype),
             "max_rows": max_rows,

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <array>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -37,21 +38,39 @@ std::string name_of(Rows given) {
   return "?";
 }
 
+/// A mixcomm.Layer as a dict.
+LayerModules layer_from(const nb::dict& given, const Parallelism& parallelism) {
+  const auto is = [&given](const char* field) { return nb::cast<bool>(given[field]); };
+  const auto kind = nb::cast<std::string>(given["mlp"]);
+  if (kind != "dense" && kind != "moe" && kind != "moe+shared")
+    throw InvalidArgument("a layer is '" + kind + "'; it may be dense, moe or moe+shared");
+  const bool reduced = is("mlp_reduced");
+  std::optional<SharedExpert> shared;
+  if (kind == "moe+shared" && !reduced) {
+    shared.emplace();
+    if (is("shared_reduced")) *shared = {{Rows::replicated}, Joined::on_one_member};
+  } else if (is("shared_reduced")) {
+    throw InvalidArgument(
+        "shared_reduced is for a layer 'moe+shared' whose mlp_reduced is not set, not for '" + kind +
+        "'; what mlp_reduced says holds for the shared expert, too");
+  }
+  LayerModules layer{modules::attention(),
+                     kind == "dense" ? modules::dense_mlp(parallelism) : modules::experts(shared)};
+  if (is("attention_reduced")) layer.attention.gives.owed = complete;
+  if (reduced) layer.mlp.gives.owed = complete;
+  layer.attention.adds_residual = is("attention_adds_residual");
+  layer.mlp.adds_residual = is("mlp_adds_residual");
+  return layer;
+}
+
 /// A dict of Python's keyword arguments as the model that they describe.
 ModelModules model_from(const nb::dict& given, const Parallelism& parallelism) {
   ModelModules model;
   const bool sharded = nb::cast<bool>(given["vocab_parallel"]);
   model.embedding = sharded ? modules::sharded_embedding() : modules::embedding();
   model.head = sharded ? modules::sharded_head() : modules::head();
-  for (const nb::handle each : given["layers"]) {
-    const auto kind = nb::cast<std::string>(each);
-    if (kind != "dense" && kind != "moe" && kind != "moe+shared")
-      throw InvalidArgument("a layer is '" + kind + "'; it may be dense, moe or moe+shared");
-    const Module mlp = kind == "dense"        ? modules::dense_mlp(parallelism)
-                       : kind == "moe+shared" ? modules::experts(SharedExpert{})
-                                              : modules::experts();
-    model.layers.push_back({modules::attention(), mlp});
-  }
+  for (const nb::handle each : given["layers"])
+    model.layers.push_back(layer_from(nb::cast<nb::dict>(each), parallelism));
   return model;
 }
 

@@ -87,9 +87,9 @@ void check(const Parallelism& p) {
     throw InvalidArgument(fmt::format(
         "attn_tp {} * attn_dp {} is {} ranks, moe_tp {} * moe_ep {} is {}; they must be the same ranks",
         p.attn_tp, p.attn_dp, attention, p.moe_tp, p.moe_ep, experts));
-  if (attention > max_ranks)
-    throw InvalidArgument(fmt::format("attn_tp {} * attn_dp {} is {} ranks; there may be at most {}",
-                                      p.attn_tp, p.attn_dp, attention, max_ranks));
+  if (attention > max_planned_ranks)
+    throw InvalidArgument(fmt::format("attn_tp {} * attn_dp {} is {} ranks; plans are for at most {}",
+                                      p.attn_tp, p.attn_dp, attention, max_planned_ranks));
   if (attention % p.dense_tp() != 0)
     throw InvalidArgument(
         fmt::format("mlp_tp {} does not divide the {} ranks; dense MLPs run in teams of mlp_tp ranks",

@@ -1,11 +1,16 @@
 // The shortest way from one layout to another.
+#include "plan/search.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <map>
+#include <numeric>
+#include <set>
 #include <tuple>
 
 #include "mixcomm/error.hpp"
-#include "mixcomm/transition.hpp"
 
 namespace mixcomm {
 namespace {
@@ -21,16 +26,29 @@ struct Path {
   bool done = false;
 };
 
+/// A spread as a key.
+using Place = std::array<int, 5>;
+
+Place place_of(const Spread& spread) {
+  return {spread.width, spread.owed.begin, spread.owed.end, spread.columns.begin, spread.columns.end};
+}
+
+/// What a step costs depends on it and on the rows that lie together around it.
+using StepKey = std::tuple<Step::Kind, Op, int, int, int, int>;
+
+StepKey key_of(const Step& step) {
+  return {step.kind,    step.op,      step.grid.stride,
+          step.grid.tp, step.grid.dp, std::max(step.before.width, step.after.width)};
+}
+
 class Search {
  public:
-  Search(const Parallelism& parallelism, const PlanOptions& options)
-      : parallelism_(parallelism), options_(options) {
-    for (int n = 1; n <= parallelism.world(); ++n)
-      if (parallelism.world() % n == 0) divisors_.push_back(n);
-  }
+  Search(const std::vector<int>& widths, const Parallelism& parallelism, const PlanOptions& options)
+      : parallelism_(parallelism), options_(options), divisors_(widths) {}
 
   std::vector<Step> shortest(const Spread& from, const Spread& to) {
     paths_ = {{from, {}, {}}};
+    known_ = {{place_of(from), 0}};
     for (;;) {
       Path* next = nullptr;
       for (Path& each : paths_)
@@ -83,13 +101,18 @@ class Search {
     const Spread& end = taken.after;
     if (taken.broken != nullptr) return;
     step.after = end;
-    const Cost cost = here.cost + cost_of({step}, parallelism_, options_);
-    const auto known =
-        std::find_if(paths_.begin(), paths_.end(), [&](const Path& p) { return p.end == end; });
-    if (known == paths_.end())
+    const Cost cost = here.cost + cost_of_one(step);
+    const auto [known, is_new] = known_.try_emplace(place_of(end), paths_.size());
+    if (is_new)
       paths_.push_back({end, with(here.steps, step), cost});
-    else if (shorter(cost, known->cost))
-      *known = {end, with(here.steps, step), cost, known->done};
+    else if (Path& path = paths_[known->second]; shorter(cost, path.cost))
+      path = {end, with(here.steps, step), cost, path.done};
+  }
+
+  const Cost& cost_of_one(const Step& step) {
+    const auto [known, is_new] = costs_.try_emplace(key_of(step));
+    if (is_new) known->second = cost_of({step}, parallelism_, options_);
+    return known->second;
   }
 
   static std::vector<Step> with(std::vector<Step> steps, const Step& step) {
@@ -99,8 +122,10 @@ class Search {
 
   const Parallelism& parallelism_;
   const PlanOptions& options_;
-  std::vector<int> divisors_;
+  const std::vector<int>& divisors_;
   std::vector<Path> paths_;
+  std::map<Place, std::size_t> known_;  // of paths_
+  std::map<StepKey, Cost> costs_;
 };
 
 /// "the attn_tp ranks owe a sum, and ...".
@@ -139,8 +164,34 @@ std::string why(const std::vector<Step>& steps, const Parallelism& p) {
 
 }  // namespace
 
+std::vector<int> all_widths(const Parallelism& parallelism) {
+  std::vector<int> widths;
+  for (int n = 1; n <= parallelism.world(); ++n)
+    if (parallelism.world() % n == 0) widths.push_back(n);
+  return widths;
+}
+
+std::vector<int> team_widths(const Parallelism& p) {
+  std::set<int> widths{1, p.attn_tp, p.moe_tp, p.dense_tp(), p.world()};
+  for (std::size_t before = 0; before != widths.size();) {
+    before = widths.size();
+    const std::vector<int> now(widths.begin(), widths.end());
+    for (const int a : now)
+      for (const int b : now) widths.insert({std::gcd(a, b), std::lcm(a, b)});
+  }
+  return {widths.begin(), widths.end()};
+}
+
 Transition collective_for(const Layout& from, const Layout& to, const Parallelism& parallelism,
                           const PlanOptions& options) {
+  check(parallelism);
+  const bool few = parallelism.world() <= max_ranks;
+  return collective_over(few ? all_widths(parallelism) : team_widths(parallelism), from, to, parallelism,
+                         options);
+}
+
+Transition collective_over(const std::vector<int>& widths, const Layout& from, const Layout& to,
+                           const Parallelism& parallelism, const PlanOptions& options) {
   const Spread start = spread_of(from, parallelism);
   const Spread end = spread_of(to, parallelism);
   const auto refuse = [&](std::string_view reason) {
@@ -151,7 +202,7 @@ Transition collective_for(const Layout& from, const Layout& to, const Parallelis
     refuse("a value cannot be made partial again; ask for a complete one");
   if (!end.columns.empty() && end.columns != start.columns)
     refuse("columns cannot be spread again; ask for all of them");
-  Transition transition{from, to, Search(parallelism, options).shortest(start, end), {}, {}, {}};
+  Transition transition{from, to, Search(widths, parallelism, options).shortest(start, end), {}, {}, {}};
   transition.cost = cost_of(transition.steps, parallelism, options);
   transition.two_calls = cost_of(in_two_calls(transition.steps), parallelism, options);
   transition.why = why(transition.steps, parallelism);

@@ -64,6 +64,71 @@ def test_pause():
     mixcomm.run_threads(4, rank)
 
 
+@pytest.mark.parametrize("attention_reduced", [False, True])
+@pytest.mark.parametrize("mlp_reduced", [False, True])
+def test_reduced_modules(attention_reduced, mlp_reduced):
+    """Modules that sum by themselves: no operation sums again, and the numbers are the same.
+
+    Every rank of attn_tp has all of attention's output then, and every rank all of the experts'.
+    """
+    declared = mixcomm.Layer("moe", attention_reduced=attention_reduced, mlp_reduced=mlp_reduced)
+
+    def rank(bootstrap):
+        with mixcomm.LayerCommunicator(bootstrap, layers=[declared], **MODEL) as layers:
+            rows = layers.rows(COUNTS)
+            first, count = layers.range("by_dp_rank", rows)
+            start = (first + 1 + np.arange(count, dtype=np.float32))[:, None] * np.ones(HIDDEN, np.float32)
+            boundary = layers.before_mlp(0)
+            assert boundary.steps == ("all_gather" if attention_reduced else "all_reduce_all_gather",)
+            mixed = start * (4 if attention_reduced else 2)
+            if "residual" in boundary.adds_before:
+                mixed += start
+            everyone = layers.cross(boundary, mixed, rows)
+            boundary = layers.after_mlp(0)
+            assert boundary.steps == ("slice" if mlp_reduced else "reduce_scatter_all_reduce",)
+            mine = layers.cross(boundary, everyone * (8 if mlp_reduced else 2), rows)
+            assert (mine + everyone[first : first + count] == start * 5 * 9).all()
+
+    mixcomm.run_threads(4, rank)
+
+
+def test_modules_that_hold_the_residual():
+    """Declared where the output is complete; a sum would hold it several times."""
+    model = {
+        **MODEL,
+        "layers": [mixcomm.Layer("moe+shared", attention_reduced=True, attention_adds_residual=True)],
+    }
+
+    def rank(bootstrap):
+        with mixcomm.LayerCommunicator(bootstrap, **model) as layers:
+            assert layers.before_mlp(0).adds_before == layers.before_mlp(0).adds_after == ()
+            assert "shared expert" in layers.after_mlp(0).adds_before
+
+    mixcomm.run_threads(4, rank)
+    partial = {**MODEL, "layers": [mixcomm.Layer("moe", attention_adds_residual=True)]}
+    with pytest.raises(mixcomm.InvalidArgument, match="holds the residual"):
+        mixcomm.run_threads(4, lambda b: mixcomm.LayerCommunicator(b, **partial))
+
+
+def test_a_shared_expert_that_is_reduced_is_brought_once():
+    """One rank adds it to its part of the routed experts' sum."""
+    model = {**MODEL, "layers": [mixcomm.Layer("moe+shared", shared_reduced=True)]}
+
+    def rank(bootstrap):
+        with mixcomm.LayerCommunicator(bootstrap, **model) as layers:
+            rows = layers.rows(COUNTS)
+            boundary = layers.after_mlp(0)
+            own = np.ones((4, HIDDEN), np.float32)
+            if "shared expert" in boundary.adds_before:
+                own += 100
+            assert (layers.cross(boundary, own, rows) == 104).all()
+
+    mixcomm.run_threads(4, rank)
+    for wrong in (mixcomm.Layer("moe", shared_reduced=True), mixcomm.Layer("moe+shared", False, True, True)):
+        with pytest.raises(mixcomm.InvalidArgument, match="shared_reduced"):
+            mixcomm.run_threads(4, lambda b, w=wrong: mixcomm.LayerCommunicator(b, **MODEL, layers=[w]))
+
+
 def test_refusals():
     """What is no model, and what is no boundary."""
     with pytest.raises(mixcomm.InvalidArgument, match="sparse"):

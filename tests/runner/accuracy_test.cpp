@@ -12,6 +12,7 @@
 #include "runner/generate.hpp"
 #include "runner/tiny_model.hpp"
 #include "runner/tokenizer.hpp"
+#include "tools/plain_number.hpp"
 #include "tools/problems.hpp"
 #include "verify/plan_mutants.hpp"
 
@@ -34,7 +35,7 @@ struct Evaluation {
 std::size_t exact_matches(const Parallelism& layout, const Evaluation& evaluation) {
   const TinyModel& model = TinyModel::get();
   const Tokenizer tokenizer(directory);
-  const auto problems = tools::read_problems(directory / "eval.jsonl", evaluation.limit);
+  const auto problems = tools::read_problems(directory / "eval.jsonl", evaluation.limit).problems;
   constexpr std::size_t batch = 50;
   constexpr std::size_t longest_answer = 64;
   std::vector<std::size_t> right(static_cast<std::size_t>(layout.world()));
@@ -56,7 +57,7 @@ std::size_t exact_matches(const Parallelism& layout, const Evaluation& evaluatio
       for (std::size_t i = 0; i < prompts.size(); ++i) {
         const auto& eos = model.config.eos_token_ids;
         const auto end = std::find_first_of(tokens[i].begin(), tokens[i].end(), eos.begin(), eos.end());
-        const auto answer = tools::final_number(tokenizer.decode(std::vector<int>(tokens[i].begin(), end)));
+        const auto answer = tools::marked_number(tokenizer.decode(std::vector<int>(tokens[i].begin(), end)));
         right[static_cast<std::size_t>(bootstrap.rank())] += answer == expected[i] ? 1U : 0U;
       }
     }

@@ -10,6 +10,7 @@
 #include "mixcomm/error.hpp"
 #include "runner/shard.hpp"
 #include "runner/tiny_model.hpp"
+#include "runner/tokenizer.hpp"
 
 namespace mixcomm::runner::test {
 namespace {
@@ -168,6 +169,62 @@ TEST(CheckpointForms, AWrongShapeIsNamed) {
     EXPECT_NE(std::string(error.what()).find("experts.0.gate_proj.weight"), std::string::npos)
         << error.what();
   }
+}
+
+/// What loading says.
+std::string refusal_of(const Form& form) {
+  return refusal([&] { (void)load_and_run(form); });
+}
+
+/// The quantization is named, not one of the hundred tensors that are missing for it.
+TEST(CheckpointForms, QuantizedOnesAreNamed) {
+  Form by_config;
+  by_config.config.quantization = "gptq, 4 bits, says quantization_config in config.json";
+  EXPECT_TRUE(says(refusal_of(by_config), "the checkpoint is quantized (gptq, 4 bits,"));
+  EXPECT_TRUE(says(refusal_of(by_config), "BF16, F16 and F32"));
+  for (const char* end : {".qweight", ".weight_packed", ".weight_scale_inv", "_blocks"}) {
+    Form by_tensors;
+    const std::string name = std::string("model.layers.0.mlp.experts.0.gate_proj") + end;
+    by_tensors.checkpoint[name] = {"I32", {1}, std::string(4, '\0')};
+    by_tensors.checkpoint.erase("model.layers.0.mlp.experts.0.gate_proj.weight");
+    EXPECT_TRUE(
+        says(refusal_of(by_tensors), "the checkpoint is quantized (it has the tensor \"" + name + "\")"));
+  }
+}
+
+TEST(CheckpointForms, OtherPrefixesAreShown) {
+  for (const std::string prefix :
+       {"model.language_model.language_model.", "language_model.model.", "transformer."}) {
+    Form form;
+    form.checkpoint.clear();
+    for (auto& [name, tensor] : original())
+      form.checkpoint[name == "lm_head.weight" ? name : prefix + name.substr(6)] = tensor;
+    const std::string message = refusal_of(form);
+    EXPECT_TRUE(says(message, "names begin with: \"" + prefix + "\" ("));
+    EXPECT_TRUE(says(message, R"("model." or "model.language_model.")"));
+  }
+}
+
+/// A clone without Git LFS has text in place of large files.
+TEST(CheckpointForms, GitLfsPointersAreNamed) {
+  constexpr const char* pointer =
+      "version https://git-lfs.github.com/spec/v1\n"
+      "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
+  const TemporaryDirectory directory;
+  directory.write("model.safetensors", pointer);
+  directory.write("config.json", pointer);
+  const auto expected = [](const std::string& message, const char* file) {
+    EXPECT_TRUE(
+        says(message, std::string(file) + ": is a Git LFS pointer, not the file itself (of 12345 bytes)"));
+    EXPECT_TRUE(says(message, "git lfs pull"));
+  };
+  expected(refusal([&] { (void)Safetensors(directory.path()); }), "model.safetensors");
+  expected(refusal([&] { (void)read_model_config(directory.path()); }), "config.json");
+  fs::remove(directory.path() / "model.safetensors");
+  directory.write("tokenizer.json", pointer);
+  directory.write("model.safetensors.index.json", pointer);
+  expected(refusal([&] { (void)Safetensors(directory.path()); }), "model.safetensors.index.json");
+  expected(refusal([&] { (void)Tokenizer(directory.path()); }), "tokenizer.json");
 }
 
 TEST(CheckpointForms, EveryFp16Value) {

@@ -176,13 +176,42 @@ TEST(ModelConfig, ReadsEndOfSequence) {
   EXPECT_EQ(read(with("eos_token_id", 5), {{"eos_token_id", {8, 9}}}).eos_token_ids, (std::vector{8, 9}));
   EXPECT_EQ(read(with("eos_token_id", 5), {{"eos_token_id", nullptr}}).eos_token_ids, std::vector<int>{5});
   EXPECT_EQ(read(with("eos_token_id", 5), Json::object()).eos_token_ids, std::vector<int>{5});
-  EXPECT_TRUE(says(refusal_of(with("eos_token_id", 1024)),
-                   "eos_token_id must be an integer from 0 to 1023, is 1024"));
+  EXPECT_EQ(read(with("eos_token_id", {5, 1023})).notes, std::vector<std::string>{});
   EXPECT_TRUE(says(refusal_of(with("eos_token_id", {1, -1})), "eos_token_id[1] must be"));
   EXPECT_TRUE(
       says(refusal_of(minimal(), {{"eos_token_id", "x"}}), "generation_config.json: eos_token_id must be"));
   EXPECT_TRUE(
       says(refusal_of(minimal(), Json::array()), "generation_config.json: the top level must be an object"));
+}
+
+/// The names that releases of transformers have for one thing. One that is not known would be a default.
+TEST(ModelConfig, TakesBothNamesOfTheExperts) {
+  Json config = minimal();
+  config.erase("num_experts");
+  config["num_local_experts"] = 16;
+  EXPECT_EQ(read(config).num_experts, 16U);
+}
+
+/// A plan can be made of a quantized model, so it is read; the decoder refuses it.
+TEST(ModelConfig, SaysHowWeightsAreQuantized) {
+  EXPECT_EQ(read(minimal()).quantization, "");
+  EXPECT_EQ(read(with("quantization_config", nullptr)).quantization, "");
+  EXPECT_EQ(read(with("quantization_config", {{"quant_method", "gptq"}, {"bits", 4}})).quantization,
+            R"("gptq", 4 bits, says quantization_config in config.json)");
+  EXPECT_EQ(read(with("quantization_config", {{"quant_method", "fp8"}})).quantization,
+            R"("fp8", says quantization_config in config.json)");
+  EXPECT_TRUE(says(refusal_of(with("quantization_config", 4)), "quantization_config must be an object"));
+}
+
+/// The tiny model with the tokens of a larger one in generation_config.json, as fine-tuned models have them.
+TEST(ModelConfig, PassesOverEndsThatCanNeverCome) {
+  const ModelConfig config = read(with("eos_token_id", 5), {{"eos_token_id", {1021, 151645}}});
+  EXPECT_EQ(config.eos_token_ids, std::vector<int>{1021});
+  ASSERT_EQ(config.notes.size(), 1U);
+  EXPECT_TRUE(
+      says(config.notes[0], "generation_config.json: eos_token_id 151645 is beyond the model's 1024 tokens"));
+  EXPECT_TRUE(read(with("eos_token_id", 1024)).eos_token_ids.empty());
+  EXPECT_EQ(read(with("eos_token_id", {1024, 9'000'000'000})).notes.size(), 2U);
 }
 
 TEST(ModelConfig, RefusesAnotherArchitecture) {

@@ -72,7 +72,10 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"decode", "--model", files.file("config_only"), "--prompt", "a"}, "tokenizer.json"},
       {{"eval", "--model", tiny_model}, "--data"},
       {{"eval", "--model", tiny_model, "--data", "/nonexistent"}, "/nonexistent"},
-      {{"eval", "--model", tiny_model, "--data", damaged}, damaged + ":3"},
+      {{"eval", "--model", tiny_model, "--data", damaged, "--shots", "1"}, "leaves none to ask"},
+      {{"eval", "--model", tiny_model, "--data", damaged, "--chat"}, "no chat template"},
+      {{"eval", "--model", tiny_model, "--data", damaged, "--system", "a"}, "--chat"},
+      {{"eval", "--model", tiny_model, "--data", damaged, "--max-new-tokens", "5000"}, damaged + ":1"},
       {{"eval", "--model", tiny_model, "--data", no_number}, no_number + ":1"},
       {{"eval", "--model", tiny_model, "--data", no_question}, no_question + ":1"},
       {{"eval", "--model", tiny_model, "--data", empty}, "no problems"},
@@ -174,7 +177,9 @@ TEST(Command, PlanCountsAndExplains) {
 /// Every shape that is shipped, by directory and by file, with each way that a module may be declared.
 TEST(Command, PlanOfPublishedShapes) {
   const std::string shapes = source + "/models/shapes/";
-  for (const char* name : {"qwen3.5-397b-a17b", "qwen3.5-35b-a3b", "deepseek-v3", "qwen3-235b-a22b"}) {
+  for (const char* name : {"qwen3.5-397b-a17b", "qwen3.5-35b-a3b", "deepseek-v3", "qwen3-235b-a22b",
+                           "kimi-k2", "deepseek-v3.2", "qwen3-next-80b-a3b", "qwen3-vl-235b-a22b", "glm-4.5",
+                           "gpt-oss-120b", "minimax-m2", "mixtral-8x22b"}) {
     for (const char* file : {"", "/config.json"}) {
       const json plan = json::parse(run({"plan",       "--model",  shapes + name + file,
                                          "--attn-tp",  "4",        "--attn-dp",
@@ -196,6 +201,150 @@ TEST(Command, PlanOfPublishedShapes) {
   EXPECT_EQ(deepseek["layers"], 61);
   EXPECT_EQ(deepseek["boundaries"][1]["count"], 3);  // dense
   EXPECT_EQ(deepseek["boundaries"][1]["operations"][0]["operation"], "reduce_scatter");
+}
+
+json plan_of(const Words& more) {
+  Words words{"plan", "--json", "--rows", "16", "--backend", "cuda"};
+  words.insert(words.end(), more.begin(), more.end());
+  const Outcome outcome = run(words);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  return json::parse(outcome.out, nullptr, false);
+}
+
+/// A plan but for the file that it is of.
+json plan_without_name(const std::string& model) {
+  json plan =
+      plan_of({"--model", model, "--attn-tp", "2", "--attn-dp", "4", "--moe-tp", "2", "--moe-ep", "4"});
+  plan.erase("model");
+  plan.erase("assumed");  // what a file spells out is not assumed
+  return plan;
+}
+
+/// transformers renames fields from release to release; the model, and so its plan, stays what it is.
+TEST(Command, PlanOfWhatTransformersSaves) {
+  const TemporaryDirectory files;
+  int compared = 0;
+  for (const auto& saved : std::filesystem::directory_iterator(source + "/tests/data/saved_configs")) {
+    const std::string name = saved.path().stem().string();
+    const std::string copy = files.file(name);
+    std::filesystem::create_directory(copy);
+    std::filesystem::copy_file(saved.path(), copy + "/config.json");
+    EXPECT_EQ(plan_without_name(copy), plan_without_name(fmt::format("{}/models/shapes/{}", source, name)))
+        << name;
+    ++compared;
+  }
+  EXPECT_EQ(compared, 11);
+
+  std::string renamed = read_text(source + "/models/shapes/qwen3-235b-a22b/config.json");
+  renamed.replace(renamed.find("num_experts"), 11, "num_local_experts");
+  EXPECT_EQ(plan_without_name(files.file("renamed.json", renamed)),
+            plan_without_name(source + "/models/shapes/qwen3-235b-a22b"));
+  std::string both = renamed;
+  both.insert(1, "\"num_experts\": 64,");
+  EXPECT_CONTAINS(run({"plan", "--model", files.file("both.json", both)}).err, "two names of one thing");
+}
+
+TEST(Command, PlanOfTodaysModels) {
+  const std::string shapes = source + "/models/shapes/";
+  const auto assumes = [](const json& plan, const std::string& what) {
+    for (const json& each : plan["assumed"])
+      if (each.get<std::string>().find(what) != std::string::npos) return true;
+    return false;
+  };
+  const auto names = [](const json& plan) {
+    std::vector<std::string> all;
+    for (const json& each : plan["boundaries"]) all.push_back(each["boundary"].get<std::string>());
+    return all;
+  };
+  using Names = std::vector<std::string>;
+  const auto layout = [&shapes](const char* name) {
+    return plan_of({"--model", shapes + name, "--attn-tp", "4", "--attn-dp", "2"});
+  };
+  const json kimi = layout("kimi-k2");
+  EXPECT_EQ(kimi["layers"], 61);
+  EXPECT_EQ(kimi["boundaries"][1]["boundary"], "latent attention -> dense MLP");
+  EXPECT_EQ(kimi["boundaries"][1]["count"], 1);
+  EXPECT_TRUE(assumes(kimi, "whole latent"));
+  EXPECT_TRUE(assumes(layout("deepseek-v3.2"), "indexer"));
+  EXPECT_TRUE(assumes(layout("deepseek-v3.2"), "num_nextn_predict_layers 1"));
+  EXPECT_TRUE(assumes(layout("minimax-m2"), "normalized over all heads"));
+  EXPECT_TRUE(assumes(layout("gpt-oss-120b"), "biases"));
+  EXPECT_TRUE(assumes(layout("qwen3-vl-235b-a22b"), "the text part alone"));
+  EXPECT_EQ(layout("mixtral-8x22b")["assumed"], json::array());
+  const json next = layout("qwen3-next-80b-a3b");
+  EXPECT_EQ(next["boundaries"][1]["boundary"], "linear attention -> MoE");
+  EXPECT_EQ(next["boundaries"][1]["count"], 36);
+  EXPECT_EQ(next["boundaries"][1]["addends"].size(), 1U);
+  EXPECT_EQ(next["boundaries"][2]["addends"][0]["name"], "shared expert");
+  const json oss = layout("gpt-oss-120b");
+  EXPECT_EQ(names(oss)[1], "sliding attention -> MoE");
+  const json glm = layout("glm-4.5");
+  EXPECT_EQ(glm["boundaries"][1]["count"], 3);  // dense
+  EXPECT_EQ(names(glm),
+            (Names{"embedding -> full attention", "full attention -> dense MLP",
+                   "dense MLP -> full attention", "full attention -> MoE", "MoE -> full attention",
+                   "MoE -> final norm and LM head", "LM head -> logits"}));
+  const Outcome in_words = run({"plan", "--model", shapes + "kimi-k2"});
+  EXPECT_CONTAINS(in_words.out, "assumed: every TP rank");
+}
+
+/// Models that nobody has heard of yet: from their fields, and so it says.
+TEST(Command, PlanOfAModelWithoutAName) {
+  const TemporaryDirectory files;
+  const std::string few =
+      R"({"model_type": "tomorrow", "hidden_size": 64, "num_hidden_layers": 4, "vocab_size": 100,
+    "num_attention_heads": 8, "n_routed_experts": 8, "intermediate_size": 32, "moe_layer_freq": [0, 1, 1, 0]})";
+  const json plan = plan_of({"--model", files.file("few.json", few), "--attn-tp", "2", "--attn-dp", "2"});
+  const std::string assumed = plan["assumed"].dump();
+  EXPECT_CONTAINS(assumed, R"(model_type \"tomorrow\")");
+  EXPECT_CONTAINS(assumed, "num_key_value_heads is missing");
+  EXPECT_CONTAINS(assumed, "moe_intermediate_size is missing");
+  EXPECT_EQ(plan["boundaries"][1]["boundary"], "full attention -> dense MLP");
+  const auto refusal = [&](const std::string& from, const std::string& to) {
+    std::string text = few;
+    text.replace(text.find(from), from.size(), to);
+    const Outcome outcome = run({"plan", "--model", files.file("wrong.json", text)});
+    EXPECT_EQ(outcome.code, 2);
+    return outcome.err;
+  };
+  EXPECT_CONTAINS(refusal("n_routed_experts", "experts"),
+                  "none of num_experts, num_local_experts and n_routed_experts");
+  EXPECT_CONTAINS(refusal("hidden_size", "size"), "hidden_size is missing");
+  EXPECT_CONTAINS(
+      refusal("\"moe_layer_freq\": [0, 1, 1, 0]", R"("layer_types": ["a", "b", "\u001b[31m", "c"])"),
+      "among its layer_types");
+  EXPECT_CONTAINS(refusal("[0, 1, 1, 0]", "[0, 1]"), "2 of moe_layer_freq for 4 layers");
+  EXPECT_CONTAINS(refusal("\"intermediate_size\": 32", "\"intermediate_size\": \"x\""), "must be an integer");
+}
+
+/// Nothing runs, so a plan may be for a whole cluster.
+TEST(Command, PlanOfManyRanks) {
+  const std::string deepseek = source + "/models/shapes/deepseek-v3";
+  for (const auto& [attn_dp, copies] : {std::pair<std::string, std::string>{"72", "32"}, {"320", "64"}}) {
+    const Words words{"--model", deepseek, "--attn-dp", attn_dp, "--moe-ep", attn_dp, "--mlp-tp", "1"};
+    Words with_copies = words;
+    with_copies.insert(with_copies.end(), {"--redundant-experts", copies});
+    const json plan = plan_of(with_copies);
+    EXPECT_EQ(plan["boundaries"][3]["operations"][0]["operation"], "all_gather");
+    EXPECT_EQ(plan["boundaries"][3]["operations"][0]["link"], "network400");
+    EXPECT_CONTAINS(plan["assumed"].dump(), copies + " copies");
+    EXPECT_CONTAINS(plan["assumed"].dump(), "more than 64 ranks");
+    Words without{"plan"};
+    without.insert(without.end(), words.begin(), words.end());
+    const Outcome refused = run(without);
+    EXPECT_EQ(refused.code, 2);
+    EXPECT_CONTAINS(refused.err, fmt::format("with --redundant-experts {} it may be {}", copies, attn_dp));
+  }
+  EXPECT_GT(plan_of({"--model", source + "/models/shapes/qwen3.5-397b-a17b", "--attn-tp", "16", "--attn-dp",
+                     "256", "--moe-tp", "8", "--moe-ep", "512"})["us"]
+                .get<double>(),
+            0);
+  const json comparison = json::parse(
+      run({"plan", "--model", deepseek, "--gpus", "256", "--batch", "4096", "--compare", "--json"}).out);
+  EXPECT_EQ(comparison["layouts"].size(), 72U);
+  EXPECT_CONTAINS(run({"plan", "--model", deepseek, "--attn-tp", "64", "--attn-dp", "65"}).err,
+                  "at most 4096");
+  EXPECT_CONTAINS(run({"plan", "--model", deepseek, "--attn-dp", "4097"}).err, "--attn-dp");
 }
 
 TEST(Command, PlanComparesLayouts) {
