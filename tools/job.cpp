@@ -154,7 +154,9 @@ void Supervisor::become_rank(int rank, const Fd& listener, const std::string& se
   setenv("MIXCOMM_HOST", "127.0.0.1", 1);
   setenv("MIXCOMM_PORT", std::to_string(port).c_str(), 1);
   setenv("MIXCOMM_SECRET", secret.c_str(), 1);
+  setenv("MIXCOMM_RUN_ID", std::to_string(getppid()).c_str(), 1);  // tells this job from one around it
   unsetenv("MIXCOMM_LISTENER");
+  unsetenv("MIXCOMM_LAUNCHER");  // named another one, around this one
   if (rank == 0) {
     fcntl(listener.get(), F_SETFD, 0);
     setenv("MIXCOMM_LISTENER", std::to_string(listener.get()).c_str(), 1);

@@ -81,7 +81,7 @@ void run_threads(int world, const std::function<void(Bootstrap&)>& fn,
 
 /// What a launcher told this process, or nothing where none did.
 struct LaunchInfo {
-  std::string launcher;  ///< "mixcomm run", "torchrun", "Open MPI", "MPICH", "Slurm"
+  std::string launcher;  ///< "mixcomm run", "torchrun", "Open MPI", "MPICH" (or Intel MPI), "Slurm", "Flux"
   int rank = 0;
   int world = 1;
   std::string host;  ///< where rank 0 listens
@@ -90,9 +90,12 @@ struct LaunchInfo {
       secret;  ///< MIXCOMM_SECRET, known to the ranks of this job alone. "": see bootstrap_processes()
 };
 
-/// Reads MIXCOMM_RANK ... / RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT / OMPI_COMM_WORLD_* / PMI_* / SLURM_*.
-/// Throws InvalidArgument, naming the variable, where one is missing or wrong. `launcher` is empty if there
-/// is none.
+/// Reads MIXCOMM_RANK ... / RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT / OMPI_COMM_WORLD_* / PMI_* / SLURM_*
+/// / FLUX_* / PMIX_* (whose launchers do not say how many ranks there are: MIXCOMM_WORLD_SIZE does).
+/// `launcher` is empty if there is none. Where several launchers' variables are set, the innermost launcher
+/// counts, which the variables of this process's ancestors tell; where they do not tell, launchers that
+/// contradict each other are refused. MIXCOMM_LAUNCHER (mixcomm, openmpi, torchrun, slurm, flux, pmi, pmix,
+/// none) says which one counts. Throws InvalidArgument, naming the variables, where one is missing or wrong.
 [[nodiscard]] LaunchInfo launch_info();
 
 /// Ranks as processes: rank 0 listens, the others connect. With a secret, on host:port, where each side

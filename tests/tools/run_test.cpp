@@ -217,6 +217,27 @@ TEST(Run, AnotherLaunchersRanksFindEachOther) {
   EXPECT_CONTAINS(damaged.err, "RANK=zero");
 }
 
+/// With real processes in between, whose variables are looked at.
+TEST(Run, InsideOfAnotherLauncherTheInnermostCounts) {
+  const std::string info = command + " info | grep launcher";
+  const Environment around{{"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_SIZE", "1"}, {"RANK", "5"}};
+  const Outcome inner = run(script({"-n", "2"}, info + "; true"), around);
+  EXPECT_CONTAINS(inner.out, "mixcomm run, rank 0 of 2");
+  EXPECT_CONTAINS(inner.out, "mixcomm run, rank 1 of 2");
+  const Outcome outer = run(script(
+      {"-n", "1"}, "for r in 0 1; do RANK=$r WORLD_SIZE=2 MASTER_PORT=2000 sh -c '" + info + "'; done"));
+  EXPECT_CONTAINS(outer.out, "torchrun, rank 0 of 2");
+  EXPECT_CONTAINS(outer.out, "torchrun, rank 1 of 2");
+  const Words grid{"check", "--tp", "2", "--dp", "1"};
+  const Outcome both = run(grid, {{"SLURM_PROCID", "1"},
+                                  {"SLURM_NTASKS", "2"},
+                                  {"SLURM_STEP_ID", "0"},
+                                  {"RANK", "0"},
+                                  {"WORLD_SIZE", "1"}});
+  EXPECT_EQ(both.code, 2);
+  EXPECT_CONTAINS(both.err, "torchrun (RANK=0 WORLD_SIZE=1) and Slurm (SLURM_PROCID=1 SLURM_NTASKS=2)");
+}
+
 TEST(Run, AMissingRankIsNamed) {
   const Outcome outcome = run({"bench", "--tp", "2", "--timeout", "0.3"},
                               {{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MIXCOMM_PORT", "0"}});
