@@ -656,7 +656,8 @@ TEST(Sockets, AFullMailboxIsAnError) {
   const int fd = mailbox.socket.get();
   EXPECT_THROW(
       {
-        for (int i = 0; i < 2000; ++i) send_parcel(mailbox.name, "", {&fd, 1}, Deadline(milliseconds(50)));
+        for (int i = 0; i < 2000; ++i)
+          send_parcel(mailbox, mailbox.name, "", {&fd, 1}, Deadline(milliseconds(50)));
       },
       SystemError);
 }
@@ -665,8 +666,8 @@ TEST(Sockets, AParcelArrivesWhole) {
   const Mailbox mailbox = open_mailbox();
   const std::vector<int> many(max_parcel, mailbox.socket.get());
   const std::string note(max_parcel, '\0');
-  send_parcel(mailbox.name, note, many, Deadline(milliseconds(1000)));
-  send_parcel(mailbox.name, "none", {}, Deadline(milliseconds(1000)));
+  send_parcel(mailbox, mailbox.name, note, many, Deadline(milliseconds(1000)));
+  send_parcel(mailbox, mailbox.name, "none", {}, Deadline(milliseconds(1000)));
   const auto first = receive_parcel(mailbox, Deadline(milliseconds(1000)));
   ASSERT_TRUE(first.has_value());
   EXPECT_EQ(first->note, note);
@@ -684,7 +685,7 @@ bool send_as_another_user(const std::string& mailbox_name, int fd) {
   if (child == 0) {
     constexpr uid_t nobody = 65534;
     if (setresuid(nobody, nobody, nobody) != 0) _exit(1);
-    send_parcel(mailbox_name, "", {&fd, 1}, Deadline(milliseconds(1000)));
+    send_parcel(open_mailbox(), mailbox_name, "", {&fd, 1}, Deadline(milliseconds(1000)));
     _exit(0);
   }
   int status = 0;
@@ -701,7 +702,7 @@ TEST(Sockets, AnotherUsersDescriptorsAreClosed) {
     const Fd write_end(ends[1]);
     if (!send_as_another_user(mailbox.name, write_end.get()))
       GTEST_SKIP() << "this user cannot act as another";
-    send_parcel(mailbox.name, "ours", {}, Deadline(milliseconds(1000)));
+    send_parcel(mailbox, mailbox.name, "ours", {}, Deadline(milliseconds(1000)));
     const auto parcel = receive_parcel(mailbox, Deadline(milliseconds(1000)));
     EXPECT_TRUE(parcel && parcel->note == "ours");
   }

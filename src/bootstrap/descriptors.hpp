@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -16,8 +17,14 @@ struct Patience {
   std::function<RankSet()> gone;  ///< see gone(Star)
 };
 
+/// What a rank brings: a descriptor, or below 0 none; or why it cannot, which all throw.
+struct Offer {
+  int descriptor = -1;
+  std::string problem;
+};
+
 /// Bootstrap::exchange_descriptors(), for ranks that are known to run on one host.
-[[nodiscard]] std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, int mine,
+[[nodiscard]] std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, const Offer& mine,
                                                const Patience& patience);
 
 }  // namespace mixcomm

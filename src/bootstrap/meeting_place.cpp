@@ -9,6 +9,7 @@
 #include <cstring>
 #include <thread>
 
+#include "bootstrap/system_call.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {
@@ -29,8 +30,9 @@ MeetingPlace::MeetingPlace(const LaunchInfo& info)
 Fd MeetingPlace::listen() const {
   if (unix_name_.empty()) return listen_on(host_, port_);
   Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid()) throw_failed("cannot listen at " + name_, "socket");
   const Endpoint here = abstract_endpoint(unix_name_);
-  if (!fd.valid() || bind(fd.get(), reinterpret_cast<const sockaddr*>(&here.address), here.size) != 0 ||
+  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&here.address), here.size) != 0 ||
       ::listen(fd.get(), 128) != 0)
     throw SystemError(fmt::format("cannot listen at {}: {}", name_,
                                   errno == EADDRINUSE ? "another program does; choose another port "

@@ -19,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+#include "bootstrap/system_call.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/interrupt.hpp"
 
@@ -32,7 +33,10 @@ Addresses resolve(const std::string& host, int port, int flags) {
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = flags | AI_NUMERICSERV;
   addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); error != 0)
+  const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+  if (error == EAI_SYSTEM && is_shortage(errno))
+    throw_failed(fmt::format("cannot look up the host '{}'", host), "getaddrinfo");
+  if (error != 0)
     throw SystemError(fmt::format("the host '{}' has no address: {}; check MASTER_ADDR or MIXCOMM_HOST", host,
                                   gai_strerror(error)));
   return {found, freeaddrinfo};
@@ -92,6 +96,14 @@ bool connected_to_itself(int fd) {
          mine_size == theirs_size && std::memcmp(&mine, &theirs, mine_size) == 0;
 }
 
+/// Invalid where the system has no such sockets (IPv6 may be off). Throws SystemError where it could not make
+/// one now: that must not pass for nobody's being there.
+Fd stream_socket(int family) {
+  Fd fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid() && is_shortage(errno)) throw_failed("cannot make a socket", "socket");
+  return fd;
+}
+
 int port_in(const sockaddr_storage& address) {
   return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&address)->sin6_port
                                              : reinterpret_cast<const sockaddr_in*>(&address)->sin_port);
@@ -105,7 +117,7 @@ void Fd::reset() {
 }
 
 void throw_system(const std::string& what) {
-  throw SystemError(fmt::format("{}: {}", what, std::strerror(errno)));
+  throw SystemError(failure_of(what, errno));
 }
 
 bool wait_for(int fd, short events, const Deadline& deadline) {
@@ -121,7 +133,7 @@ bool wait_for(int fd, short events, const Deadline& deadline) {
 Fd listen_on(const std::string& host, int port) {
   const Addresses addresses = resolve(host, port, AI_PASSIVE);
   for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
-    Fd fd(socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol));
+    Fd fd = stream_socket(a->ai_family);
     if (!fd.valid()) continue;
     const int on = 1;
     setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
@@ -180,7 +192,7 @@ bool is_this_host(const std::string& host) {
   const Addresses addresses = resolve(host, 0, 0);
   for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
     // One can only bind what is one's own. Port 0: any.
-    const Fd fd(socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol));
+    const Fd fd = stream_socket(a->ai_family);
     if (fd.valid() && bind(fd.get(), a->ai_addr, a->ai_addrlen) == 0) return true;
   }
   return false;
@@ -193,7 +205,7 @@ Fd connect_to_first(std::span<const Endpoint> endpoints, const Deadline& deadlin
     return std::move(fd);
   };
   for (const Endpoint& endpoint : endpoints) {
-    Fd fd(socket(endpoint.address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    Fd fd = stream_socket(endpoint.address.ss_family);
     if (!fd.valid()) continue;
     if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&endpoint.address), endpoint.size) == 0) {
       if (!connected_to_itself(fd.get())) return connected(fd);
