@@ -6,6 +6,9 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -64,12 +67,13 @@ std::string whole_life(const LaunchInfo& info, milliseconds timeout) {
 
 /// As processes; what each one says, without a descriptor that it might be short of.
 std::vector<std::string> lives(int world, const std::function<std::string(const LaunchInfo&)>& life,
-                               bool secret) {
+                               bool secret, int port = 0) {
   using Text = std::array<char, 2000>;
   const auto count = static_cast<std::size_t>(world);
   auto* texts = static_cast<Text*>(
       mmap(nullptr, count * sizeof(Text), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  LaunchInfo info{"test", 0, world, "127.0.0.1", port_of(listen_on("127.0.0.1", 0)), secret ? "secret" : ""};
+  LaunchInfo info{"test", 0, world, "127.0.0.1", port, secret ? "secret" : ""};
+  if (port == 0) info.port = port_of(listen_on("127.0.0.1", 0));
   std::vector<pid_t> children;
   for (info.rank = 0; info.rank < world; ++info.rank) {
     children.push_back(fork());
@@ -177,6 +181,62 @@ TEST(ForbiddenCalls, AreNamedByAllRanks) {
     if (contains(results[0], "gives no filter")) GTEST_SKIP() << results[0];
     EXPECT_EQ(failures(results), "") << name;
   }
+}
+
+/// In a network of its own, whose lo is down (or up, but without 127.0.0.1).
+bool leave_network(bool lo_without_address) {
+  if (unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0 && unshare(CLONE_NEWNET) != 0) return false;
+  if (!lo_without_address) return true;
+  const Fd any(socket(AF_INET, SOCK_DGRAM, 0));
+  ifreq lo{};
+  std::strcpy(lo.ifr_name, "lo");
+  lo.ifr_flags = IFF_UP;
+  if (ioctl(any.get(), SIOCSIFFLAGS, &lo) != 0) return false;
+  ifreq none{};
+  std::strcpy(none.ifr_name, "lo");
+  none.ifr_addr.sa_family = AF_INET;
+  return ioctl(any.get(), SIOCSIFADDR, &none) == 0;
+}
+
+/// The ranks of one host need no network.
+TEST(Networks, WithoutIPv4LoopbackRanksMeetAllTheSame) {
+  for (const bool lo_without_address : {false, true})
+    for (const bool secret : {false, true})
+      for (const char* host : {"127.0.0.1", "localhost"}) {
+        const pid_t child = fork();
+        if (child == 0) {
+          if (!leave_network(lo_without_address)) _exit(77);
+          if (has_ipv4_loopback()) _exit(1);
+          const auto results = lives(
+              3,
+              [&](LaunchInfo info) {
+                info.host = host;
+                info.port = 4321;
+                return whole_life(info, milliseconds(10'000));
+              },
+              secret, 4321);
+          const std::string wrong = failures(results);
+          fmt::print("{}", wrong);
+          std::fflush(stdout);
+          _exit(wrong.empty() ? 0 : 1);
+        }
+        int status = 0;
+        waitpid(child, &status, 0);
+        ASSERT_TRUE(WIFEXITED(status));
+        if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "this system gives no network namespace";
+        EXPECT_EQ(WEXITSTATUS(status), 0) << host << (secret ? ", secret" : "");
+      }
+}
+
+/// 10.96.0.17 is the kind of address that services have in Kubernetes; no host of the tests has it.
+TEST(Networks, AnAddressThatIsNobodysNamesTheWayOut) {
+  const auto text = [](const std::string& secret) {
+    return error_of<Error>([&] {
+      (void)bootstrap_processes({"test", 0, 2, "10.96.0.17", 4321, secret}, milliseconds(300));
+    });
+  };
+  EXPECT_TRUE(contains(text(""), "MIXCOMM_HOST to 127.0.0.1")) << text("");
+  EXPECT_TRUE(contains(text("x"), "set MIXCOMM_HOST")) << text("x");
 }
 
 #if defined(SYS_pidfd_open)

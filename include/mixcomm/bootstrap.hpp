@@ -51,7 +51,11 @@ class Bootstrap {
   /// By rank, what can be polled for the end of its process (a pidfd: readable once it has ended). Invalid
   /// where the system has none; empty where ranks are no processes of their own. They live as long as this
   /// bootstrap. Collective, at the first call. Throws what exchange_descriptors() does.
-  virtual std::span<const Fd> processes() { return {}; }
+  virtual std::span<const Fd> processes() = 0;
+
+  /// By which number errors name a rank of this bootstrap, and survivors() takes it: its own, unless this is
+  /// the bootstrap of a team of another one's ranks, which has the number then.
+  [[nodiscard]] virtual int rank_in_whole(int rank) const { return rank; }
 
   /// After ranks were lost, those that are left meet again, and count anew, in the same order. Collective
   /// over the ranks that are left; `lost` are those to go on without, as Timeout::missing() names them

@@ -36,9 +36,12 @@ def from_env(timeout: float = DEFAULT_TIMEOUT) -> _core.Bootstrap:
 
 def _meeting_place() -> dict[str, Any]:
     """Where this process would listen if it were rank 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    except OSError:  # there is no such network; ranks then meet at a Unix socket, in whose name it is
+        port = 10_000 + secrets.randbelow(50_000)
     return {"node": _node(), "port": port, "secret": secrets.token_hex(16)}
 
 

@@ -160,7 +160,7 @@ std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, co
   try {
     // Everyone's may come, besides the mailbox and this copy. Found out while all can still be told.
     if (!mine.problem.empty()) throw SystemError(mine.problem);
-    need_descriptors(bootstrap.world() + 1, step);
+    need_descriptors(bootstrap.world() + 1, "this");
     mailbox = open_mailbox();
     copy = duplicate(mine.descriptor);
     report = (copy.valid() ? gives : gives_none) + mailbox.name;

@@ -44,13 +44,13 @@ std::string welcome_statement(const Nonce& theirs, const Hello& hello, const std
 
 /// 'mixcomm run' opens the port before it starts the ranks, so that nobody can take it in between.
 /// Any other descriptor of that number is somebody else's, and stays as it is.
-Fd inherited_listener(const LaunchInfo& info) {
+Fd inherited_listener(const LaunchInfo& info, const MeetingPlace& place) {
   const char* text = std::getenv("MIXCOMM_LISTENER");
   if (text == nullptr || info.secret.empty()) return {};
   int fd = -1;
   const char* end = text + std::strlen(text);
   const auto [rest, error] = std::from_chars(text, end, fd);
-  const bool ours = error == std::errc() && rest == end && listens_on(fd, info.port);
+  const bool ours = error == std::errc() && rest == end && place.is_listener(fd);
   unsetenv("MIXCOMM_LISTENER");
   return ours && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0 ? Fd(fd) : Fd();
 }
@@ -88,7 +88,7 @@ class Host {
 
   Met receive_everyone() {
     const Deadline deadline(meeting_.timeout);
-    Fd listener = inherited_listener(meeting_.info);
+    Fd listener = inherited_listener(meeting_.info, place_);
     if (!listener.valid()) listener = place_.listen();
     find_out_about_descriptors();
     std::optional<Arrivals> arrivals(std::move(listener));

@@ -3,10 +3,12 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -104,6 +106,15 @@ Fd stream_socket(int family) {
   return fd;
 }
 
+bool is_loopback(const sockaddr* address) {
+  if (address->sa_family == AF_INET6) {
+    const in6_addr& here = reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr;
+    return std::memcmp(&here, &in6addr_loopback, sizeof(here)) == 0;
+  }
+  return address->sa_family == AF_INET &&
+         ntohl(reinterpret_cast<const sockaddr_in*>(address)->sin_addr.s_addr) >> 24U == IN_LOOPBACKNET;
+}
+
 int port_in(const sockaddr_storage& address) {
   return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&address)->sin6_port
                                              : reinterpret_cast<const sockaddr_in*>(&address)->sin_port);
@@ -144,6 +155,12 @@ Fd listen_on(const std::string& host, int port) {
         "port {} on {} is in use by another program; choose another one (MIXCOMM_PORT, MASTER_PORT, "
         "or --port of 'mixcomm run')",
         port, host));
+  if (errno == EADDRNOTAVAIL)
+    throw SystemError(fmt::format(
+        "cannot listen on {}:{}, which is no address of this host: another host's, or that of a service or a "
+        "proxy. Rank 0 listens there: set MIXCOMM_HOST, on every rank, to an address of its host (127.0.0.1 "
+        "where all run on one)",
+        host, port));
   throw_system(fmt::format("cannot listen on {}:{}", host, port));
 }
 
@@ -186,6 +203,31 @@ Endpoint abstract_endpoint(const std::string& name) {
   std::memcpy(&endpoint.address, &address, sizeof(address));
   endpoint.size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + n);
   return endpoint;
+}
+
+bool has_ipv4_loopback() {
+  const Fd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid() && is_shortage(errno)) throw_failed("cannot make a socket", "socket");
+  ifreq lo{};
+  std::memcpy(lo.ifr_name, "lo", sizeof("lo"));
+  if (!fd.valid() || ioctl(fd.get(), SIOCGIFFLAGS, &lo) != 0 ||
+      (static_cast<unsigned>(lo.ifr_flags) & IFF_UP) == 0)
+    return false;
+  // Sends nothing. Where 127.0.0.1 is nobody's, the way there leads elsewhere, or nowhere.
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(1);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  auto* any = reinterpret_cast<sockaddr*>(&address);
+  return connect(fd.get(), any, size) == 0 && getsockname(fd.get(), any, &size) == 0 && is_loopback(any);
+}
+
+bool is_loopback(const std::string& host) {
+  const Addresses addresses = resolve(host, 0, 0);
+  for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next)
+    if (!is_loopback(a->ai_addr)) return false;
+  return true;
 }
 
 bool is_this_host(const std::string& host) {

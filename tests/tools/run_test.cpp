@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <sys/socket.h>
 
 #include <set>
@@ -236,6 +237,32 @@ TEST(Run, InsideOfAnotherLauncherTheInnermostCounts) {
                                   {"WORLD_SIZE", "1"}});
   EXPECT_EQ(both.code, 2);
   EXPECT_CONTAINS(both.err, "torchrun (RANK=0 WORLD_SIZE=1) and Slurm (SLURM_PROCID=1 SLURM_NTASKS=2)");
+}
+
+TEST(Run, NeedsNoNetwork) {
+  const pid_t child = fork();
+  if (child == 0) {
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0 && unshare(CLONE_NEWNET) != 0) _exit(77);
+    const Words check{"check", "--tp", "2", "--dp", "1", "--op", "all_reduce"};
+    Words processes = check;
+    processes.emplace_back("--processes");
+    Words launched{"run", "-n", "2", "--", command};
+    launched.insert(launched.end(), check.begin(), check.end());
+    for (const Words& words : {processes, launched}) {
+      const Outcome outcome = run(words);
+      if (outcome.code == 0) continue;
+      fprintf(stderr, "%s", outcome.err.c_str());
+      _exit(1);
+    }
+    const std::string who = "$MIXCOMM_HOST $MIXCOMM_PORT";
+    const Outcome outcome = run(script({"-n", "1", "--port", "4321"}, "echo " + who));
+    _exit(outcome.out == "127.0.0.1 4321\n" ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "this system gives no network namespace";
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST(Run, AMissingRankIsNamed) {
