@@ -55,7 +55,8 @@ std::string whole_life(const LaunchInfo& info, milliseconds timeout) {
     const float mine = static_cast<float>(info.rank + 1);
     float sum = 0;
     communicator.all_reduce(tensor(&mine, 1, 1), tensor(&sum, 1, 1));
-    return sum == static_cast<float>(info.world * (info.world + 1) / 2) ? "" : "a wrong sum";
+    const int expected = info.world * (info.world + 1) / 2;
+    return sum == static_cast<float>(expected) ? "" : "a wrong sum";
   } catch (const Timeout& error) {
     return fmt::format("Timeout: {}", error.what());
   } catch (const SystemError& error) {
@@ -171,15 +172,21 @@ bool forbid(long call) {
 }
 
 TEST(ForbiddenCalls, AreNamedByAllRanks) {
-  for (const auto& [call, name] :
-       {std::pair{SYS_memfd_create, "memfd_create"}, {SYS_ftruncate, "ftruncate"}, {SYS_socket, "socket"}}) {
+  struct Forbidden {
+    long call;
+    const char* name;
+  };
+  for (const Forbidden& forbidden :
+       {Forbidden{SYS_memfd_create, "memfd_create"}, {SYS_ftruncate, "ftruncate"}, {SYS_socket, "socket"}}) {
     const auto results = spawn(Ranks::processes, 3, [&](Bootstrap& bootstrap) -> std::string {
-      if (bootstrap.rank() == 0 && !forbid(call)) return "this system gives no filter";
+      if (bootstrap.rank() == 0 && !forbid(forbidden.call)) return "this system gives no filter";
       const auto text = error_of<SystemError>([&] { Communicator(bootstrap, {.tp = 3, .dp = 1}); });
-      return contains(text, fmt::format("{}: Operation not permitted; a seccomp filter", name)) ? "" : text;
+      return contains(text, fmt::format("{}: Operation not permitted; a seccomp filter", forbidden.name))
+                 ? ""
+                 : text;
     });
     if (contains(results[0], "gives no filter")) GTEST_SKIP() << results[0];
-    EXPECT_EQ(failures(results), "") << name;
+    EXPECT_EQ(failures(results), "") << forbidden.name;
   }
 }
 
