@@ -291,6 +291,7 @@ TEST(NestedLaunchers, ThePlaceOfTheOuterOneIsNotTheInners) {
   EXPECT_EQ(info.secret, "");
   const auto text = refusal({together({mpich(1, 2), torchrun(0, 2)}), torchrun(0, 2), shell});
   EXPECT_TRUE(contains(text, "nothing says where they meet")) << text;
+  EXPECT_TRUE(contains(text, "MASTER_PORT=4000 came with torchrun, around it")) << text;
   const Variables pmix{{"PMIX_RANK", "1"}, {"PMIX_NAMESPACE", "x"}};
   EXPECT_TRUE(contains(refusal({together({pmix, outer}), outer, shell}), "set MIXCOMM_WORLD_SIZE"));
 

@@ -227,15 +227,32 @@ class Reading {
                     launcher.rank, launcher.name));
   }
 
+  /// The launcher around the one that counts with which a variable came, if any.
+  [[nodiscard]] const Launcher* came_with(std::string_view name) const {
+    for (const Launcher* other : found_) {
+      if (age(*other) <= age(*chosen_)) continue;
+      const bool theirs = std::ranges::find(other->place, name) != other->place.end() || other->world == name;
+      if (theirs && age(std::array{name}) >= age(*other)) return other;
+    }
+    return nullptr;
+  }
+
   /// A variable that says where to meet, unless it came with a launcher around the one that counts: the ranks
   /// of that one meet there, and those of others that it started, too.
   [[nodiscard]] std::optional<std::string_view> place(std::string_view name) const {
-    for (const Launcher* other : found_) {
-      if (other == chosen_ || chosen_ == nullptr || age(*other) <= age(*chosen_)) continue;
-      const bool theirs = std::ranges::find(other->place, name) != other->place.end() || other->world == name;
-      if (theirs && age(std::array{name}) == age(*other)) return std::nullopt;
-    }
-    return value_in(own_, name);
+    return came_with(name) == nullptr ? value_in(own_, name) : std::nullopt;
+  }
+
+  [[noreturn]] void refuse_without_place(const LaunchInfo& info) const {
+    std::string text = fmt::format(
+        "started by {} with {} ranks, but nothing says where they meet: set MASTER_ADDR and MASTER_PORT (or "
+        "MIXCOMM_HOST and MIXCOMM_PORT) to the same values on every rank",
+        info.launcher, info.world);
+    for (const std::string_view name : {"MASTER_PORT", "MIXCOMM_PORT"})
+      if (const Launcher* other = came_with(name); other != nullptr && value_in(own_, name))
+        text += fmt::format("; {}={} came with {}, around it, and is for the ranks of that one", name,
+                            *value_in(own_, name), other->name);
+    throw InvalidArgument(text);
   }
 
   [[nodiscard]] int port(const LaunchInfo& info) const {
@@ -248,11 +265,7 @@ class Reading {
     int port = port_of_job(*chosen_);
     for (const Launcher* other : found_)
       if (port == 0 && agree(*chosen_, *other)) port = port_of_job(*other);
-    if (port == 0 && info.world > 1)
-      throw InvalidArgument(
-          fmt::format("started by {} with {} ranks, but nothing says where they meet: set MASTER_ADDR and "
-                      "MASTER_PORT (or MIXCOMM_HOST and MIXCOMM_PORT) to the same values on every rank",
-                      info.launcher, info.world));
+    if (port == 0 && info.world > 1) refuse_without_place(info);
     return port;
   }
 
