@@ -235,6 +235,20 @@ TEST(Networks, WithoutIPv4LoopbackRanksMeetAllTheSame) {
       }
 }
 
+/// Their mailboxes cannot be reached then, which is found where something is sent. Nobody is waited for.
+TEST(Networks, ThatRanksDoNotShareAreSaid) {
+  const auto results = spawn(
+      Ranks::processes, 3,
+      [](Bootstrap& bootstrap) -> std::string {
+        if (bootstrap.rank() == 2 && !leave_network(false)) return "this system gives no network namespace";
+        const auto text = error_of<SystemError>([&] { (void)bootstrap.exchange_descriptors("passing", 1); });
+        return contains(text, "must share a network namespace") ? "" : text;
+      },
+      milliseconds(60'000));
+  if (contains(results[2], "gives no network")) GTEST_SKIP() << results[2];
+  EXPECT_EQ(failures(results), "");
+}
+
 /// 10.96.0.17 is the kind of address that services have in Kubernetes; no host of the tests has it.
 TEST(Networks, AnAddressThatIsNobodysNamesTheWayOut) {
   const auto text = [](const std::string& secret) {

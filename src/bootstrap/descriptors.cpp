@@ -47,10 +47,10 @@ void raise_reported(const std::vector<std::string>& reports, std::string_view st
                                  name_ranks(ranks), r, ranks.size() == 1 ? "its" : "their", step,
                                  ranks.size() == 1 ? "its" : "their"),
                      ranks);
-    throw Timeout(
-        fmt::format("rank {} waited {} ms for the descriptor{} of rank{} {} while {}", r, timeout.count(),
-                    ranks.size() == 1 ? "" : "s", ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "), step),
-        ranks);
+    throw Timeout(fmt::format("rank {} waited (at most {} ms) for the descriptor{} of rank{} {} while {}", r,
+                              timeout.count(), ranks.size() == 1 ? "" : "s", ranks.size() == 1 ? "" : "s",
+                              fmt::join(ranks, ", "), step),
+                  ranks);
   }
 }
 
@@ -110,12 +110,15 @@ class Passing {
       if (late.empty()) return "";
       // Asked before the mailbox is read: what a rank sent before it ended is there then.
       const RankSet lost = patience_.gone() & set_of(late);
+      const RankSet further = patience_.speaking() & set_of(late);
       std::optional<Parcel> parcel = receive_parcel(mailbox_, deadline.at_most(slice));
       const bool one = parcel && parcel->note.size() == 1 && parcel->descriptors.size() == 1;
       if (one && std::ranges::find(late, int{parcel->note[0]}) != late.end())
         all_[index(parcel->note[0])] = std::move(parcel->descriptors[0]);
       else if (!parcel && lost != 0)
         return fmt::format("{}{:x}", ended, lost);
+      else if (!parcel && further != 0)
+        return fmt::format("{}{:x}", missing, further);  // what went wrong there it reports itself
       else if (deadline.passed())
         // What came is not what we wait for, however much of it there is.
         return fmt::format("{}{:x}", missing, set_of(late));

@@ -14,7 +14,8 @@ namespace mixcomm {
 /// How long to wait for descriptors, and who need not be waited for any longer.
 struct Patience {
   Milliseconds timeout = default_timeout;
-  std::function<RankSet()> gone;  ///< see gone(Star)
+  std::function<RankSet()> gone;      ///< see gone(Star)
+  std::function<RankSet()> speaking;  ///< see speaking(Star)
 };
 
 /// What a rank brings: a descriptor, or below 0 none; or why it cannot, which all throw.

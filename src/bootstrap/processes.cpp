@@ -126,7 +126,8 @@ class ProcessBootstrap final : public Bootstrap {
 
  private:
   std::vector<Fd> pass(std::string_view step, const Offer& mine) {
-    return pass_descriptors(*this, step, mine, {timeout_, [this] { return gone(star_); }});
+    return pass_descriptors(*this, step, mine,
+                            {timeout_, [this] { return gone(star_); }, [this] { return speaking(star_); }});
   }
 
   [[nodiscard]] int number(int member) const { return members_[static_cast<std::size_t>(member)]; }
@@ -178,8 +179,8 @@ class ProcessBootstrap final : public Bootstrap {
     if (!elsewhere.empty())
       throw Unsupported(
           fmt::format("{} run on another host than rank 0; memory and file descriptors are shared within one "
-                      "host, so all ranks must run there",
-                      name_ranks(elsewhere)));
+                      "host, so all ranks must run there (its boot and name: '{}', rank 0's: '{}')",
+                      name_ranks(elsewhere), hosts[static_cast<std::size_t>(elsewhere[0])], hosts[0]));
     one_host_ = true;
   }
 
