@@ -64,7 +64,9 @@ std::vector<std::string> all_or_none(Bootstrap& bootstrap, std::string_view step
   for (std::size_t r = 0; r < all.size(); ++r) {
     const char outcome = all[r].empty() ? char{system_error} : all[r].front();
     all[r].erase(0, 1);
-    if (outcome != done) raise(outcome, fmt::format("rank {}, {}: {}", r, step, all[r]));
+    if (outcome != done)
+      raise(outcome,
+            fmt::format("rank {}, {}: {}", bootstrap.rank_in_whole(static_cast<int>(r)), step, all[r]));
   }
   return all;
 }

@@ -1,10 +1,12 @@
 #include "mixcomm/communicator.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstring>
 #include <exception>
 #include <functional>
+#include <vector>
 
 #include "all_or_none.hpp"
 #include "backend.hpp"
@@ -86,6 +88,17 @@ void check_fits(Bootstrap& bootstrap, const TuningTable& table, const Backend& b
           of_table, r, here[r]));
 }
 
+/// The numbers of the ranks in the bootstrap that these are a team of; none where they are their own.
+std::vector<int> numbers_in_whole(const Bootstrap& bootstrap) {
+  std::vector<int> numbers;
+  bool same = true;
+  for (int r = 0; r < bootstrap.world(); ++r) {
+    numbers.push_back(bootstrap.rank_in_whole(r));
+    same = same && numbers.back() == r;
+  }
+  return same ? std::vector<int>() : numbers;
+}
+
 }  // namespace
 
 struct Communicator::State {
@@ -96,10 +109,34 @@ struct Communicator::State {
   std::uint64_t calls = 0;
   std::exception_ptr failure;
   bool paused = false;
+  std::vector<int> numbers = numbers_in_whole(bootstrap);
 
   void check_alive() const {
     if (failure) std::rethrow_exception(failure);
-    backend->check_alive();
+    in_numbers_of_whole([this] { backend->check_alive(); });
+  }
+
+  /// What `call` does, and what it throws in the numbers by which survivors are asked for.
+  template <class F>
+  void in_numbers_of_whole(const F& call) const try {
+    call();
+  } catch (const PeerGone& error) {
+    if (numbers.empty()) throw;
+    throw PeerGone(error.what() + team(), renumbered(error.missing()));
+  } catch (const Timeout& error) {
+    if (numbers.empty()) throw;
+    throw Timeout(error.what() + team(), renumbered(error.missing()));
+  } catch (const Disagreement& error) {
+    if (numbers.empty()) throw;
+    throw Disagreement(error.what() + team());
+  }
+  [[nodiscard]] std::string team() const {
+    return fmt::format(" (in a team, whose ranks 0 to {} are ranks {} of all)", numbers.size() - 1,
+                       fmt::join(numbers, ", "));
+  }
+  [[nodiscard]] std::vector<int> renumbered(std::vector<int> ranks) const {
+    for (int& rank : ranks) rank = numbers[static_cast<std::size_t>(rank)];
+    return ranks;
   }
 
   void check_running(std::string_view what) const {
@@ -118,10 +155,12 @@ struct Communicator::State {
     call.record.number = ++calls;
     if (call.blocks.elements() == 0) return;  // on every rank of the team, since all know all counts
     try {
-      if (algorithm == Algorithm::nccl)
-        backend->run_nccl(call);
-      else
-        backend->run(call);
+      in_numbers_of_whole([&] {
+        if (algorithm == Algorithm::nccl)
+          backend->run_nccl(call);
+        else
+          backend->run(call);
+      });
     } catch (const Timeout&) {
       failure = std::current_exception();
       throw;

@@ -3,11 +3,17 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
+
+#include "bootstrap/system_call.hpp"
+
 namespace mixcomm {
 
 Fd this_process() {
 #if defined(SYS_pidfd_open)
-  return Fd(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));  // closed on exec
+  Fd fd(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));  // closed on exec
+  if (!fd.valid() && is_shortage(errno)) throw_failed("cannot watch this process", "pidfd_open");
+  return fd;
 #else
   return {};
 #endif

@@ -12,7 +12,7 @@
 namespace mixcomm {
 
 /// A pidfd of this process, for others to watch; invalid where the system has none (Linux before 5.3, or a
-/// sandbox that forbids it).
+/// sandbox that forbids it: errno says why). Throws SystemError for want of descriptors.
 [[nodiscard]] Fd this_process();
 
 /// Looks when it is asked to: it has no thread, and costs nothing until then.

@@ -656,7 +656,8 @@ TEST(Sockets, AFullMailboxIsAnError) {
   const int fd = mailbox.socket.get();
   EXPECT_THROW(
       {
-        for (int i = 0; i < 2000; ++i) send_parcel(mailbox.name, "", {&fd, 1}, Deadline(milliseconds(50)));
+        for (int i = 0; i < 2000; ++i)
+          send_parcel(mailbox, mailbox.name, "", {&fd, 1}, Deadline(milliseconds(50)));
       },
       SystemError);
 }
@@ -665,8 +666,8 @@ TEST(Sockets, AParcelArrivesWhole) {
   const Mailbox mailbox = open_mailbox();
   const std::vector<int> many(max_parcel, mailbox.socket.get());
   const std::string note(max_parcel, '\0');
-  send_parcel(mailbox.name, note, many, Deadline(milliseconds(1000)));
-  send_parcel(mailbox.name, "none", {}, Deadline(milliseconds(1000)));
+  send_parcel(mailbox, mailbox.name, note, many, Deadline(milliseconds(1000)));
+  send_parcel(mailbox, mailbox.name, "none", {}, Deadline(milliseconds(1000)));
   const auto first = receive_parcel(mailbox, Deadline(milliseconds(1000)));
   ASSERT_TRUE(first.has_value());
   EXPECT_EQ(first->note, note);
@@ -684,7 +685,7 @@ bool send_as_another_user(const std::string& mailbox_name, int fd) {
   if (child == 0) {
     constexpr uid_t nobody = 65534;
     if (setresuid(nobody, nobody, nobody) != 0) _exit(1);
-    send_parcel(mailbox_name, "", {&fd, 1}, Deadline(milliseconds(1000)));
+    send_parcel(open_mailbox(), mailbox_name, "", {&fd, 1}, Deadline(milliseconds(1000)));
     _exit(0);
   }
   int status = 0;
@@ -701,7 +702,7 @@ TEST(Sockets, AnotherUsersDescriptorsAreClosed) {
     const Fd write_end(ends[1]);
     if (!send_as_another_user(mailbox.name, write_end.get()))
       GTEST_SKIP() << "this user cannot act as another";
-    send_parcel(mailbox.name, "ours", {}, Deadline(milliseconds(1000)));
+    send_parcel(mailbox, mailbox.name, "ours", {}, Deadline(milliseconds(1000)));
     const auto parcel = receive_parcel(mailbox, Deadline(milliseconds(1000)));
     EXPECT_TRUE(parcel && parcel->note == "ours");
   }
@@ -717,88 +718,6 @@ TEST(Sockets, AFloodOfOtherMessagesDoesNotHoldUpTheDeadline) {
   EXPECT_FALSE(receive_parcel(mailbox, Deadline(milliseconds(0))).has_value());
   pollfd entry{mailbox.socket.get(), POLLIN, 0};
   EXPECT_EQ(poll(&entry, 1, 0), 1) << "it went on reading past its deadline";
-}
-
-// --- launchers
-// -------------------------------------------------------------------------------------------------------------
-
-class Environment : public testing::Test {
- protected:
-  void SetUp() override {
-    for (const char* name :
-         {"MIXCOMM_RANK", "MIXCOMM_WORLD_SIZE", "MIXCOMM_HOST", "MIXCOMM_PORT", "MIXCOMM_SECRET", "RANK",
-          "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
-          "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "PMI_RANK", "PMI_SIZE", "SLURM_PROCID", "SLURM_NTASKS",
-          "SLURM_JOB_ID", "SLURM_STEP_ID"})
-      unsetenv(name);
-  }
-  static void set(const std::map<std::string, std::string>& variables) {
-    for (const auto& [name, value] : variables) setenv(name.c_str(), value.c_str(), 1);
-  }
-  void TearDown() override { SetUp(); }
-};
-
-TEST_F(Environment, NoLauncherIsOneRank) {
-  const auto info = launch_info();
-  EXPECT_EQ(info.launcher, "");
-  EXPECT_EQ(info.world, 1);
-}
-
-TEST_F(Environment, MixcommRun) {
-  set({{"MIXCOMM_RANK", "2"},
-       {"MIXCOMM_WORLD_SIZE", "4"},
-       {"MIXCOMM_HOST", "127.0.0.1"},
-       {"MIXCOMM_PORT", "1234"},
-       {"MIXCOMM_SECRET", "x"}});
-  const auto info = launch_info();
-  EXPECT_EQ(info.launcher, "mixcomm run");
-  EXPECT_EQ(info.rank, 2);
-  EXPECT_EQ(info.world, 4);
-  EXPECT_EQ(info.port, 1234);
-  EXPECT_EQ(info.secret, "x");
-}
-
-TEST_F(Environment, Torchrun) {
-  set({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "node7"}, {"MASTER_PORT", "29500"}});
-  const auto info = launch_info();
-  EXPECT_EQ(info.launcher, "torchrun");
-  EXPECT_EQ(info.host, "node7");
-  EXPECT_EQ(info.port, 29501);  // 29500 is the store of torchrun
-}
-
-TEST_F(Environment, OpenMpiFindsAPortByItself) {
-  set({{"OMPI_COMM_WORLD_RANK", "3"}, {"OMPI_COMM_WORLD_SIZE", "8"}, {"PMIX_NAMESPACE", "1234567"}});
-  const auto info = launch_info();
-  EXPECT_EQ(info.launcher, "Open MPI");
-  EXPECT_EQ(info.rank, 3);
-  EXPECT_GE(info.port, 10'000);
-  EXPECT_LT(info.port, 30'000);
-  EXPECT_EQ(info.port, launch_info().port);
-}
-
-TEST_F(Environment, Slurm) {
-  set({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "2"}, {"SLURM_JOB_ID", "77"}, {"SLURM_STEP_ID", "1"}});
-  EXPECT_EQ(launch_info().launcher, "Slurm");
-  EXPECT_NE(launch_info().port, 0);
-}
-
-TEST_F(Environment, MpichNeedsAMeetingPlace) {
-  set({{"PMI_RANK", "0"}, {"PMI_SIZE", "2"}});
-  EXPECT_TRUE(
-      contains(error_of<InvalidArgument>([] { (void)launch_info(); }), "set MASTER_ADDR and MASTER_PORT"));
-  set({{"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", "2000"}});
-  EXPECT_EQ(launch_info().port, 2001);
-}
-
-TEST_F(Environment, WrongValuesAreNamed) {
-  set({{"RANK", "two"}, {"WORLD_SIZE", "2"}});
-  EXPECT_TRUE(contains(error_of<InvalidArgument>([] { (void)launch_info(); }),
-                       "RANK=two should be a number from 0 to 1"));
-  set({{"RANK", "2"}});
-  EXPECT_TRUE(contains(error_of<InvalidArgument>([] { (void)launch_info(); }),
-                       "RANK=2 should be a number from 0 to 1"));
-  unsetenv("WORLD_SIZE");
-  EXPECT_TRUE(contains(error_of<InvalidArgument>([] { (void)launch_info(); }), "WORLD_SIZE is not set"));
 }
 
 }  // namespace

@@ -125,6 +125,7 @@ class Untold final : public Bootstrap {
   std::vector<Fd> exchange_descriptors(std::string_view step, int mine) override {
     return real_.exchange_descriptors(step, mine);
   }
+  std::span<const Fd> processes() override { return {}; }
 
  private:
   Bootstrap& real_;
@@ -134,6 +135,14 @@ std::string named(const Timeout& error, const std::vector<int>& expected) {
   return error.missing() == expected
              ? ""
              : fmt::format("ranks {} were named: {}", fmt::join(error.missing(), ", "), error.what());
+}
+
+std::string operate(Bootstrap& bootstrap, int count, unsigned seed) {
+  Communicator communicator(bootstrap, grid_of_ranks(bootstrap.world()));
+  Operations random(communicator, seed);
+  for (int i = 0; i < count; ++i)
+    if (auto wrong = random.next(); !wrong.empty()) return wrong;
+  return "";
 }
 
 // --- killed
@@ -193,6 +202,46 @@ TEST(KilledRanks, AreNamedByAllSurvivorsAtOnce) {
   fmt::print("from SIGKILL to a survivor's error, {} of them: median {:.1f} ms, worst {:.1f} ms ({})\n",
              delays_ms.size(), delays_ms[delays_ms.size() / 2], delays_ms.back(),
              has_pidfd() ? "pidfd" : "no pidfd here: by the deadline");
+}
+
+/// Over teams {0, 2} and {1, 3}: told at once there as well, and by the number that survivors() takes.
+TEST(KilledRanks, OfATeamAreNamedByTheNumberThatTheyHaveAmongAll) {
+  SKIP_UNDER_THREAD_SANITIZER();
+  if (!has_pidfd()) GTEST_SKIP() << "this system has no pidfd";
+  for (const int victim : {3, 0}) {
+    const auto results = spawn(Ranks::processes, ranks, [&](Bootstrap& bootstrap) -> std::string {
+      const int me = bootstrap.rank();
+      {
+        Communicators communicators(bootstrap, {.timeout = deadline});
+        Communicator& team = communicators.on({.stride = 2, .tp = 2, .dp = 1});
+        const float mine = static_cast<float>(me);
+        float sum = 0;
+        std::string text;
+        for (int i = 0; i < 20; ++i) try {
+            if (me == victim && i == 10) std::raise(SIGKILL);
+            team.all_reduce(tensor(&mine, 1, 1), tensor(&sum, 1, 1));
+            if (sum != static_cast<float>(2 * (me % 2) + 2)) return fmt::format("the sum is {}", sum);
+          } catch (const PeerGone& error) {
+            text = error.what();
+            if (auto wrong = named(error, {victim}); !wrong.empty()) return wrong;
+            if (text.find("of all)") == std::string::npos) return text;
+            try {
+              team.check();
+              return "the failed communicator works";
+            } catch (const Timeout& again) {
+              if (text != again.what() || again.missing() != error.missing()) return again.what();
+            }
+            break;
+          }
+        if (text.empty() != (me % 2 != victim % 2))
+          return "who shares a team with it is told, and nobody else";
+      }
+      const Survivors left = bootstrap.survivors(std::vector{victim});
+      return left.ranks.size() == 3 ? operate(*left.bootstrap, 20, 6) : "others go on";
+    });
+    for (int r = 0; r < ranks; ++r)
+      EXPECT_EQ(results[static_cast<std::size_t>(r)], r == victim ? "killed by signal 9" : "") << r;
+  }
 }
 
 TEST(KilledRanks, AreNamedByTheDeadlineWhereNothingTellsOfTheirDeath) {
@@ -317,14 +366,6 @@ TEST(StoppedRanks, ThatGoOnAfterTheDeadlineFailAsTheOthers) {
 }
 
 // --- going on
-
-std::string operate(Bootstrap& bootstrap, int count, unsigned seed) {
-  Communicator communicator(bootstrap, grid_of_ranks(bootstrap.world()));
-  Operations random(communicator, seed);
-  for (int i = 0; i < count; ++i)
-    if (auto wrong = random.next(); !wrong.empty()) return wrong;
-  return "";
-}
 
 /// Ranks are killed one after the other, by their first numbers, until one is left; the rest go on each time.
 std::string lose_one_by_one(const std::vector<int>& victims, Bootstrap& first, bool told) {

@@ -2,8 +2,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <cerrno>
 #include <memory>
 
+#include "bootstrap/system_call.hpp"
+#include "death_watch.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "tools/backend.hpp"
 #include "tools/gpus.hpp"
@@ -52,6 +55,16 @@ Json launcher() {
   }
 }
 
+/// Whether a rank that dies is known to the others at once, or by the deadline alone.
+Json deaths() {
+  try {
+    if (this_process().valid()) return {{"told", true}};
+    return {{"told", false}, {"why", failure_of("pidfd_open", errno)}};
+  } catch (const Error& error) {
+    return {{"told", false}, {"why", error.what()}};
+  }
+}
+
 Json describe() {
   Json info;
   info["version"] = MIXCOMM_VERSION;
@@ -68,6 +81,7 @@ Json describe() {
       names({Algorithm::automatic, Algorithm::one_shot, Algorithm::two_shot, Algorithm::composed});
   info["dtypes"] = names({DType::bf16, DType::fp16, DType::fp32});
   info["max_ranks"] = max_ranks;
+  info["deaths"] = deaths();
   info["launcher"] = launcher();
   return info;
 }
@@ -84,6 +98,10 @@ std::string text_of(const Json& info) {
   text += fmt::format("  between hosts {}\n", info["between_hosts"]["why"].get<std::string>());
   text += fmt::format("\noperations      {}\nalgorithms      {}\ndtypes          {}\nmost ranks      {}\n",
                       list("operations"), list("algorithms"), list("dtypes"), info["max_ranks"].get<int>());
+  text += fmt::format("dead ranks      {}\n",
+                      info["deaths"]["told"].get<bool>()
+                          ? "named at once, as pidfd tells of them"
+                          : "named at the deadline: " + info["deaths"]["why"].get<std::string>());
   const Json& seen = info["launcher"];
   if (seen.is_null()) return text + "launcher        none: commands start their ranks themselves\n";
   if (seen.contains("error"))

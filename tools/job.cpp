@@ -15,9 +15,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <random>
 #include <thread>
 
+#include "bootstrap/meeting_place.hpp"
 #include "bootstrap/socket.hpp"
+#include "bootstrap/system_call.hpp"
 #include "mixcomm/error.hpp"
 #include "tools/tagged_lines.hpp"
 
@@ -30,7 +33,7 @@ using std::chrono::milliseconds;
 constexpr int limit_passed = 124;  // as timeout(1) has it
 
 [[noreturn]] void throw_system(const char* what) {
-  throw SystemError(fmt::format("{}: {}", what, std::strerror(errno)));
+  throw SystemError(failure_of(what, errno));
 }
 
 sigset_t watched_signals() {
@@ -74,6 +77,27 @@ struct Process {
   bool ended = false;
 };
 
+/// Where the ranks meet; `port` is any if it is 0, and known then.
+Fd listen_at(int& port, const std::string& secret) {
+  if (has_ipv4_loopback()) {
+    Fd listener = listen_on("127.0.0.1", port);
+    port = port_of(listener);
+    return listener;
+  }
+  // A Unix socket: the port is a part of its name, and nobody hands out one that is free.
+  std::mt19937 random{std::random_device()()};
+  for (int tries = port == 0 ? 100 : 1;; --tries) {
+    const int candidate = port != 0 ? port : std::uniform_int_distribution(10'000, 60'000)(random);
+    try {
+      Fd listener = MeetingPlace({"mixcomm run", 0, 1, "127.0.0.1", candidate, secret}).listen();
+      port = candidate;
+      return listener;
+    } catch (const SystemError&) {
+      if (tries == 1) throw;
+    }
+  }
+}
+
 class Supervisor {
  public:
   explicit Supervisor(const Job& job) : job_(job), grace_(job.grace) {}
@@ -115,9 +139,9 @@ class Supervisor {
 };
 
 void Supervisor::start() {
-  const Fd listener = listen_on("127.0.0.1", job_.port);
-  const int port = port_of(listener);
   const std::string secret = random_hex(16);
+  int port = job_.port;
+  const Fd listener = listen_at(port, secret);
   // What ranks leave behind comes to this process, not to init, so that it can be waited for.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   std::fflush(stdout);
@@ -154,7 +178,9 @@ void Supervisor::become_rank(int rank, const Fd& listener, const std::string& se
   setenv("MIXCOMM_HOST", "127.0.0.1", 1);
   setenv("MIXCOMM_PORT", std::to_string(port).c_str(), 1);
   setenv("MIXCOMM_SECRET", secret.c_str(), 1);
+  setenv("MIXCOMM_RUN_ID", std::to_string(getppid()).c_str(), 1);  // tells this job from one around it
   unsetenv("MIXCOMM_LISTENER");
+  unsetenv("MIXCOMM_LAUNCHER");  // named another one, around this one
   if (rank == 0) {
     fcntl(listener.get(), F_SETFD, 0);
     setenv("MIXCOMM_LISTENER", std::to_string(listener.get()).c_str(), 1);

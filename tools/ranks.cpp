@@ -8,6 +8,7 @@
 #include <exception>
 #include <mutex>
 
+#include "bootstrap/system_call.hpp"
 #include "tools/job.hpp"
 
 namespace mixcomm::tools {
@@ -44,7 +45,7 @@ Json run_as_threads(const RankOptions& options, const Body& fn) {
 class Letter {
  public:
   Letter() : fd_(memfd_create("mixcomm-result", MFD_CLOEXEC)) {
-    if (!fd_.valid()) throw SystemError("cannot make memory for the result of a rank");
+    if (!fd_.valid()) throw_failed("cannot make memory for the result of a rank", "memfd_create");
   }
   void write(const Json& json) const {
     const std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);

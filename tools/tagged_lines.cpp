@@ -7,7 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "mixcomm/error.hpp"
+#include "bootstrap/system_call.hpp"
 
 namespace mixcomm::tools {
 namespace {
@@ -28,8 +28,7 @@ OutputPipes OutputPipes::make() {
   OutputPipes pipes;
   for (int i = 0; i < 2; ++i) {
     int ends[2];
-    if (pipe2(ends, O_CLOEXEC) != 0)
-      throw SystemError(fmt::format("cannot make a pipe: {}", std::strerror(errno)));
+    if (pipe2(ends, O_CLOEXEC) != 0) throw_failed("cannot make a pipe", "pipe2");
     pipes.read[i] = Fd(ends[0]);
     pipes.write[i] = Fd(ends[1]);
     fcntl(ends[0], F_SETFL, O_NONBLOCK);

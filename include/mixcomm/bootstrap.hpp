@@ -52,7 +52,11 @@ class Bootstrap {
   /// By rank, what can be polled for the end of its process (a pidfd: readable once it has ended). Invalid
   /// where the system has none; empty where ranks are no processes of their own. They live as long as this
   /// bootstrap. Collective, at the first call. Throws what exchange_descriptors() does.
-  virtual std::span<const Fd> processes() { return {}; }
+  virtual std::span<const Fd> processes() = 0;
+
+  /// By which number errors name a rank of this bootstrap, and survivors() takes it: its own, unless this is
+  /// the bootstrap of a team of another one's ranks, which has the number then.
+  [[nodiscard]] virtual int rank_in_whole(int rank) const { return rank; }
 
   /// After ranks were lost, those that are left meet again, and count anew, in the same order. Collective
   /// over the ranks that are left; `lost` are those to go on without, as Timeout::missing() names them
@@ -82,7 +86,7 @@ void run_threads(int world, const std::function<void(Bootstrap&)>& fn,
 
 /// What a launcher told this process, or nothing where none did.
 struct LaunchInfo {
-  std::string launcher;  ///< "mixcomm run", "torchrun", "Open MPI", "MPICH", "Slurm"
+  std::string launcher;  ///< "mixcomm run", "torchrun", "Open MPI", "MPICH" (or Intel MPI), "Slurm", "Flux"
   int rank = 0;
   int world = 1;
   std::string host;  ///< where rank 0 listens
@@ -91,9 +95,12 @@ struct LaunchInfo {
       secret;  ///< MIXCOMM_SECRET, known to the ranks of this job alone. "": see bootstrap_processes()
 };
 
-/// Reads MIXCOMM_RANK ... / RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT / OMPI_COMM_WORLD_* / PMI_* / SLURM_*.
-/// Throws InvalidArgument, naming the variable, where one is missing or wrong. `launcher` is empty if there
-/// is none.
+/// Reads MIXCOMM_RANK ... / RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT / OMPI_COMM_WORLD_* / PMI_* / SLURM_*
+/// / FLUX_* / PMIX_* (whose launchers do not say how many ranks there are: MIXCOMM_WORLD_SIZE does).
+/// `launcher` is empty if there is none. Where several launchers' variables are set, the innermost launcher
+/// counts, which the variables of this process's ancestors tell; where they do not tell, launchers that
+/// contradict each other are refused. MIXCOMM_LAUNCHER (mixcomm, openmpi, torchrun, slurm, flux, pmi, pmix,
+/// none) says which one counts. Throws InvalidArgument, naming the variables, where one is missing or wrong.
 [[nodiscard]] LaunchInfo launch_info();
 
 /// Ranks as processes: rank 0 listens, the others connect. With a secret, on host:port, where each side

@@ -20,10 +20,11 @@ _from_env: dict[str, Any] = {}
 def from_env(timeout: float = DEFAULT_TIMEOUT) -> _core.Bootstrap:
     """The bootstrap of the launcher that started this process.
 
-    mixcomm run, torchrun, mpirun and srun are known by their variables (MIXCOMM_RANK, RANK,
-    OMPI_COMM_WORLD_RANK, PMI_RANK, SLURM_PROCID ...); without any, there is one rank. Ranks meet once: later
-    calls return the same one. Collective at the first call. Raises InvalidArgument, naming the variable,
-    Timeout, SystemError, Disagreement.
+    mixcomm run, torchrun, mpirun, srun and flux run are known by their variables (MIXCOMM_RANK, RANK,
+    OMPI_COMM_WORLD_RANK, PMI_RANK, SLURM_PROCID ...); without any, there is one rank. Of launchers inside of
+    launchers the innermost counts; where that cannot be told and they contradict each other, name it in
+    MIXCOMM_LAUNCHER. Ranks meet once: later calls return the same one. Collective at the first call. Raises
+    InvalidArgument, naming the variables, Timeout, SystemError, Disagreement.
     """
     info = _core.launch_info()
     key = repr(sorted(info.items())) + str(os.getpid())
@@ -35,9 +36,12 @@ def from_env(timeout: float = DEFAULT_TIMEOUT) -> _core.Bootstrap:
 
 def _meeting_place() -> dict[str, Any]:
     """Where this process would listen if it were rank 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    try:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    except OSError:  # there is no such network; ranks then meet at a Unix socket, in whose name it is
+        port = 10_000 + secrets.randbelow(50_000)
     return {"node": _node(), "port": port, "secret": secrets.token_hex(16)}
 
 

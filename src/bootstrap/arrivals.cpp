@@ -8,6 +8,7 @@
 
 #include "bootstrap/meeting_place.hpp"
 #include "bootstrap/message.hpp"
+#include "bootstrap/system_call.hpp"
 
 namespace mixcomm {
 namespace {
@@ -38,6 +39,11 @@ std::optional<Arrival> Arrivals::next(const Deadline& deadline) {
     const Deadline wake_by = strangers_.empty() ? deadline : std::min(deadline, strangers_.front().speak_by);
     if (poll(entries.data(), entries.size(), wake_by.left_ms()) <= 0 || entries[0].revents == 0) continue;
 
+    if (descriptors_left(1) == 0) {
+      if (strangers_.empty()) need_descriptors(1, "taking in another rank");
+      strangers_.pop_front();
+      continue;
+    }
     const Deadline at_once(std::chrono::milliseconds(0));
     Fd socket = accept_by(listener_, at_once);
     if (!socket.valid() || !may_speak(socket)) continue;  // it has gone again, or is another user's

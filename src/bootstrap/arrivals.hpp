@@ -19,7 +19,7 @@ struct Arrival {
 
 /// Takes in connections, and challenges them, until each has sent one message. They wait side by side, so
 /// that one that stays silent, or sends a byte now and then, delays nobody. Each has 2 s; where 64 are
-/// waiting, the one that has waited longest makes room.
+/// waiting, or no more files may be opened, the one that has waited longest makes room.
 class Arrivals {
  public:
   explicit Arrivals(Fd listener) : listener_(std::move(listener)) {}

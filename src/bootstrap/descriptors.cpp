@@ -10,6 +10,7 @@
 
 #include "bootstrap/mailbox.hpp"
 #include "bootstrap/star.hpp"
+#include "bootstrap/system_call.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {
@@ -31,10 +32,12 @@ std::size_t index(int rank) {
 
 /// Throws what any rank has reported; the same on every rank.
 void raise_reported(const std::vector<std::string>& reports, std::string_view step, Milliseconds timeout) {
+  // What was wrong on a rank is why others miss something of it.
+  for (std::size_t r = 0; r < reports.size(); ++r)
+    if (reports[r].starts_with(failed))
+      throw SystemError(fmt::format("rank {}, {}: {}", r, step, reports[r].substr(1)));
   for (std::size_t r = 0; r < reports.size(); ++r) {
     const std::string& report = reports[r];
-    if (report.starts_with(failed))
-      throw SystemError(fmt::format("rank {}, {}: {}", r, step, report.substr(1)));
     if (!report.starts_with(missing) && !report.starts_with(ended)) continue;
     RankSet set = 0;
     std::from_chars(report.data() + 1, report.data() + report.size(), set, 16);
@@ -44,10 +47,10 @@ void raise_reported(const std::vector<std::string>& reports, std::string_view st
                                  name_ranks(ranks), r, ranks.size() == 1 ? "its" : "their", step,
                                  ranks.size() == 1 ? "its" : "their"),
                      ranks);
-    throw Timeout(
-        fmt::format("rank {} waited {} ms for the descriptor{} of rank{} {} while {}", r, timeout.count(),
-                    ranks.size() == 1 ? "" : "s", ranks.size() == 1 ? "" : "s", fmt::join(ranks, ", "), step),
-        ranks);
+    throw Timeout(fmt::format("rank {} waited (at most {} ms) for the descriptor{} of rank{} {} while {}", r,
+                              timeout.count(), ranks.size() == 1 ? "" : "s", ranks.size() == 1 ? "" : "s",
+                              fmt::join(ranks, ", "), step),
+                  ranks);
   }
 }
 
@@ -90,7 +93,7 @@ class Passing {
     for (const char giver : note) descriptors.push_back(all_[index(giver)].get());
     const Deadline deadline(patience_.timeout);
     for (std::size_t r = 1; r < mailboxes_.size(); ++r) try {
-        send_parcel(mailboxes_[r], note, descriptors, deadline);
+        send_parcel(mailbox_, mailboxes_[r], note, descriptors, deadline);
       } catch (const SystemError& error) {
         if (problem.empty()) problem = failed + std::string(error.what());
       }
@@ -107,12 +110,15 @@ class Passing {
       if (late.empty()) return "";
       // Asked before the mailbox is read: what a rank sent before it ended is there then.
       const RankSet lost = patience_.gone() & set_of(late);
+      const RankSet further = patience_.speaking() & set_of(late);
       std::optional<Parcel> parcel = receive_parcel(mailbox_, deadline.at_most(slice));
       const bool one = parcel && parcel->note.size() == 1 && parcel->descriptors.size() == 1;
       if (one && std::ranges::find(late, int{parcel->note[0]}) != late.end())
         all_[index(parcel->note[0])] = std::move(parcel->descriptors[0]);
       else if (!parcel && lost != 0)
         return fmt::format("{}{:x}", ended, lost);
+      else if (!parcel && further != 0)
+        return fmt::format("{}{:x}", missing, further);  // what went wrong there it reports itself
       else if (deadline.passed())
         // What came is not what we wait for, however much of it there is.
         return fmt::format("{}{:x}", missing, set_of(late));
@@ -123,7 +129,7 @@ class Passing {
     const Deadline deadline(patience_.timeout + grace);
     if (const Fd& mine = all_[index(rank_)]; mine.valid()) {
       const int fd = mine.get();
-      send_parcel(mailboxes_[0], std::string(1, static_cast<char>(rank_)), {&fd, 1}, deadline);
+      send_parcel(mailbox_, mailboxes_[0], std::string(1, static_cast<char>(rank_)), {&fd, 1}, deadline);
     }
     do {
       const bool lost = patience_.gone() != 0;
@@ -149,14 +155,17 @@ class Passing {
 
 }  // namespace
 
-std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, int mine,
+std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, const Offer& mine,
                                  const Patience& patience) {
   Mailbox mailbox;
   Fd copy;
   std::string report;
   try {
+    // Everyone's may come, besides the mailbox and this copy. Found out while all can still be told.
+    if (!mine.problem.empty()) throw SystemError(mine.problem);
+    need_descriptors(bootstrap.world() + 1, "this");
     mailbox = open_mailbox();
-    copy = duplicate(mine);
+    copy = duplicate(mine.descriptor);
     report = (copy.valid() ? gives : gives_none) + mailbox.name;
   } catch (const SystemError& error) {
     report = failed + std::string(error.what());

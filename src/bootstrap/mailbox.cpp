@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "bootstrap/socket.hpp"
+#include "bootstrap/system_call.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {
@@ -45,7 +46,7 @@ bool open_parcel(msghdr& message, std::vector<Fd>& descriptors) {
 Mailbox open_mailbox() {
   Mailbox mailbox{Fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)),
                   "mixcomm-" + random_hex(16)};
-  if (!mailbox.socket.valid()) throw_system("cannot make a Unix socket");
+  if (!mailbox.socket.valid()) throw_failed("cannot make a Unix socket", "socket");
   const int on = 1;
   const Endpoint here = abstract_endpoint(mailbox.name);
   if (setsockopt(mailbox.socket.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) != 0 ||
@@ -54,13 +55,11 @@ Mailbox open_mailbox() {
   return mailbox;
 }
 
-void send_parcel(const std::string& mailbox_name, std::string_view note, std::span<const int> descriptors,
-                 const Deadline& deadline) {
+void send_parcel(const Mailbox& from, const std::string& mailbox_name, std::string_view note,
+                 std::span<const int> descriptors, const Deadline& deadline) {
   if (note.size() > max_parcel || descriptors.size() > max_parcel)
     throw InvalidArgument(fmt::format("a parcel of {} descriptors and {} bytes; it holds at most {} of each",
                                       descriptors.size(), note.size(), max_parcel));
-  const Fd sender(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (!sender.valid()) throw_system("cannot make a Unix socket");
   Endpoint there = abstract_endpoint(mailbox_name);
   alignas(cmsghdr) std::array<char, CMSG_SPACE(most_descriptor_bytes)> control{};
   iovec data{const_cast<char*>(note.data()), note.size()};  // sendmsg() only reads
@@ -80,7 +79,7 @@ void send_parcel(const std::string& mailbox_name, std::string_view note, std::sp
   }
   // Nothing tells that there is room in another socket's queue, or among this user's descriptors on their way
   // (ETOOMANYREFS), so look again now and then.
-  while (sendmsg(sender.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+  while (sendmsg(from.socket.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
     const bool full = errno == EAGAIN || errno == EINTR || errno == ETOOMANYREFS;
     if (!full || deadline.passed())
       throw_system(
@@ -122,7 +121,7 @@ std::optional<Parcel> receive_parcel(const Mailbox& mailbox, const Deadline& dea
 Fd duplicate(int fd) {
   if (fd < 0) return {};
   Fd copy(fcntl(fd, F_DUPFD_CLOEXEC, 0));
-  if (!copy.valid()) throw_system(fmt::format("cannot duplicate descriptor {}", fd));
+  if (!copy.valid()) throw_failed(fmt::format("cannot duplicate descriptor {}", fd), "fcntl");
   return copy;
 }
 

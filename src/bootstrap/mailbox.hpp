@@ -31,9 +31,10 @@ struct Parcel {
 /// A parcel holds at most this many descriptors, and as many bytes.
 inline constexpr std::size_t max_parcel = max_ranks;
 
-/// Throws SystemError, also when the mailbox is still full at the deadline.
-void send_parcel(const std::string& mailbox_name, std::string_view note, std::span<const int> descriptors,
-                 const Deadline& deadline);
+/// From one mailbox to another: it takes no descriptor more. Throws SystemError, also when that one is still
+/// full at the deadline.
+void send_parcel(const Mailbox& from, const std::string& mailbox_name, std::string_view note,
+                 std::span<const int> descriptors, const Deadline& deadline);
 /// The next parcel that a process of this user sends, or nothing when the deadline has passed. Throws
 /// SystemError, also if descriptors of it were lost because this process has too many open.
 [[nodiscard]] std::optional<Parcel> receive_parcel(const Mailbox& mailbox, const Deadline& deadline);

@@ -8,14 +8,16 @@
 
 namespace mixcomm {
 
-/// With a secret: TCP, host:port, where ranks prove that they know it. Without one: a Unix socket of this
-/// host, at which the system tells who is of the same user; nothing can be reached from other hosts, or by
-/// other users.
+/// With a secret: TCP, host:port, where ranks prove that they know it. Without one, and where the host is
+/// 127.0.0.1 but there is no such network: a Unix socket of this host, at which the system tells who is of
+/// the same user; nothing can be reached from other hosts, or by other users.
 class MeetingPlace {
  public:
   /// Throws InvalidArgument where ranks without a secret would have to meet on another host.
   explicit MeetingPlace(const LaunchInfo& info);
 
+  /// Whether that descriptor is open and listens there: of whatever address, for TCP.
+  [[nodiscard]] bool is_listener(int fd) const;
   /// Throws SystemError, also where somebody else listens.
   [[nodiscard]] Fd listen() const;
   /// A connection to whoever listens there, or an invalid Fd when the deadline has passed.

@@ -1,16 +1,38 @@
 #include "bootstrap/place.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <fstream>
+#include <cerrno>
+#include <string_view>
+
+#include "bootstrap/system_call.hpp"
+#include "mixcomm/fd.hpp"
 
 namespace mixcomm {
+namespace {
+
+/// "" where the system does not tell. That it cannot be read now is another thing: then the host is not
+/// known.
+std::string boot_identity() {
+  constexpr const char* path = "/proc/sys/kernel/random/boot_id";
+  const Fd file(open(path, O_RDONLY | O_CLOEXEC));
+  if (!file.valid()) {
+    if (is_shortage(errno)) throw_failed("cannot find out which host this is", fmt::format("open {}", path));
+    return "";
+  }
+  char text[64] = {};
+  const ssize_t size = read(file.get(), text, sizeof(text));
+  const std::string_view read_text(text, size > 0 ? static_cast<std::size_t>(size) : 0);
+  return std::string(read_text.substr(0, read_text.find('\n')));
+}
+
+}  // namespace
 
 std::string host_identity() {
-  std::string boot;
-  std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
+  const std::string boot = boot_identity();
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);
   return fmt::format("{} {}", boot, host);

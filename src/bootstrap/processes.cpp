@@ -15,6 +15,7 @@
 #include "bootstrap/place.hpp"
 #include "bootstrap/rendezvous.hpp"
 #include "bootstrap/socket.hpp"
+#include "bootstrap/system_call.hpp"
 #include "death_watch.hpp"
 #include "mixcomm/bootstrap.hpp"
 #include "mixcomm/error.hpp"
@@ -77,13 +78,20 @@ class ProcessBootstrap final : public Bootstrap {
 
   std::vector<Fd> exchange_descriptors(std::string_view step, int mine) override {
     check_one_host();
-    return pass_descriptors(*this, step, mine, {timeout_, [this] { return gone(star_); }});
+    return pass(step, {mine, ""});
   }
 
   std::span<const Fd> processes() override {
     if (processes_.empty()) {
-      const Fd mine = this_process();
-      processes_ = exchange_descriptors("watching the ranks", mine.get());
+      check_one_host();
+      Fd mine;
+      std::string problem;
+      try {
+        mine = this_process();
+      } catch (const SystemError& error) {
+        problem = error.what();
+      }
+      processes_ = pass("watching the ranks", {mine.get(), problem});
     }
     return processes_;
   }
@@ -117,6 +125,11 @@ class ProcessBootstrap final : public Bootstrap {
   }
 
  private:
+  std::vector<Fd> pass(std::string_view step, const Offer& mine) {
+    return pass_descriptors(*this, step, mine,
+                            {timeout_, [this] { return gone(star_); }, [this] { return speaking(star_); }});
+  }
+
   [[nodiscard]] int number(int member) const { return members_[static_cast<std::size_t>(member)]; }
 
   /// Whose launcher's number is that; world() if nobody's.
@@ -137,25 +150,37 @@ class ProcessBootstrap final : public Bootstrap {
   /// sealed, so that no rank can take pages away from under the others.
   static Fd make_memory(std::size_t bytes) {
     Fd fd(memfd_create("mixcomm", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-    if (!fd.valid() || fchmod(fd.get(), S_IRUSR | S_IWUSR) != 0 ||
-        ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0 ||
-        fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-      throw SystemError(
-          fmt::format("cannot make {} bytes of shared memory: {}", bytes, std::strerror(errno)));
+    const auto check = [bytes](bool succeeded, std::string_view call) {
+      if (!succeeded) throw_failed(fmt::format("cannot make {} bytes of shared memory", bytes), call);
+    };
+    check(fd.valid(), "memfd_create");
+    check(fchmod(fd.get(), S_IRUSR | S_IWUSR) == 0, "fchmod");
+    check(ftruncate(fd.get(), static_cast<off_t>(bytes)) == 0, "ftruncate");
+    check(fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0, "fcntl(F_ADD_SEALS)");
     return fd;
   }
 
   void check_one_host() {
     if (one_host_) return;
-    const auto hosts = exchange("comparing hosts", host_identity());
+    constexpr char failed = '!';
+    std::string mine;
+    try {
+      mine = host_identity();
+    } catch (const SystemError& error) {
+      mine = failed + std::string(error.what());
+    }
+    const auto hosts = exchange("comparing hosts", mine);
+    for (std::size_t r = 0; r < hosts.size(); ++r)
+      if (hosts[r].starts_with(failed))
+        throw SystemError(fmt::format("rank {}, comparing hosts: {}", r, hosts[r].substr(1)));
     std::vector<int> elsewhere;
     for (std::size_t r = 0; r < hosts.size(); ++r)
       if (hosts[r] != hosts[0]) elsewhere.push_back(static_cast<int>(r));
     if (!elsewhere.empty())
       throw Unsupported(
           fmt::format("{} run on another host than rank 0; memory and file descriptors are shared within one "
-                      "host, so all ranks must run there",
-                      name_ranks(elsewhere)));
+                      "host, so all ranks must run there (its boot and name: '{}', rank 0's: '{}')",
+                      name_ranks(elsewhere), hosts[static_cast<std::size_t>(elsewhere[0])], hosts[0]));
     one_host_ = true;
   }
 

@@ -16,6 +16,7 @@
 #include "bootstrap/arrivals.hpp"
 #include "bootstrap/meeting_place.hpp"
 #include "bootstrap/secret.hpp"
+#include "bootstrap/system_call.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {
@@ -43,13 +44,13 @@ std::string welcome_statement(const Nonce& theirs, const Hello& hello, const std
 
 /// 'mixcomm run' opens the port before it starts the ranks, so that nobody can take it in between.
 /// Any other descriptor of that number is somebody else's, and stays as it is.
-Fd inherited_listener(const LaunchInfo& info) {
+Fd inherited_listener(const LaunchInfo& info, const MeetingPlace& place) {
   const char* text = std::getenv("MIXCOMM_LISTENER");
   if (text == nullptr || info.secret.empty()) return {};
   int fd = -1;
   const char* end = text + std::strlen(text);
   const auto [rest, error] = std::from_chars(text, end, fd);
-  const bool ours = error == std::errc() && rest == end && listens_on(fd, info.port);
+  const bool ours = error == std::errc() && rest == end && place.is_listener(fd);
   unsetenv("MIXCOMM_LISTENER");
   return ours && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) == 0 ? Fd(fd) : Fd();
 }
@@ -87,8 +88,9 @@ class Host {
 
   Met receive_everyone() {
     const Deadline deadline(meeting_.timeout);
-    Fd listener = inherited_listener(meeting_.info);
+    Fd listener = inherited_listener(meeting_.info, place_);
     if (!listener.valid()) listener = place_.listen();
+    find_out_about_descriptors();
     std::optional<Arrivals> arrivals(std::move(listener));
     for (std::vector<int> missing = who_is_missing(); !missing.empty(); missing = who_is_missing()) {
       if (std::optional<Arrival> arrival = arrivals->next(known_.next_look(deadline)))
@@ -97,6 +99,7 @@ class Host {
         give_up(missing);
       known_.look();
     }
+    if (!short_of_descriptors_.empty()) throw SystemError(short_of_descriptors_);
     // Closed before anybody goes on: a rank that is quick to begin another rendezvous must not end up in this
     // one's queue.
     arrivals.reset();
@@ -110,10 +113,18 @@ class Host {
     Hello hello;
   };
 
+  /// A rank that cannot hold a connection to each of the others tells them so, one by one.
+  void find_out_about_descriptors() try {
+    need_descriptors(static_cast<int>(who_is_missing().size()) + 1, "meeting the other ranks");
+  } catch (const SystemError& error) {
+    short_of_descriptors_ = fmt::format("rank {}: {}", meeting_.info.rank, error.what());
+  }
+
   [[nodiscard]] std::vector<int> who_is_missing() const {
     std::vector<int> missing;
     for (const int r : ranks_in(known_.all()))
-      if (r != meeting_.info.rank && !guests_[index(r)].socket.valid()) missing.push_back(r);
+      if (r != meeting_.info.rank && !guests_[index(r)].socket.valid() && !holds(told_, r))
+        missing.push_back(r);
     return missing;
   }
 
@@ -122,11 +133,17 @@ class Host {
     const auto hello = only<Hello>(arrival.message);
     if (!hello) return;
     const std::string problem = problem_with(*hello, arrival.nonce);
+    const Deadline at_once(Milliseconds(0));
+    if (problem.empty() && !short_of_descriptors_.empty()) {
+      told_ |= just(hello->rank);
+      (void)send_message(arrival.socket, to_bytes(Verdict{Verdict::Kind::system, short_of_descriptors_, {}}),
+                         at_once);
+      return;
+    }
     if (problem.empty()) {
       guests_[index(hello->rank)] = {std::move(arrival.socket), arrival.nonce, *hello};
       return;
     }
-    const Deadline at_once(Milliseconds(0));
     (void)send_message(arrival.socket, to_bytes(Verdict{Verdict::Kind::disagreement, problem, {}}), at_once);
   }
 
@@ -164,6 +181,7 @@ class Host {
   }
 
   [[noreturn]] void give_up(const std::vector<int>& missing) {
+    if (!short_of_descriptors_.empty()) throw SystemError(short_of_descriptors_);
     fail({Verdict::Kind::timeout,
           fmt::format("{} did not come to the rendezvous at {} within {} ms", name_ranks(missing),
                       place_.name(), meeting_.timeout.count()),
@@ -184,6 +202,8 @@ class Host {
   MeetingPlace place_;
   Secret secret_;
   std::vector<Guest> guests_;  ///< by rank
+  std::string short_of_descriptors_;
+  RankSet told_ = 0;  ///< who knows that
 };
 
 /// The part of a rank that connects.

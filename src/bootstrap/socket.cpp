@@ -3,10 +3,12 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -19,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include "bootstrap/system_call.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/interrupt.hpp"
 
@@ -32,7 +35,10 @@ Addresses resolve(const std::string& host, int port, int flags) {
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = flags | AI_NUMERICSERV;
   addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); error != 0)
+  const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+  if (error == EAI_SYSTEM && is_shortage(errno))
+    throw_failed(fmt::format("cannot look up the host '{}'", host), "getaddrinfo");
+  if (error != 0)
     throw SystemError(fmt::format("the host '{}' has no address: {}; check MASTER_ADDR or MIXCOMM_HOST", host,
                                   gai_strerror(error)));
   return {found, freeaddrinfo};
@@ -92,6 +98,23 @@ bool connected_to_itself(int fd) {
          mine_size == theirs_size && std::memcmp(&mine, &theirs, mine_size) == 0;
 }
 
+/// Invalid where the system has no such sockets (IPv6 may be off). Throws SystemError where it could not make
+/// one now: that must not pass for nobody's being there.
+Fd stream_socket(int family) {
+  Fd fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd.valid() && is_shortage(errno)) throw_failed("cannot make a socket", "socket");
+  return fd;
+}
+
+bool is_loopback(const sockaddr* address) {
+  if (address->sa_family == AF_INET6) {
+    const in6_addr& here = reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr;
+    return std::memcmp(&here, &in6addr_loopback, sizeof(here)) == 0;
+  }
+  return address->sa_family == AF_INET &&
+         ntohl(reinterpret_cast<const sockaddr_in*>(address)->sin_addr.s_addr) >> 24U == IN_LOOPBACKNET;
+}
+
 int port_in(const sockaddr_storage& address) {
   return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&address)->sin6_port
                                              : reinterpret_cast<const sockaddr_in*>(&address)->sin_port);
@@ -105,7 +128,7 @@ void Fd::reset() {
 }
 
 void throw_system(const std::string& what) {
-  throw SystemError(fmt::format("{}: {}", what, std::strerror(errno)));
+  throw SystemError(failure_of(what, errno));
 }
 
 bool wait_for(int fd, short events, const Deadline& deadline) {
@@ -121,7 +144,7 @@ bool wait_for(int fd, short events, const Deadline& deadline) {
 Fd listen_on(const std::string& host, int port) {
   const Addresses addresses = resolve(host, port, AI_PASSIVE);
   for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
-    Fd fd(socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol));
+    Fd fd = stream_socket(a->ai_family);
     if (!fd.valid()) continue;
     const int on = 1;
     setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
@@ -132,6 +155,12 @@ Fd listen_on(const std::string& host, int port) {
         "port {} on {} is in use by another program; choose another one (MIXCOMM_PORT, MASTER_PORT, "
         "or --port of 'mixcomm run')",
         port, host));
+  if (errno == EADDRNOTAVAIL)
+    throw SystemError(fmt::format(
+        "cannot listen on {}:{}, which is no address of this host: another host's, or that of a service or a "
+        "proxy. Rank 0 listens there: set MIXCOMM_HOST, on every rank, to an address of its host (127.0.0.1 "
+        "where all run on one)",
+        host, port));
   throw_system(fmt::format("cannot listen on {}:{}", host, port));
 }
 
@@ -176,11 +205,36 @@ Endpoint abstract_endpoint(const std::string& name) {
   return endpoint;
 }
 
+bool has_ipv4_loopback() {
+  const Fd fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid() && is_shortage(errno)) throw_failed("cannot make a socket", "socket");
+  ifreq lo{};
+  std::memcpy(lo.ifr_name, "lo", sizeof("lo"));
+  if (!fd.valid() || ioctl(fd.get(), SIOCGIFFLAGS, &lo) != 0 ||
+      (static_cast<unsigned>(lo.ifr_flags) & IFF_UP) == 0)
+    return false;
+  // Sends nothing. Where 127.0.0.1 is nobody's, the way there leads elsewhere, or nowhere.
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(1);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  auto* any = reinterpret_cast<sockaddr*>(&address);
+  return connect(fd.get(), any, size) == 0 && getsockname(fd.get(), any, &size) == 0 && is_loopback(any);
+}
+
+bool is_loopback(const std::string& host) {
+  const Addresses addresses = resolve(host, 0, 0);
+  for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next)
+    if (!is_loopback(a->ai_addr)) return false;
+  return true;
+}
+
 bool is_this_host(const std::string& host) {
   const Addresses addresses = resolve(host, 0, 0);
   for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
     // One can only bind what is one's own. Port 0: any.
-    const Fd fd(socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol));
+    const Fd fd = stream_socket(a->ai_family);
     if (fd.valid() && bind(fd.get(), a->ai_addr, a->ai_addrlen) == 0) return true;
   }
   return false;
@@ -193,7 +247,7 @@ Fd connect_to_first(std::span<const Endpoint> endpoints, const Deadline& deadlin
     return std::move(fd);
   };
   for (const Endpoint& endpoint : endpoints) {
-    Fd fd(socket(endpoint.address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    Fd fd = stream_socket(endpoint.address.ss_family);
     if (!fd.valid()) continue;
     if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&endpoint.address), endpoint.size) == 0) {
       if (!connected_to_itself(fd.get())) return connected(fd);

@@ -32,6 +32,13 @@ struct Endpoint {
 /// A Unix socket's, of a name in the abstract namespace: it is gone with the socket.
 [[nodiscard]] Endpoint abstract_endpoint(const std::string& name);
 
+/// Whether 127.0.0.1 can be reached: containers and sandboxes may have no network at all, not even that.
+[[nodiscard]] bool has_ipv4_loopback();
+
+/// Whether all of the host's addresses are loopback ones: whether they can be reached or not, that is this
+/// host. Throws SystemError for one that has no address.
+[[nodiscard]] bool is_loopback(const std::string& host);
+
 /// Whether the host is this one: one of its addresses is. Throws SystemError for one that has no address.
 [[nodiscard]] bool is_this_host(const std::string& host);
 

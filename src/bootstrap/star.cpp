@@ -80,6 +80,18 @@ class Collection {
   std::vector<std::optional<std::string>> parts_;
 };
 
+/// Those on whose connection that is so now: for rank 0 any, for the others rank 0 alone.
+RankSet ranks_with(const Star& star, short events) {
+  std::vector<pollfd> entries;
+  for (const Fd& peer : star.peers) entries.push_back({peer.get(), events, 0});
+  if (star.rank != 0) entries.push_back({star.root.get(), events, 0});
+  if (poll(entries.data(), entries.size(), 0) <= 0) return 0;
+  RankSet ranks = 0;
+  for (std::size_t r = 0; r < entries.size(); ++r)
+    if (entries[r].revents != 0) ranks |= just(static_cast<int>(r));
+  return ranks;
+}
+
 /// The other ranks' side.
 Message ask(const Star& star, std::string_view step, std::string_view mine, Milliseconds timeout) {
   const Deadline deadline(timeout + grace);
@@ -124,14 +136,11 @@ std::vector<std::string> exchange_over(const Star& star, int world, std::string_
 }
 
 RankSet gone(const Star& star) {
-  std::vector<pollfd> entries;
-  for (const Fd& peer : star.peers) entries.push_back({peer.get(), POLLRDHUP, 0});
-  if (star.rank != 0) entries.push_back({star.root.get(), POLLRDHUP, 0});
-  if (poll(entries.data(), entries.size(), 0) <= 0) return 0;
-  RankSet closed = 0;
-  for (std::size_t r = 0; r < entries.size(); ++r)
-    if (entries[r].revents != 0) closed |= just(static_cast<int>(r));
-  return closed;
+  return ranks_with(star, POLLRDHUP);
+}
+
+RankSet speaking(const Star& star) {
+  return star.rank == 0 ? ranks_with(star, POLLIN) : 0;
 }
 
 void raise(const Verdict& verdict) {

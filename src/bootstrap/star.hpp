@@ -30,6 +30,10 @@ struct Star {
 /// Which ranks have closed their connection: for rank 0 any, for the others rank 0 alone. Does not wait.
 [[nodiscard]] RankSet gone(const Star& star);
 
+/// Which ranks have said something that rank 0 has not read yet: they are in the next step. Of rank 0 alone;
+/// does not wait.
+[[nodiscard]] RankSet speaking(const Star& star);
+
 /// Throws it.
 [[noreturn]] void raise(const Verdict& verdict);
 

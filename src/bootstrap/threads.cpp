@@ -122,6 +122,8 @@ class ThreadBootstrap final : public Bootstrap {
     return messages;
   }
 
+  std::span<const Fd> processes() override { return {}; }
+
   /// This rank takes no further part, because of that failure: who waits for it in set-up need not go on.
   void leave(const std::exception_ptr& why) { point_->leave(rank_, why); }
 

@@ -1,7 +1,12 @@
 // A part of the ranks as a bootstrap of their own.
 #include "plan/team_bootstrap.hpp"
 
+#include <string>
 #include <utility>
+#include <vector>
+
+#include "all_or_none.hpp"
+#include "bootstrap/mailbox.hpp"
 
 namespace mixcomm {
 namespace {
@@ -34,6 +39,21 @@ class TeamBootstrap : public Bootstrap {
     return of_team(whole_.exchange_descriptors(step, mine));
   }
 
+  std::span<const Fd> processes() override {
+    const std::span<const Fd> all = whole_.processes();
+    if (all.empty() || !processes_.empty()) return processes_;
+    std::vector<Fd> copies;
+    all_or_none(whole_, "watching the ranks of a team", [&] {
+      for (int m = 0; m < team_.size; ++m)
+        copies.push_back(duplicate(all[static_cast<std::size_t>(team_.rank(m))].get()));
+      return std::string();
+    });
+    processes_ = std::move(copies);
+    return processes_;
+  }
+
+  [[nodiscard]] int rank_in_whole(int rank) const override { return whole_.rank_in_whole(team_.rank(rank)); }
+
  private:
   template <class T>
   std::vector<T> of_team(std::vector<T> all) const {
@@ -47,6 +67,7 @@ class TeamBootstrap : public Bootstrap {
   Bootstrap& whole_;
   Team team_;
   Span span_;
+  std::vector<Fd> processes_;  ///< by member, once they were asked for
 };
 
 }  // namespace

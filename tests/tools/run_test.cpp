@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <sys/socket.h>
 
 #include <set>
@@ -51,8 +52,8 @@ struct Listener {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address));
-    listen(fd, 1);
+    if (bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 || listen(fd, 1) != 0)
+      std::abort();
     socklen_t size = sizeof(address);
     getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
     port = ntohs(address.sin_port);
@@ -215,6 +216,53 @@ TEST(Run, AnotherLaunchersRanksFindEachOther) {
   const Outcome damaged = run(bench, {{"RANK", "zero"}, {"WORLD_SIZE", "2"}});
   EXPECT_EQ(damaged.code, 2);
   EXPECT_CONTAINS(damaged.err, "RANK=zero");
+}
+
+/// With real processes in between, whose variables are looked at.
+TEST(Run, InsideOfAnotherLauncherTheInnermostCounts) {
+  const std::string info = command + " info | grep launcher";
+  const Environment around{{"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_SIZE", "1"}, {"RANK", "5"}};
+  const Outcome inner = run(script({"-n", "2"}, info + "; true"), around);
+  EXPECT_CONTAINS(inner.out, "mixcomm run, rank 0 of 2");
+  EXPECT_CONTAINS(inner.out, "mixcomm run, rank 1 of 2");
+  const Outcome outer = run(script(
+      {"-n", "1"}, "for r in 0 1; do RANK=$r WORLD_SIZE=2 MASTER_PORT=2000 sh -c '" + info + "'; done"));
+  EXPECT_CONTAINS(outer.out, "torchrun, rank 0 of 2");
+  EXPECT_CONTAINS(outer.out, "torchrun, rank 1 of 2");
+  const Words grid{"check", "--tp", "2", "--dp", "1"};
+  const Outcome both = run(grid, {{"SLURM_PROCID", "1"},
+                                  {"SLURM_NTASKS", "2"},
+                                  {"SLURM_STEP_ID", "0"},
+                                  {"RANK", "0"},
+                                  {"WORLD_SIZE", "1"}});
+  EXPECT_EQ(both.code, 2);
+  EXPECT_CONTAINS(both.err, "torchrun (RANK=0 WORLD_SIZE=1) and Slurm (SLURM_PROCID=1 SLURM_NTASKS=2)");
+}
+
+TEST(Run, NeedsNoNetwork) {
+  const pid_t child = fork();
+  if (child == 0) {
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0 && unshare(CLONE_NEWNET) != 0) _exit(77);
+    const Words check{"check", "--tp", "2", "--dp", "1", "--op", "all_reduce"};
+    Words processes = check;
+    processes.emplace_back("--processes");
+    Words launched{"run", "-n", "2", "--", command};
+    launched.insert(launched.end(), check.begin(), check.end());
+    for (const Words& words : {processes, launched}) {
+      const Outcome outcome = run(words);
+      if (outcome.code == 0) continue;
+      fprintf(stderr, "%s", outcome.err.c_str());
+      _exit(1);
+    }
+    const std::string who = "$MIXCOMM_HOST $MIXCOMM_PORT";
+    const Outcome outcome = run(script({"-n", "1", "--port", "4321"}, "echo " + who));
+    _exit(outcome.out == "127.0.0.1 4321\n" ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 77) GTEST_SKIP() << "this system gives no network namespace";
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST(Run, AMissingRankIsNamed) {
