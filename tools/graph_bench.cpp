@@ -170,6 +170,13 @@ GraphBench::Result GraphBench::measure(const Cell& cell) {
     for (GpuRank* rank : ranks_) rank->prepare(cell, variant, round_);
     std::unique_ptr<Graph> graph;
     try {
+      // NCCL reaches its peers in the first call that needs them, and cannot while a graph is captured.
+      if (variant.algorithm == Algorithm::nccl) {
+        barrier();
+        for (GpuRank* rank : ranks_) rank->enqueue(cell, variant);
+        for (const GpuRank* rank : ranks_)
+          check(cudaStreamSynchronize(rank->stream()), "waiting for NCCL's first call");
+      }
       graph = capture([&](GpuRank& rank) { rank.enqueue(cell, variant); });
     } catch (const Unsupported& error) {
       if (variant.algorithm != Algorithm::nccl) throw;
