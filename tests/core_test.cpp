@@ -292,5 +292,54 @@ TEST(Choose, ReadsWhereNothingIsReadManyTimes) {
             Algorithm::two_shot);
 }
 
+/// hidden 4096 in bf16.
+Circumstances on_gpus(Op op, std::size_t rows_each, Link link) {
+  return {.op = op,
+          .tp = 2,
+          .dp = 2,
+          .bytes = rows_each * 2 * 8192,
+          .largest_block_bytes = rows_each * 8192,
+          .backend = BackendKind::cuda,
+          .link = link};
+}
+
+TEST(Choose, OnGpusGoesByTheirLink) {
+  constexpr auto in = Op::all_reduce_all_gather;
+  constexpr auto out = Op::reduce_scatter_all_reduce;
+  EXPECT_EQ(choose(on_gpus(in, 16, Link::nvlink)), Algorithm::one_shot);
+  EXPECT_EQ(choose(on_gpus(in, 16, Link::shared)), Algorithm::two_shot);
+  EXPECT_EQ(choose(on_gpus(in, 64, Link::nvlink)), Algorithm::two_shot);
+  EXPECT_EQ(choose(on_gpus(out, 64, Link::nvlink)), Algorithm::one_shot);
+  EXPECT_EQ(choose(on_gpus(out, 256, Link::nvlink)), Algorithm::two_shot);
+
+  const auto protocol = [](const Circumstances& c) { return choose_shape(c, choose(c)).protocol; };
+  EXPECT_EQ(protocol(on_gpus(in, 1, Link::nvlink)), Protocol::packets);
+  EXPECT_EQ(protocol(on_gpus(in, 16, Link::nvlink)), Protocol::lines);
+  EXPECT_EQ(protocol(on_gpus(in, 256, Link::nvlink)), Protocol::lines);
+  Circumstances symmetric = on_gpus(in, 256, Link::nvlink);
+  symmetric.symmetric = true;
+  EXPECT_EQ(protocol(symmetric), Protocol::barriers);
+  for (const Link link : {Link::shared, Link::pcie})
+    for (const std::size_t rows : {1U, 16U, 256U})
+      EXPECT_NE(protocol(on_gpus(out, rows, link)), Protocol::lines) << name(link) << rows;
+}
+
+/// Without sums over TP ranks a second hop sends no byte less.
+TEST(Choose, OnGpusASecondHopMustPay) {
+  for (const Op op : {Op::all_gather, Op::reduce_scatter}) {
+    Circumstances c = on_gpus(op, 4096, Link::nvlink);
+    c.tp = 1;
+    EXPECT_EQ(choose(c), Algorithm::one_shot);
+  }
+}
+
+/// One_shot sends the largest block to everyone; two_shot shares it out.
+TEST(Choose, OnGpusUnevenRowsCount) {
+  Circumstances c = on_gpus(Op::all_reduce_all_gather, 16, Link::nvlink);
+  EXPECT_EQ(choose(c), Algorithm::one_shot);
+  c.largest_block_bytes = c.bytes;
+  EXPECT_EQ(choose(c), Algorithm::two_shot);
+}
+
 }  // namespace
 }  // namespace mixcomm::test
