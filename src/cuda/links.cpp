@@ -12,12 +12,6 @@
 namespace mixcomm::cuda {
 namespace {
 
-std::string bus_id_of(int device) {
-  std::array<char, 32> text{};
-  check(cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), device), "reading a PCI address");
-  return text.data();
-}
-
 /// What is needed of nvml.h, which a machine that builds this need not have.
 class Nvml {
  public:
@@ -68,6 +62,12 @@ bool has_atomics(int device, const std::string& bus_id) {
 }
 
 }  // namespace
+
+std::string bus_id_of(int device) {
+  std::array<char, 32> text{};
+  check(cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), device), "reading a PCI address");
+  return text.data();
+}
 
 Link link_between(int device, const std::string& bus_id) {
   static const Nvml nvml;

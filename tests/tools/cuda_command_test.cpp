@@ -110,6 +110,25 @@ TEST(CudaCommand, InfoDescribesTheGpus) {
   EXPECT_EQ(run({"info", "--backend", "cuda", "--one-gpu"}).code, 0);
 }
 
+/// From each to each, and the same backwards.
+TEST(CudaCommand, InfoNamesTheLinksBetweenGpus) {
+  SKIP_WITHOUT_GPU();
+  const json devices = cuda_info()["devices"];
+  const std::string text = run({"info"}).out;
+  for (std::size_t a = 0; a < devices.size(); ++a) {
+    const json& links = devices[a]["links"];
+    ASSERT_EQ(links.size(), devices.size());
+    EXPECT_EQ(links[a], "one GPU");
+    for (std::size_t b = 0; b < devices.size(); ++b) {
+      EXPECT_EQ(links[b], devices[b]["links"][a]);
+      if (a != b) {
+        EXPECT_TRUE(links[b] == "NVLink" || links[b] == "PCIe") << links[b];
+        EXPECT_CONTAINS(text, links[b].get<std::string>() + " to ");
+      }
+    }
+  }
+}
+
 TEST(CudaCommand, RanksThatShareAGpuMustBeAskedFor) {
   SKIP_WITHOUT_GPU();
   if (cuda_info()["devices"].size() > 1) GTEST_SKIP() << "there is a GPU for each of two ranks";
