@@ -148,10 +148,9 @@ std::string gpus_text(const Json& gpus) {
   int device = 0;
   for (const Json& each : gpus["devices"]) {
     const auto peers = each["peers"].get<std::vector<int>>();
-    text +=
-        fmt::format("                {}: {}, compute capability {}, {} multiprocessors, {} GiB, ", device,
-                    each["name"].get<std::string>(), each["compute_capability"].get<std::string>(),
-                    each["multiprocessors"].get<int>(), each["memory_gib"].get<double>());
+    text += fmt::format("                {}: {}, compute capability {}, {} multiprocessors, {} GiB, ", device,
+                        each["name"].get<std::string>(), each["compute_capability"].get<std::string>(),
+                        each["multiprocessors"].get<int>(), each["memory_gib"].get<double>());
     text += peers.empty() ? "no peers" : fmt::format("peers {}", fmt::join(peers, ", "));
     text += each["multicast"].get<bool>() ? ", multicast\n" : ", no multicast\n";
     if (const std::string links = links_text(device++, each["links"]); !links.empty())

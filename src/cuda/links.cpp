@@ -1,6 +1,7 @@
 #include "cuda/links.hpp"
 
 #include <dlfcn.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
@@ -87,6 +88,12 @@ Link slowest_link(Bootstrap& bootstrap, int device) {
   Link slowest = Link::shared;
   for (const std::string& each : links) slowest = std::max(slowest, static_cast<Link>(std::stoi(each)));
   return slowest;
+}
+
+std::string machine_name(int device, Link link) {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "asking for the device's name");
+  return fmt::format("{}, {}", properties.name, name(link));
 }
 
 }  // namespace mixcomm::cuda

@@ -18,4 +18,7 @@ namespace mixcomm::cuda {
 /// Collective: the slowest between any two ranks, the same on all. Throws CudaError, Timeout.
 [[nodiscard]] Link slowest_link(Bootstrap& bootstrap, int device);
 
+/// What a tuning table calls a machine whose ranks are joined so: "NVIDIA H200, NVLink". Throws CudaError.
+[[nodiscard]] std::string machine_name(int device, Link link);
+
 }  // namespace mixcomm::cuda

@@ -48,7 +48,10 @@ LaunchShape choose_shape(const Circumstances& c, Algorithm algorithm) {
   LaunchShape shape = shape_on_gpus(c, algorithm);
   if (c.tuning == nullptr) return shape;
   const TuningTable::Step tuned = c.tuning->step(c.op, c.symmetric, c.bytes);
-  if (tuned.algorithm == algorithm && tuned.shape != LaunchShape{}) shape = tuned.shape;
+  if (tuned.algorithm != algorithm || tuned.shape == LaunchShape{}) return shape;
+  const Protocol own = shape.protocol;
+  shape = tuned.shape;
+  if (shape.protocol == Protocol::automatic) shape.protocol = own;
   return shape;
 }
 
