@@ -29,26 +29,27 @@ struct TuningTable {
   static constexpr int version = 1;  ///< of the files
 
   // What it is for:
-  std::string machine;  ///< machine_name() of where it was measured
+  std::string machine;  ///< of where it was measured: CPU: machine_name(); CUDA: the GPU, and what joins the
+                        ///< ranks' GPUs: "NVIDIA H200, NVLink"
   BackendKind backend = BackendKind::cpu;
   int tp = 1;
   int dp = 1;
-  bool crowded = false;  ///< with more ranks than processors
+  bool crowded = false;  ///< CPU: with more ranks than processors
 
   /// For models of what an operation costs: wait_us * waits + bytes received / read_gbps.
   struct Costs {
-    double wait_us =
-        0;  ///< until all ranks have come to a point, when they come at the same time; microseconds
-    double read_gbps =
-        0;  ///< at which a rank copies what others have just written, all ranks at once; 1e9 bytes/s
-    double flag_us = 0;  ///< a flag from one processor to another; microseconds; 0: not measured
+    double wait_us = 0;    ///< until all ranks have come to a point, when they come at the same time; CUDA: a
+                           ///< flag from one rank to another; microseconds
+    double read_gbps = 0;  ///< at which a rank copies what others have just written, all ranks at once; CUDA:
+                           ///< at which bytes arrive at each rank when all write to all; 1e9 bytes/s
+    double flag_us = 0;    ///< a flag from one processor, or GPU, to another; microseconds; 0: not measured
   };
   Costs costs;
 
   struct Step {
     std::uint64_t up_to_bytes = UINT64_MAX;  ///< of the tensor with all rows, inclusive
     Algorithm algorithm = Algorithm::two_shot;
-    LaunchShape shape{};  ///< CUDA
+    LaunchShape shape{};  ///< CUDA: what is 0 or automatic in it goes by static rules
   };
   /// What is best for one operation and kind of memory, by size.
   struct Choice {
