@@ -43,8 +43,9 @@ TEST(TuningSteps, ATableOfThemIsRead) {
   table.tp = 4;
   for (const Op op : {Op::all_reduce_all_gather, Op::reduce_scatter_all_reduce}) {
     ChoiceMaker maker(op, false, candidates);
+    double turn = 1;  // another candidate is the quickest at each size
     for (std::size_t bytes = 4096; bytes <= 1U << 20U; bytes *= 2) {
-      const double turn = bytes % (4096 * 3) == 0 ? 1 : 2;
+      turn = 3 - turn;
       maker.add(bytes, {turn, 3 - turn, 1.4});
     }
     add_choice(table, maker.finish());
@@ -53,6 +54,7 @@ TEST(TuningSteps, ATableOfThemIsRead) {
   EXPECT_EQ(read.hash(), table.hash());
   ASSERT_EQ(read.choices.size(), 3U);  // without DP ranks, all_reduce is the first of the two
   EXPECT_EQ(read.choices[1].op, Op::all_reduce);
+  EXPECT_EQ(read.choices[0].steps.size(), 9U);
 }
 
 TEST(TuningSteps, NoSizeComesTwice) {
