@@ -19,10 +19,10 @@ turns as in 'mixcomm bench'. The table says which algorithm was quicker up to ho
 is for this machine, this grid and this backend alone, and refused elsewhere. All ranks take rank 0's table, and check its hash
 when they have read it back. Without a table the library goes by static rules.
 
-CUDA: each algorithm is measured over packets, lines and barriers, as the link between the GPUs has them, with several numbers of
-threads in a thread block, as CUDA graphs of 50 calls whose results are compared with exact sums; the table's steps say all of
-that. Every fourth size comes first, then those in between as far as --seconds goes. A step is taken where it pays by 3 %.
-The table is for GPUs of this name that are joined in this way.
+CUDA: each algorithm is measured over packets, lines and barriers, as the link between the GPUs has them, with
+several numbers of threads in a thread block, as CUDA graphs of 50 calls whose results are compared with exact
+sums; the table's steps say all of that. Every fourth size comes first, then those in between as far as
+--seconds goes. A step is taken where it pays by 3 %. The table is for GPUs of this name, joined in this way.
 
 Examples:
   mixcomm tune --tp 2 --dp 1 --out tuning.json
