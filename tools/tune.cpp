@@ -21,7 +21,7 @@ when they have read it back. Without a table the library goes by static rules.
 
 CUDA: each algorithm is measured over packets, lines and barriers, as the link between the GPUs has them, with
 several numbers of threads in a thread block, as CUDA graphs of 50 calls whose results are compared with exact
-sums; the table's steps say all of that. Every fourth size comes first, then those in between as far as
+sums; the table's steps say all of that. Sizes in steps of four come first, then those in between as far as
 --seconds goes. A step is taken where it pays by 3 %. The table is for GPUs of this name, joined in this way.
 
 Examples:

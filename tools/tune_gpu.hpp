@@ -15,8 +15,8 @@ class GpuTuner {
  public:
   GpuTuner(const TuneOptions& options, const BackendFlags& backend, const RankFlags& ranks);
 
-  /// What each rank does. Returns {"table": "..."} on rank 0. Every fourth size is measured, then those in
-  /// between as far as the time goes. Collective. Throws Unsupported in a build without CUDA, Error if a
+  /// What each rank does. Returns {"table": "..."} on rank 0. Sizes in steps of four are measured, then those
+  /// in between as far as the time goes. Collective. Throws Unsupported in a build without CUDA, Error if a
   /// result is wrong, and what operations throw.
   [[nodiscard]] Json run(Bootstrap& bootstrap);
 
