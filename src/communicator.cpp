@@ -311,11 +311,8 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
   const auto run_as = [&](Op each, const CheckedCall& part, Algorithm wanted) {
     const Circumstances c = circumstances(each);
     const Algorithm one = wanted == Algorithm::automatic ? choose(c) : wanted;
-    LaunchShape shape = choose_shape(c, one);
-    if (state.options.cuda.protocol != Protocol::automatic) shape.protocol = state.options.cuda.protocol;
-    if (options.shape.protocol != Protocol::automatic) shape.protocol = options.shape.protocol;
-    if (options.shape.lanes != 0) shape.lanes = options.shape.lanes;
-    if (options.shape.threads != 0) shape.threads = options.shape.threads;
+    const LaunchShape shape =
+        choose_shape(c, one).with({.protocol = state.options.cuda.protocol}).with(options.shape);
     state.run_one(each, part, one, shape, options.stream);
   };
   const bool in_two = algorithm == Algorithm::composed || algorithm == Algorithm::nccl;

@@ -324,6 +324,14 @@ TEST(Choose, OnGpusGoesByTheirLink) {
       EXPECT_NE(protocol(on_gpus(out, rows, link)), Protocol::lines) << name(link) << rows;
 }
 
+TEST(Choose, ShapesAreForAProtocol) {
+  const LaunchShape rule{Protocol::packets, 0, 128};
+  EXPECT_EQ(rule.with({}), rule);
+  EXPECT_EQ(rule.with({.protocol = Protocol::lines}), (LaunchShape{Protocol::lines, 0, 0}));
+  EXPECT_EQ(rule.with({.threads = 64}), (LaunchShape{Protocol::packets, 0, 64}));
+  EXPECT_EQ(rule.with({.protocol = Protocol::packets, .lanes = 8}), (LaunchShape{Protocol::packets, 8, 128}));
+}
+
 /// Without sums over TP ranks a second hop sends no byte less.
 TEST(Choose, OnGpusASecondHopMustPay) {
   for (const Op op : {Op::all_gather, Op::reduce_scatter}) {

@@ -357,7 +357,41 @@ TEST(Environment, ChoosesAndSwitchesOff) {
   EXPECT_EQ(algorithm_with("MIXCOMM_DISABLE", "multicast,fusion"), "composed");
   EXPECT_EQ(algorithm_with("MIXCOMM_DISABLE", ""), "auto");
   EXPECT_SAYS(algorithm_with("MIXCOMM_ALGORITHM", "fast"), "MIXCOMM_ALGORITHM");
-  EXPECT_SAYS(algorithm_with("MIXCOMM_DISABLE", "noise"), "fusion, multicast");
+  EXPECT_SAYS(algorithm_with("MIXCOMM_DISABLE", "noise"), "fusion, lines, multicast");
+}
+
+/// Multicast is off unless it is asked for, and who forbids it to one library on the machine means all.
+TEST(Environment, ForbidsMulticastAndLines) {
+  struct Allowed {
+    bool multicast;
+    bool lines;
+    bool operator==(const Allowed&) const = default;
+  };
+  const auto allowed_with = [](const char* variable, const char* value) {
+    if (variable != nullptr) setenv(variable, value, 1);
+    CommunicatorOptions wanted;
+    wanted.cuda.multicast = true;
+    Allowed allowed{};
+    run_threads(1, [&](Bootstrap& bootstrap) {
+      const Communicator communicator(bootstrap, wanted);
+      allowed = {communicator.options().cuda.multicast, communicator.options().cuda.lines};
+    });
+    if (variable != nullptr) unsetenv(variable);
+    return allowed;
+  };
+  unsetenv("NCCL_NVLS_ENABLE");
+  unsetenv("TORCH_SYMM_MEM_DISABLE_MULTICAST");
+  EXPECT_EQ(allowed_with(nullptr, ""), (Allowed{.multicast = true, .lines = true}));
+  EXPECT_EQ(allowed_with("NCCL_NVLS_ENABLE", "0"), (Allowed{.multicast = false, .lines = true}));
+  EXPECT_EQ(allowed_with("NCCL_NVLS_ENABLE", "1"), (Allowed{.multicast = true, .lines = true}));
+  EXPECT_EQ(allowed_with("NCCL_NVLS_ENABLE", "2"), (Allowed{.multicast = true, .lines = true}));
+  EXPECT_EQ(allowed_with("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1"),
+            (Allowed{.multicast = false, .lines = true}));
+  EXPECT_EQ(allowed_with("TORCH_SYMM_MEM_DISABLE_MULTICAST", "0"),
+            (Allowed{.multicast = true, .lines = true}));
+  EXPECT_EQ(allowed_with("MIXCOMM_DISABLE", "multicast"), (Allowed{.multicast = false, .lines = true}));
+  EXPECT_EQ(allowed_with("MIXCOMM_DISABLE", "lines"), (Allowed{.multicast = true, .lines = false}));
+  EXPECT_FALSE(CommunicatorOptions{}.cuda.multicast);
 }
 
 }  // namespace

@@ -82,6 +82,91 @@ TEST(Tuning, EveryPartCountsForTheHash) {
     for (std::size_t b = 0; b < a; ++b) EXPECT_NE(tables[a].hash(), tables[b].hash()) << a << " " << b;
 }
 
+/// As `mixcomm tune --backend cuda` makes them.
+TuningTable example_of_gpus() {
+  const LaunchShape lines{Protocol::lines, 0, 128};
+  const LaunchShape barriers{Protocol::barriers, 32, 512};
+  return {.machine = "NVIDIA H200, NVLink",
+          .backend = BackendKind::cuda,
+          .tp = 2,
+          .dp = 2,
+          .costs = {.wait_us = 0.73, .read_gbps = 356, .flag_us = 0.73},
+          .choices = {{Op::all_reduce,
+                       true,
+                       {{8192, Algorithm::one_shot, {}},
+                        {262144, Algorithm::two_shot, lines},
+                        {UINT64_MAX, Algorithm::two_shot, barriers}}}}};
+}
+
+TEST(Tuning, ShapesAreReadAsTheyWereWritten) {
+  const TuningTable table = example_of_gpus();
+  const TuningTable read = TuningTable::parse(table.text(), "here");
+  EXPECT_EQ(read.text(), table.text());
+  ASSERT_EQ(read.choices.size(), 1U);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(read.choices[0].steps[i].shape, table.choices[0].steps[i].shape) << i;
+    EXPECT_EQ(read.choices[0].steps[i].algorithm, table.choices[0].steps[i].algorithm) << i;
+  }
+  std::vector<TuningTable> tables(4, table);
+  tables[1].choices[0].steps[1].shape.protocol = Protocol::packets;
+  tables[2].choices[0].steps[1].shape.lanes = 1;
+  tables[3].choices[0].steps[1].shape.threads = 256;
+  for (std::size_t a = 0; a < tables.size(); ++a)
+    for (std::size_t b = 0; b < a; ++b) EXPECT_NE(tables[a].hash(), tables[b].hash()) << a << " " << b;
+}
+
+TEST(Tuning, DamagedShapesAreRefused) {
+  const auto refused = [](LaunchShape shape) {
+    TuningTable table = example_of_gpus();
+    table.choices[0].steps[1].shape = shape;
+    return message_of<InvalidArgument>([&] { (void)TuningTable::parse(table.text(), "here"); });
+  };
+  EXPECT_EQ(refused({Protocol::lines, 1024, 1024}), "");
+  EXPECT_HAS(refused({Protocol::lines, 0, 100}), "multiple of 32");
+  EXPECT_HAS(refused({Protocol::lines, 0, 1056}), "'threads' is 1056");
+  EXPECT_HAS(refused({Protocol::lines, 1025, 0}), "'lanes' is 1025");
+  EXPECT_HAS(refused({Protocol::lines, -1, 0}), "'lanes'");
+  const auto changed = [](const std::string& from, const std::string& to) {
+    std::string text = example_of_gpus().text();
+    const std::size_t at = text.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    if (at != std::string::npos) text.replace(at, from.size(), to);
+    return message_of<InvalidArgument>([&] { (void)TuningTable::parse(text, "here"); });
+  };
+  EXPECT_HAS(changed("\"protocol\": \"lines\"", "\"protocol\": \"pigeons\""), "pigeons");
+  EXPECT_HAS(changed("\"protocol\": \"lines\"", "\"protocol\": 3"), "protocol");
+  EXPECT_HAS(changed("\"protocol\": \"lines\"", "\"protocol\": \"packets\""), "hash");
+  EXPECT_HAS(changed("\"threads\": 128", "\"threads\": 160"), "hash");
+  EXPECT_HAS(changed("\"threads\": 128", "\"threads\": \"128\""), "threads");
+  EXPECT_HAS(changed("\"lanes\": 32", "\"lanes\": 3.5"), "lanes");
+}
+
+/// A step's shape is taken by the algorithm that it was measured with; what it leaves open stays the rule's.
+TEST(Tuning, ShapesGoByTheSteps) {
+  TuningTable table = example_of_gpus();
+  Circumstances c{.op = Op::all_reduce,
+                  .tp = 2,
+                  .dp = 2,
+                  .bytes = 65536,
+                  .symmetric = true,
+                  .largest_block_bytes = 65536,
+                  .backend = BackendKind::cuda,
+                  .link = Link::nvlink,
+                  .tuning = &table};
+  Circumstances untuned = c;
+  untuned.tuning = nullptr;
+  EXPECT_EQ(choose(c), Algorithm::two_shot);
+  EXPECT_EQ(choose_shape(c, Algorithm::two_shot), (LaunchShape{Protocol::lines, 0, 128}));
+  EXPECT_EQ(choose_shape(c, Algorithm::one_shot), choose_shape(untuned, Algorithm::one_shot));
+  table.choices[0].steps[1].shape = {Protocol::automatic, 0, 512};
+  EXPECT_EQ(choose_shape(c, Algorithm::two_shot),
+            (LaunchShape{choose_shape(untuned, Algorithm::two_shot).protocol, 0, 512}));
+  c.bytes = 4096;
+  EXPECT_EQ(choose(c), Algorithm::one_shot);
+  c.bytes = 1U << 20U;
+  EXPECT_EQ(choose_shape(c, Algorithm::two_shot), (LaunchShape{Protocol::barriers, 32, 512}));
+}
+
 /// Any one character changed or left out: another table never comes of it.
 TEST(Tuning, ADamagedTableIsRefused) {
   const TuningTable table = example(false);

@@ -147,8 +147,6 @@ void check_flags(const BenchOptions& options, bool seconds_given) {
         "NCCL refuses ranks that share a GPU in one process; add --processes, or leave nccl out of --against "
         "and "
         "--algorithm");
-  if (cuda && !options.tuning_path.empty())
-    throw Unsupported("--tuning: only the CPU backend is tuned so far; leave it out with --backend cuda");
   if (cuda) return;
   if (options.rows_on_device) throw InvalidArgument("--rows-on-device is for --backend cuda");
   if (options.with_launch) throw InvalidArgument("--with-launch is for --backend cuda");

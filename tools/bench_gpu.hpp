@@ -1,14 +1,12 @@
 // The measuring of `mixcomm bench --backend cuda`.
 #pragma once
 
-#include <future>
 #include <vector>
 
 #include "tools/bench_rows.hpp"
+#include "tools/driven_ranks.hpp"
 
 namespace mixcomm::tools {
-
-class GpuRank;
 
 /// Measures the rows of one grid. Made before the ranks are started, for one start of them.
 class GpuBench {
@@ -21,13 +19,11 @@ class GpuBench {
   [[nodiscard]] Json run(Bootstrap& bootstrap);
 
  private:
-  Json drive(Bootstrap& bootstrap, std::vector<GpuRank*> ranks, RanksOn place);
+  Json drive(Bootstrap& bootstrap, const std::vector<GpuRank*>& ranks, RanksOn place);
 
   const BenchOptions& options_;
   GridSize grid_;
-  std::vector<GpuRank*> parts_;  ///< of ranks that are streams: rank 0's thread drives them all
-  std::promise<void> driven_;    ///< when the others may take their parts away
-  std::shared_future<void> wait_until_driven_;
+  DrivenRanks ranks_;
 };
 
 }  // namespace mixcomm::tools

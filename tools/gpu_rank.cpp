@@ -56,7 +56,8 @@ GpuRank::End GpuRank::make_end(Bootstrap& bootstrap, bool nccl_windows) const {
                                         .cuda = {.device = options_.place.device,
                                                  .max_lanes = options_.max_lanes,
                                                  .nccl = nccl_ ? nccl_->get() : nullptr,
-                                                 .nccl_windows = nccl_windows}});
+                                                 .nccl_windows = nccl_windows},
+                                        .tuning = options_.tuning});
   const std::size_t bytes = std::max<std::size_t>(options_.most_bytes, 1);
   SymmetricBuffer in = communicator.allocate(bytes);
   SymmetricBuffer out = communicator.allocate(bytes);

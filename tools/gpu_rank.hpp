@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@ class GpuRank {
     std::size_t most_bytes = 0;       ///< of the largest tensor
     Milliseconds timeout = default_timeout;
     bool nccl = false;
+    std::optional<TuningTable> tuning{};  ///< CommunicatorOptions::tuning
   };
 
   /// Collective. Throws what Communicator and NcclCommunicator throw.
@@ -54,6 +56,8 @@ class GpuRank {
   [[nodiscard]] const LinkProbe& probe() const { return probe_; }
   /// How the ranks' GPUs are joined.
   [[nodiscard]] Link link() const { return end_->communicator.link(); }
+  /// Whether data may travel in lines between them.
+  [[nodiscard]] bool lines() const { return end_->communicator.options().cuda.lines && link() != Link::pcie; }
 
  private:
   /// A communicator with symmetric memory of its own.

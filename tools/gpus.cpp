@@ -6,9 +6,11 @@
 
 #include <cmath>
 #include <fstream>
+#include <map>
 #include <vector>
 
 #include "cuda/driver.hpp"
+#include "cuda/links.hpp"
 #include "mixcomm/error.hpp"
 #include "tools/backend.hpp"
 #include "verify/device.hpp"
@@ -51,7 +53,9 @@ double gib(std::size_t bytes) {
 Json device_json(int device, int count) {
   const cudaDeviceProp properties = properties_of(device);
   Json peers = Json::array();
+  Json links = Json::array();
   for (int other = 0; other < count; ++other) {
+    links.push_back(name(cuda::link_between(device, cuda::bus_id_of(other))));
     int can = 0;
     if (other != device) cuda::check(cudaDeviceCanAccessPeer(&can, device, other), "looking for peer access");
     if (can != 0) peers.push_back(other);
@@ -61,6 +65,7 @@ Json device_json(int device, int count) {
           {"multiprocessors", properties.multiProcessorCount},
           {"memory_gib", gib(properties.totalGlobalMem)},
           {"peers", peers},
+          {"links", links},
           {"multicast", has_multicast(device)}};
 }
 
@@ -81,6 +86,17 @@ int runtime_version() {
   int version = 0;
   cuda::check(cudaRuntimeGetVersion(&version), "reading the version of the CUDA runtime");
   return version;
+}
+
+/// "NVLink to 1, 2; PCIe to 3": how a device reaches the others.
+std::string links_text(int device, const Json& links) {
+  std::map<std::string, std::vector<int>> others;
+  for (int other = 0; other < static_cast<int>(links.size()); ++other)
+    if (other != device) others[links[static_cast<std::size_t>(other)].get<std::string>()].push_back(other);
+  std::string text;
+  for (const auto& [link, devices] : others)
+    text += fmt::format("{}{} to {}", text.empty() ? "" : "; ", link, fmt::join(devices, ", "));
+  return text;
 }
 
 }  // namespace
@@ -132,12 +148,13 @@ std::string gpus_text(const Json& gpus) {
   int device = 0;
   for (const Json& each : gpus["devices"]) {
     const auto peers = each["peers"].get<std::vector<int>>();
-    text +=
-        fmt::format("                {}: {}, compute capability {}, {} multiprocessors, {} GiB, ", device++,
-                    each["name"].get<std::string>(), each["compute_capability"].get<std::string>(),
-                    each["multiprocessors"].get<int>(), each["memory_gib"].get<double>());
+    text += fmt::format("                {}: {}, compute capability {}, {} multiprocessors, {} GiB, ", device,
+                        each["name"].get<std::string>(), each["compute_capability"].get<std::string>(),
+                        each["multiprocessors"].get<int>(), each["memory_gib"].get<double>());
     text += peers.empty() ? "no peers" : fmt::format("peers {}", fmt::join(peers, ", "));
     text += each["multicast"].get<bool>() ? ", multicast\n" : ", no multicast\n";
+    if (const std::string links = links_text(device++, each["links"]); !links.empty())
+      text += fmt::format("                   {}\n", links);
   }
   return text;
 }

@@ -18,7 +18,8 @@ void use_gpu(int device);
 [[nodiscard]] std::string gpu_uuid(int device);
 
 /// {"available": true, "architectures": [...], "runtime": "13.0", "driver": "580.82.07", "devices": [{...}],
-/// "mps": false}, or {"available": false, "why": "..."}. Makes no context on any device.
+/// "mps": false}, or {"available": false, "why": "..."}. A device's "links" say for each device, itself among
+/// them, how it is reached: "NVLink", "PCIe" or "one GPU". Makes no context on any device.
 [[nodiscard]] Json gpus();
 
 /// The same in lines of text.

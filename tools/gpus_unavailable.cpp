@@ -2,6 +2,7 @@
 #include "mixcomm/error.hpp"
 #include "tools/bench_gpu.hpp"
 #include "tools/gpus.hpp"
+#include "tools/tune_gpu.hpp"
 #include "verify/device.hpp"
 
 namespace mixcomm::tools {
@@ -28,10 +29,19 @@ Json measured_gpus() {
   return nullptr;
 }
 
-GpuBench::GpuBench(const BenchOptions& options, const GridSize& grid) : options_(options), grid_(grid) {}
+GpuBench::GpuBench(const BenchOptions& options, const GridSize& grid)
+    : options_(options), grid_(grid), ranks_(grid.world()) {}
 
 Json GpuBench::run(Bootstrap& bootstrap) {
   (void)place_on_gpu(bootstrap, options_.backend, options_.ranks);
+  throw Unsupported("--backend cuda: " + verify::why_no_cuda());
+}
+
+GpuTuner::GpuTuner(const TuneOptions& options, const BackendFlags& backend, const RankFlags& ranks)
+    : options_(options), backend_(backend), flags_(ranks), ranks_(options.tp * options.dp) {}
+
+Json GpuTuner::run(Bootstrap& bootstrap) {
+  (void)place_on_gpu(bootstrap, backend_, flags_);
   throw Unsupported("--backend cuda: " + verify::why_no_cuda());
 }
 

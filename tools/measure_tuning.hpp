@@ -25,11 +25,12 @@ struct TuneOptions {
 /// Called on rank 0 before each point: how many are done, of how many, and what comes now.
 using TuneProgress = std::function<void(std::size_t, std::size_t, const std::string&)>;
 
-/// Throws Unsupported for a backend that is not measured, InvalidArgument for options that cannot be.
+/// Throws InvalidArgument for options that cannot be.
 void check_tunable(const TuneOptions& options);
 
 /// Collective over tp * dp ranks, which pass the same: rank 0's table on every rank, which all have read
-/// alike. Throws what check_tunable() throws, and what operations throw.
+/// alike. On the CPU backend; GpuTuner measures CUDA. Throws Unsupported for that, what check_tunable()
+/// throws, and what operations throw.
 [[nodiscard]] TuningTable measure_tuning(Bootstrap& bootstrap, const TuneOptions& options,
                                          const TuneProgress& progress);
 

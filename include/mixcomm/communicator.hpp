@@ -21,7 +21,9 @@ namespace MIXCOMM_API mixcomm {
 struct CudaOptions {
   int device = -1;                          ///< -1: the calling thread's current device
   Protocol protocol = Protocol::automatic;  ///< of calls that name none; one_shot takes packets for barriers
-  bool lines = true;  ///< false: never lines, also over NVLink; then packets and barriers do it all
+  bool lines = true;  ///< false: never lines, also over NVLink; then packets and barriers do it all. For who
+                      ///< will not rely on NVLink's keeping 128 bytes together; MIXCOMM_DISABLE=lines says it
+                      ///< as well. The same on all ranks; results are the same bits
   int max_lanes =
       0;  ///< thread blocks of an operation at most, 1 to 128, to leave SMs to others. 0: 128, but where
           ///< ranks share a device half of each one's share of the SMs, so that other kernels of a late rank
@@ -54,7 +56,10 @@ struct CallOptions {
   /// share a device need a non-blocking stream each: on one stream, they would wait behind kernels that wait
   /// for them.
   void* stream = nullptr;
-  LaunchShape shape{};  ///< CUDA: how the call travels, for those who measure it; the same on all ranks
+  /// CUDA: how the call travels, for those who measure it; the same on all ranks. What is 0 or automatic in
+  /// it is the communicator's choice, by its tuning table or static rules. Lines where there may be none
+  /// become packets, barriers of one_shot as well; lanes and threads beyond what there is become the most.
+  LaunchShape shape{};
 };
 
 /// Rows of `width` bytes that begin `pitch` bytes apart, from one place to another.

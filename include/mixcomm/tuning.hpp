@@ -19,6 +19,16 @@ struct LaunchShape {
   int lanes = 0;    ///< thread blocks at most
   int threads = 0;  ///< of a thread block: a multiple of 32
 
+  /// This one, with what `wanted` names in its place. Lanes and threads are for a protocol: another one has
+  /// its own.
+  [[nodiscard]] LaunchShape with(const LaunchShape& wanted) const {
+    LaunchShape shape = *this;
+    if (wanted.protocol != Protocol::automatic && wanted.protocol != protocol)
+      shape = {wanted.protocol, 0, 0};
+    if (wanted.lanes != 0) shape.lanes = wanted.lanes;
+    if (wanted.threads != 0) shape.threads = wanted.threads;
+    return shape;
+  }
   friend bool operator==(const LaunchShape&, const LaunchShape&) = default;
 };
 
@@ -29,26 +39,27 @@ struct TuningTable {
   static constexpr int version = 1;  ///< of the files
 
   // What it is for:
-  std::string machine;  ///< machine_name() of where it was measured
+  std::string machine;  ///< of where it was measured: CPU: machine_name(); CUDA: the GPU, and what joins the
+                        ///< ranks' GPUs: "NVIDIA H200, NVLink"
   BackendKind backend = BackendKind::cpu;
   int tp = 1;
   int dp = 1;
-  bool crowded = false;  ///< with more ranks than processors
+  bool crowded = false;  ///< CPU: with more ranks than processors
 
   /// For models of what an operation costs: wait_us * waits + bytes received / read_gbps.
   struct Costs {
-    double wait_us =
-        0;  ///< until all ranks have come to a point, when they come at the same time; microseconds
-    double read_gbps =
-        0;  ///< at which a rank copies what others have just written, all ranks at once; 1e9 bytes/s
-    double flag_us = 0;  ///< a flag from one processor to another; microseconds; 0: not measured
+    double wait_us = 0;    ///< until all ranks have come to a point, when they come at the same time; CUDA: a
+                           ///< flag from one rank to another; microseconds
+    double read_gbps = 0;  ///< at which a rank copies what others have just written, all ranks at once; CUDA:
+                           ///< at which bytes arrive at each rank when all write to all; 1e9 bytes/s
+    double flag_us = 0;    ///< a flag from one processor, or GPU, to another; microseconds; 0: not measured
   };
   Costs costs;
 
   struct Step {
     std::uint64_t up_to_bytes = UINT64_MAX;  ///< of the tensor with all rows, inclusive
     Algorithm algorithm = Algorithm::two_shot;
-    LaunchShape shape{};  ///< CUDA
+    LaunchShape shape{};  ///< CUDA: what is 0 or automatic in it goes by static rules
   };
   /// What is best for one operation and kind of memory, by size.
   struct Choice {

@@ -101,8 +101,10 @@ class Communicator:
         tp, dp: tp * dp ranks; one that is left out follows from their number, both make a grid of TP alone.
         timeout: seconds, of every wait. check_agreement: compare each call between ranks (None: on CPU).
         workspace_bytes: staging per rank (0: 1 MiB, or 4 MiB on CUDA). backend: "cpu" or "cuda". device: CUDA
-        device (-1: the current one). protocol, max_lanes, multicast, nccl (an ncclComm_t as an int),
-        nccl_windows: see CudaOptions in mixcomm/communicator.hpp. tuning: what mixcomm.tune() or
+        device (-1: the current one). protocol: how data travels on CUDA: "auto" (by how the GPUs are joined),
+        "packets", "lines" (over NVLink, or on one GPU; else Unsupported), "barriers". max_lanes, multicast,
+        nccl (an ncclComm_t as an int), nccl_windows: see CudaOptions in mixcomm/communicator.hpp, and
+        MIXCOMM_DISABLE=lines,multicast to go without. tuning: what mixcomm.tune() or
         `mixcomm tune` made for this machine, grid and backend, or the file with it, the same on all ranks.
         Raises InvalidArgument, Unsupported, Disagreement, Timeout, SystemError.
         """

@@ -47,8 +47,8 @@ def tune(
     together. most_bytes: of the largest tensor. progress: rank 0 says on stderr how far it is. Ranks stay on
     the processors where they are: bind them first, as they will run.
 
-    Raises Unsupported for the CUDA backend, which goes by static rules so far; InvalidArgument, Timeout,
-    SystemError.
+    Raises Unsupported for the CUDA backend, which `mixcomm tune --backend cuda` measures, and whose tables
+    communicators take as well; InvalidArgument, Timeout, SystemError.
     """
     if bootstrap is None:
         bootstrap = _bootstrap.from_env(timeout)

@@ -119,11 +119,7 @@ class CudaBackend final : public Backend {
   /// Zeroed memory is what all counters, flags and packets begin with, on every rank.
   void resume() override { provider_->resume(); }
 
-  [[nodiscard]] std::string machine() const override {
-    cudaDeviceProp properties{};
-    check(cudaGetDeviceProperties(&properties, device_), "asking for the device's name");
-    return fmt::format("{}, {}", properties.name, name(link_));
-  }
+  [[nodiscard]] std::string machine() const override { return machine_name(device_, link_); }
   [[nodiscard]] Link link() const override { return link_; }
   [[nodiscard]] bool crowded() const override { return false; }
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cuda; }

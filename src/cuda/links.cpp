@@ -1,6 +1,7 @@
 #include "cuda/links.hpp"
 
 #include <dlfcn.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
@@ -11,12 +12,6 @@
 
 namespace mixcomm::cuda {
 namespace {
-
-std::string bus_id_of(int device) {
-  std::array<char, 32> text{};
-  check(cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), device), "reading a PCI address");
-  return text.data();
-}
 
 /// What is needed of nvml.h, which a machine that builds this need not have.
 class Nvml {
@@ -69,6 +64,12 @@ bool has_atomics(int device, const std::string& bus_id) {
 
 }  // namespace
 
+std::string bus_id_of(int device) {
+  std::array<char, 32> text{};
+  check(cudaDeviceGetPCIBusId(text.data(), static_cast<int>(text.size()), device), "reading a PCI address");
+  return text.data();
+}
+
 Link link_between(int device, const std::string& bus_id) {
   static const Nvml nvml;
   const std::string mine = bus_id_of(device);
@@ -87,6 +88,12 @@ Link slowest_link(Bootstrap& bootstrap, int device) {
   Link slowest = Link::shared;
   for (const std::string& each : links) slowest = std::max(slowest, static_cast<Link>(std::stoi(each)));
   return slowest;
+}
+
+std::string machine_name(int device, Link link) {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, device), "asking for the device's name");
+  return fmt::format("{}, {}", properties.name, name(link));
 }
 
 }  // namespace mixcomm::cuda

@@ -1,13 +1,15 @@
-/* The packets of the CUDA backend: data that says itself that it has come, two workspaces, and nothing that is reset.
+/* The packets and lines of the CUDA backend: data that says itself that it has come, areas that alternate, and
+ * nothing that is reset.
  *
  * scripts/check-model has spin look at every state that three ranks can reach in any sequence of passes, and at mutants,
  * each of which must be refuted. What is shown: no rank overwrites a packet that its receiver has not read yet, and no
  * rank waits for ever.
  *
- * Model                Code (cuda/packet_context.cuh)
+ * Model                Code (cuda/message_context.cuh)
  * Rank                 Lane's loop over passes (cuda/lane.cuh, kernel_body.cuh): begin_pass, a body, end_pass
- * greets               PacketContext::prepare: a pair of ranks may have no data for each other
- * in_place, out_place  Workspace::area of a parity, where a rank's packets for another lie; in_area, out_offset
+ * greets               MessageContext::prepare: a pair of ranks may have no data for each other
+ * in_place, out_place  Area::in and Area::out of a parity (cuda/workspace.hpp), where a rank's packets for
+ *                      another lie: in_area, out_offset
  * hello                hello()
  * send                 send(), store_all()
  * await                load_sum(), close(), end_pass(): until the packet's number is that of the pass
@@ -20,8 +22,20 @@
  *
  * Two configurations: passes that gather, in any sequence (default), or passes that scatter (SCATTERS).
  *
- * Abstracted: one lane (lanes share nothing); a rank's packets for another, of one phase of a pass, are one packet, and
- * a rank's threads end a pass together. All packets of a phase are sent in one step: a place that is taken when one of
+ * Lines: the model holds for them as well. A tile is one access, of one thread's 16 bytes or of eight
+ * threads' 128. That it is never seen in part is assumed for both; of packets PTX's memory model promises it,
+ * of lines nobody does, but NVLink keeps them together, and a stress test looks for the contrary. Hellos are
+ * packets on either wire. Each wire has areas of its own, while numbers and hellos count the passes of both:
+ * so between two uses of one place lie as many passes as here, or more, and in each of them every rank is
+ * heard of.
+ *
+ * What differs in the code: in two_shot a rank's own share does not travel. What goes from a rank to itself
+ * here (goes, from == to) stays in a register there. Operations share an area out among the lanes that they
+ * have, so the bytes of a place may be another lane's in the next operation: a rank begins that one only when
+ * all its lanes are through with the last pass, in which each has heard of every other rank.
+ *
+ * Abstracted: one lane (within an operation lanes share nothing); a rank's packets for another, of one phase
+ * of a pass, are one packet, and a rank's threads end a pass together. All packets of a phase are sent in one step: a place that is taken when one of
  * them comes was taken before, and a receiver that gets its one later is one that looks later. They are read in one step,
  * as late as may be. A packet is one access, of data and number together, as in PTX's memory model. Numbers are 1 and 2
  * (64 bits in the code): a place's parity says which packet lies in it, as long as none is overwritten unread. Deadlines

@@ -45,11 +45,10 @@ Algorithm choose(const Circumstances& c) {
 
 LaunchShape choose_shape(const Circumstances& c, Algorithm algorithm) {
   if (c.backend != BackendKind::cuda) return {};
-  LaunchShape shape = shape_on_gpus(c, algorithm);
+  const LaunchShape shape = shape_on_gpus(c, algorithm);
   if (c.tuning == nullptr) return shape;
   const TuningTable::Step tuned = c.tuning->step(c.op, c.symmetric, c.bytes);
-  if (tuned.algorithm == algorithm && tuned.shape != LaunchShape{}) shape = tuned.shape;
-  return shape;
+  return tuned.algorithm == algorithm ? shape.with(tuned.shape) : shape;
 }
 
 std::string why_chosen(const Circumstances& c) {

@@ -65,6 +65,7 @@ INSTANTIATE_TEST_SUITE_P(Grids, CollectivesCuda,
 class MulticastCuda : public CudaTest {};
 
 TEST_F(MulticastCuda, GivesTheSameWhereDevicesHaveIt) {
+  if (const std::string why = why_no_multicast(); !why.empty()) GTEST_SKIP() << why;
   constexpr auto multicast_supported =
       static_cast<cudaDeviceAttr>(132);  // CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED
   int supported = 0;

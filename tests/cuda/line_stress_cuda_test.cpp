@@ -147,8 +147,8 @@ TEST_P(LineStress, NoLineIsTorn) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Grids, LineStress,
-                         testing::Values(GridSize{2, 1}, GridSize{1, 2}, GridSize{2, 2}, GridSize{4, 1},
-                                         GridSize{1, 4}),
+                         testing::Values(GridSize{2, 1}, GridSize{1, 2}, GridSize{3, 1}, GridSize{1, 3},
+                                         GridSize{2, 2}, GridSize{4, 1}, GridSize{1, 4}),
                          testing::PrintToStringParamName());
 
 }  // namespace

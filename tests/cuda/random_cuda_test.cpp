@@ -133,5 +133,25 @@ TEST_F(RandomCuda, OperationsOfSixRanksAreBitExact) {
   EXPECT_EQ(failures(results), "") << "of " << operations << " operations";
 }
 
+/// Nothing is shared but the links: what two ranks on one GPU would hide.
+TEST_F(RandomCuda, OperationsWithAGpuForEachRankAreBitExact) {
+  const int gpus = gpus_for_tests();
+  if (gpus < 2) GTEST_SKIP() << "MIXCOMM_TEST_GPUS is not set to two or more";
+  const long operations = operations_wanted();
+  std::vector<CommunicatorOptions> grids;
+  for (const Protocol protocol :
+       {Protocol::packets, Protocol::lines, Protocol::barriers, Protocol::automatic})
+    for (int tp = 1; tp <= gpus; ++tp)
+      if (gpus % tp == 0) grids.push_back(cuda_options(tp, gpus / tp, protocol));
+  const auto results = spawn_cuda(Ranks::threads, gpus, [&](Bootstrap& bootstrap) {
+    auto usable = grids;
+    const Communicator probe(bootstrap, cuda_options(gpus, 1));
+    if (probe.link() == Link::pcie)
+      std::erase_if(usable, [](const auto& each) { return each.cuda.protocol == Protocol::lines; });
+    return run_random(bootstrap, usable, operations);
+  });
+  EXPECT_EQ(failures(results), "") << "of " << operations << " operations";
+}
+
 }  // namespace
 }  // namespace mixcomm::test

@@ -68,6 +68,11 @@ CommunicatorOptions cuda_options(int tp, int dp, Protocol protocol) {
   return options;
 }
 
+std::string why_no_multicast() {
+  if (number_in("MIXCOMM_TEST_MULTICAST") == 1) return "";
+  return "multicast is tested only when it is asked for: set MIXCOMM_TEST_MULTICAST=1";
+}
+
 int gpus_for_tests() {
   return std::max(static_cast<int>(number_in("MIXCOMM_TEST_GPUS")), 1);
 }

@@ -35,6 +35,10 @@ class CudaProcessTest : public testing::Test {
 /// A communicator's options for the tests: a small workspace, so that messages pass in chunks.
 [[nodiscard]] CommunicatorOptions cuda_options(int tp, int dp, Protocol protocol = Protocol::automatic);
 
+/// Why tests of NVLink multicast are not run: "" with MIXCOMM_TEST_MULTICAST=1. What multicast needs of a
+/// machine is more than its devices say, and what goes wrong there is not for this process alone to mend.
+[[nodiscard]] std::string why_no_multicast();
+
 /// How many GPUs the ranks of a test take turns on: MIXCOMM_TEST_GPUS, or 1.
 [[nodiscard]] int gpus_for_tests();
 

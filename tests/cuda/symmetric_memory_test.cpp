@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cuda/driver.hpp"
+#include "cuda/support.hpp"
 #include "cuda/symmetric_memory.hpp"
 #include "mixcomm/error.hpp"
 #include "support/spawn.hpp"
@@ -249,6 +250,7 @@ TEST_P(SymmetricMemory, ADeviceThatIsNotThereIsSaidOnEveryRank) {
 }
 
 TEST_P(SymmetricMemory, MulticastOfOneGpuIsRefused) {
+  if (const std::string why = why_no_multicast(); !why.empty()) GTEST_SKIP() << why;
   const auto results = spawn_on_gpu(GetParam(), 2, [](Bootstrap& b) -> std::string {
     CudaOptions options;
     options.multicast = true;

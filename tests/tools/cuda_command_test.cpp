@@ -40,6 +40,11 @@ TEST(CudaCommand, FlagsThatDoNotFitTogetherExitWith2) {
       {{"bench", "--backend", "cuda", "--one-gpu", "--against", "nccl"}, "add --processes"},
       {{"bench", "--backend", "cuda", "--one-gpu", "--algorithm", "nccl"}, "add --processes"},
       {{"check", "--algorithm", "nccl"}, "no bits to compare"},
+      {{"tune", "--one-gpu"}, "--one-gpu is for --backend cuda"},
+      {{"tune", "--backend", "cuda", "--tp", "1", "--dp", "1"}, "one rank"},
+      {{"tune", "--backend", "cuda", "--most-bytes", "12"}, "--most-bytes"},
+      {{"bench", "--backend", "cuda", "--tuning", "/nonexistent.json"}, "/nonexistent.json"},
+      {{"check", "--backend", "cuda", "--tuning", "/nonexistent.json"}, "/nonexistent.json"},
       {{"bench", "--backend", "cuda", "--grids", "2by2"}, "2by2"},
       {{"bench", "--grid", "2x2", "--tp", "2"}, "excludes"},
       {{"bench", "--grids", "2x2,2x3", "--uneven", "1,2"}, "2 counts for 3 DP ranks"},
@@ -53,6 +58,7 @@ TEST(CudaCommand, WithoutAGpuItSaysWhy) {
   if (seen["available"].get<bool>()) GTEST_SKIP() << "there is a GPU";
   const auto why = seen["why"].get<std::string>();
   EXPECT_NE(why, "");
+  const TemporaryDirectory files;
   const std::vector<Words> commands = {
       {"info", "--backend", "cuda"},
       {"check", "--backend", "cuda", "--tp", "2"},
@@ -60,6 +66,9 @@ TEST(CudaCommand, WithoutAGpuItSaysWhy) {
       {"check", "--backend", "cuda", "--tp", "2", "--processes"},
       {"bench", "--backend", "cuda", "--one-gpu", "--grids", "4x2,2x4"},
       {"bench", "--backend", "cuda", "--processes", "--against", "nccl"},
+      {"tune", "--backend", "cuda", "--out", files.file("tuning.json")},
+      {"tune", "--backend", "cuda", "--one-gpu", "--out", files.file("tuning.json")},
+      {"tune", "--backend", "cuda", "--processes", "--out", files.file("tuning.json")},
       {"run", "-n", "2", "--", command, "check", "--backend", "cuda", "--tp", "2"}};
   for (const Words& words : commands) {
     const Outcome outcome = run(words);
@@ -67,6 +76,7 @@ TEST(CudaCommand, WithoutAGpuItSaysWhy) {
     EXPECT_EQ(outcome.out, "");
     EXPECT_CONTAINS(outcome.err, "--backend cuda: " + why);
   }
+  EXPECT_FALSE(std::filesystem::exists(files.file("tuning.json")));
 }
 
 TEST(CudaCommand, PlanNamesWhatCudaWouldRun) {
@@ -108,6 +118,25 @@ TEST(CudaCommand, InfoDescribesTheGpus) {
   EXPECT_GT(device["memory_gib"].get<double>(), 0);
   EXPECT_TRUE(device["multicast"].is_boolean());
   EXPECT_EQ(run({"info", "--backend", "cuda", "--one-gpu"}).code, 0);
+}
+
+/// From each to each, and the same backwards.
+TEST(CudaCommand, InfoNamesTheLinksBetweenGpus) {
+  SKIP_WITHOUT_GPU();
+  const json devices = cuda_info()["devices"];
+  const std::string text = run({"info"}).out;
+  for (std::size_t a = 0; a < devices.size(); ++a) {
+    const json& links = devices[a]["links"];
+    ASSERT_EQ(links.size(), devices.size());
+    EXPECT_EQ(links[a], "one GPU");
+    for (std::size_t b = 0; b < devices.size(); ++b) {
+      EXPECT_EQ(links[b], devices[b]["links"][a]);
+      if (a != b) {
+        EXPECT_TRUE(links[b] == "NVLink" || links[b] == "PCIe") << links[b];
+        EXPECT_CONTAINS(text, links[b].get<std::string>() + " to ");
+      }
+    }
+  }
 }
 
 TEST(CudaCommand, RanksThatShareAGpuMustBeAskedFor) {
@@ -157,6 +186,44 @@ TEST(CudaCommand, CheckPassesWithAGpuForEachRank) {
       EXPECT_EQ(outcome.code, 0) << outcome.err;
       EXPECT_CONTAINS(outcome.out, " passed, 0 failed\n");
     }
+  }
+}
+
+/// Of ranks that share a GPU, and of ranks that have one each, where there are two.
+TEST(CudaCommand, ATableOfTuneIsUsedAndGuarded) {
+  SKIP_WITHOUT_GPU();
+  const TemporaryDirectory files;
+  const std::string table = files.file("table.json");
+  const bool several = cuda_info()["devices"].size() > 1;
+  for (const bool one_gpu : {true, false}) {
+    if (!one_gpu && !several) continue;
+    const auto on_gpus = [&](Words words, const Words& more) {
+      words.insert(words.end(), {"--backend", "cuda"});
+      if (one_gpu) words.emplace_back("--one-gpu");
+      words.insert(words.end(), more.begin(), more.end());
+      return run(words);
+    };
+    const Outcome tuned = on_gpus(
+        {"tune"}, {"--tp", "2", "--dp", "1", "--seconds", "0", "--most-bytes", "65536", "--out", table});
+    ASSERT_EQ(tuned.code, 0) << tuned.err;
+    EXPECT_CONTAINS(tuned.out, "written to");
+    const json written = json::parse(read_text(table));
+    EXPECT_EQ(written["backend"], "cuda");
+    EXPECT_EQ(written["choices"].size(), 6U);  // three operations, two kinds of memory
+    EXPECT_GT(written["costs"]["read_gbps"].get<double>(), 0);
+    const Outcome benched =
+        on_gpus({"bench"}, {"--tp", "2", "--dp", "1", "--rows", "1", "--hidden", "64", "--algorithm", "auto",
+                            "--iterations", "3", "--tuning", table});
+    EXPECT_EQ(benched.code, 0) << benched.err;
+    const Outcome checked =
+        on_gpus({"check"}, {"--tp", "2", "--dp", "1", "--quick", "--dtype", "bf16", "--tuning", table});
+    EXPECT_EQ(checked.code, 0) << checked.err;
+    const Outcome other = on_gpus({"bench"}, {"--tp", "1", "--dp", "2", "--tuning", table});
+    EXPECT_EQ(other.code, 2);
+    EXPECT_CONTAINS(other.err, "tp 2 x dp 1");
+    const Outcome elsewhere = run({"bench", "--tp", "2", "--dp", "1", "--tuning", table});
+    EXPECT_EQ(elsewhere.code, 2);
+    EXPECT_CONTAINS(elsewhere.err, "backend cuda");
   }
 }
 

@@ -76,7 +76,7 @@ TEST(Tune, ItsTableIsUsedAndGuarded) {
 
 TEST(Tune, RefusesWhatItCannotMeasure) {
   EXPECT_CONTAINS(invoke({"tune", "--tp", "1", "--dp", "1"}).err, "one rank");
-  EXPECT_CONTAINS(invoke({"tune", "--backend", "cuda"}).err, "CPU backend");
+  EXPECT_CONTAINS(invoke({"tune", "--one-gpu"}).err, "--one-gpu is for --backend cuda");
 }
 
 /// Two calls of each MPI beside ours, where it is installed; else what to install.

@@ -1,0 +1,174 @@
+// Built with CUDA only; else gpus_unavailable.cpp.
+#include "tools/tune_gpu.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "cuda/links.hpp"
+#include "tools/exchange_long.hpp"
+#include "tools/gpu_bound.hpp"
+#include "tools/gpu_rank.hpp"
+#include "tools/graph_bench.hpp"
+#include "tools/output.hpp"
+#include "tools/statistics.hpp"
+#include "tools/tuning_steps.hpp"
+
+namespace mixcomm::tools {
+namespace {
+
+constexpr std::size_t launches = 10;  ///< of each graph
+constexpr std::size_t hidden = 2048;  ///< 4 KiB rows
+constexpr DType dtype = DType::bf16;
+
+double rounded(double value) {
+  return std::round(value * 1000) / 1000;
+}
+
+Sweep sweep_of(const TuneOptions& options) {
+  return {.tp = options.tp,
+          .dp = options.dp,
+          .hidden = hidden,
+          .dtype = dtype,
+          .most_bytes = options.most_bytes,
+          .factor = 2};
+}
+
+/// How the ranks reach each other.
+struct Reach {
+  Link link;
+  bool lines;  ///< whether data may travel in them
+};
+
+/// What is worth to be measured. First as the library would launch each algorithm by itself.
+std::vector<Variant> candidates_for(const Reach& reach, Buffers buffers) {
+  using enum Algorithm;
+  using Protocol::barriers;
+  using Protocol::lines;
+  using Protocol::packets;
+  std::vector<Variant> candidates{{one_shot, {}}, {two_shot, {}}};
+  const auto add = [&](Algorithm algorithm, Protocol protocol, std::initializer_list<int> threads) {
+    for (const int each : threads) candidates.push_back({algorithm, {protocol, 0, each}});
+  };
+  add(one_shot, packets, {128, 256});
+  if (reach.lines) add(one_shot, lines, {128, 256, 512});
+  if (reach.lines) add(two_shot, lines, {128, 256, 512});
+  const bool nvlink = reach.link == Link::nvlink && reach.lines;
+  if (!nvlink) add(two_shot, packets, {128, 256});
+  if (!nvlink || buffers == Buffers::symmetric) add(two_shot, barriers, {256, 512});
+  return candidates;
+}
+
+struct Order {
+  std::vector<SweepPoint> points;
+  std::size_t coarse = 0;  ///< so many come first, and suffice
+};
+
+/// The points with their candidates: every second one of a kind behind all others.
+Order in_order(const std::vector<SweepPoint>& points, const Reach& reach) {
+  Order order;
+  std::vector<SweepPoint> between;
+  std::size_t of_kind = 0;
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    SweepPoint point = points[i];
+    const bool same =
+        i > 0 && points[i - 1].cell.op == point.cell.op && points[i - 1].cell.buffers == point.cell.buffers;
+    of_kind = same ? of_kind + 1 : 0;
+    point.cell.variants = candidates_for(reach, point.cell.buffers);
+    (of_kind % 2 == 0 ? order.points : between).push_back(std::move(point));
+  }
+  order.coarse = order.points.size();
+  for (SweepPoint& point : between) order.points.push_back(std::move(point));
+  return order;
+}
+
+/// Medians of what was measured, by kind and then by size.
+using Kind = std::pair<Op, Buffers>;
+using Medians = std::map<Kind, std::map<std::size_t, std::vector<double>>>;
+
+void add_choices(TuningTable& table, const Medians& medians, const Reach& reach) {
+  for (const auto& [kind, sizes] : medians) {
+    const auto& [op, buffers] = kind;
+    ChoiceMaker maker(op, buffers == Buffers::symmetric, candidates_for(reach, buffers));
+    for (const auto& [bytes, us] : sizes) maker.add(bytes, us);
+    add_choice(table, maker.finish());
+  }
+}
+
+}  // namespace
+
+GpuTuner::GpuTuner(const TuneOptions& options, const BackendFlags& backend, const RankFlags& ranks)
+    : options_(options), backend_(backend), flags_(ranks), ranks_(options.tp * options.dp) {}
+
+Json GpuTuner::run(Bootstrap& bootstrap) {
+  const GpuPlace place = place_on_gpu(bootstrap, backend_, flags_);
+  std::size_t most = 0;
+  for (const SweepPoint& point : points_of(sweep_of(options_))) most = std::max(most, point.bytes);
+  GpuRank mine(bootstrap, {.grid = {options_.tp, options_.dp},
+                           .place = place,
+                           .hidden = hidden,
+                           .dtype = dtype,
+                           .most_bytes = most,
+                           .timeout = options_.timeout});
+  return ranks_.run(bootstrap, mine, place.ranks, [&](const std::vector<GpuRank*>& driven) {
+    return measure(bootstrap, driven, place.ranks);
+  });
+}
+
+Json GpuTuner::measure(Bootstrap& bootstrap, const std::vector<GpuRank*>& ranks, RanksOn place) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto has_time = [&] {
+    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
+    return passed.count() < options_.seconds;
+  };
+  const bool first = bootstrap.rank() == 0;
+  std::unique_ptr<Meeting> meeting;
+  if (place != RanksOn::streams) meeting = std::make_unique<Meeting>(bootstrap, launches, options_.timeout);
+  const GpuRank& mine = *ranks.front();
+  const Reach reach{mine.link(), mine.lines()};
+  const int device = mine.device();
+  GraphBench bench(ranks, meeting.get(), {.launches = launches});
+
+  std::unique_ptr<Progress> progress;
+  if (first) progress = std::make_unique<Progress>(fmt::format("tune {}x{}", options_.tp, options_.dp));
+  const auto [points, coarse] = in_order(points_of(sweep_of(options_)), reach);
+  if (progress) progress->update(0, points.size(), "what a hop and a byte take");
+  const GpuBound bound = measure_gpu_bound(bench, device, options_.tp * options_.dp);
+  Medians medians;
+  for (std::size_t i = 0; i < points.size(); ++i) {
+    const auto& [cell, bytes] = points[i];
+    if (i >= coarse) {  // of those in between there need be none
+      const bool more = has_time();
+      if (meeting ? meeting->decided_by_rank_0(more ? 1 : 0) == 0 : !more) break;
+    }
+    if (progress)
+      progress->update(i, points.size(),
+                       fmt::format("{}, {} bytes, {}", name(cell.op), bytes, name(cell.buffers)));
+    auto [latencies, wrong] = bench.measure(cell);
+    if (meeting)
+      for (std::string& each : exchange_long(bootstrap, "comparing results", std::string(wrong)))
+        if (wrong.empty()) wrong = std::move(each);
+    if (!wrong.empty()) throw Error(fmt::format("a result is wrong: {}", wrong));
+    std::vector<double>& us = medians[{cell.op, cell.buffers}][bytes];
+    for (const Latencies& each : latencies) us.push_back(median(each));
+  }
+  if (!first) return nullptr;
+  TuningTable table{.machine = cuda::machine_name(device, reach.link),
+                    .backend = BackendKind::cuda,
+                    .tp = options_.tp,
+                    .dp = options_.dp,
+                    .crowded = false,
+                    .costs = {.wait_us = std::max(rounded(bound.hop_us), 0.0),
+                              .read_gbps = std::max(rounded(bound.gbps), 0.0),
+                              .flag_us = std::max(rounded(bound.hop_us), 0.0)},
+                    .choices = {}};
+  add_choices(table, medians, reach);
+  return {{"table", table.text()}};
+}
+
+}  // namespace mixcomm::tools
