@@ -12,8 +12,8 @@ namespace {
 
 using enum TeamName;
 
-std::string steps(const Layout& from, const Layout& to, const Parallelism& p) {
-  const Transition transition = collective_for(from, to, p);
+std::string steps(const Layout& from, const Layout& to, const Parallelism& p, const PlanOptions& options = {}) {
+  const Transition transition = collective_for(from, to, p, options);
   check(transition, p);
   std::string text;
   for (const Step& step : transition.steps) text += (text.empty() ? "" : ", ") + std::string(name(step));
@@ -125,7 +125,10 @@ TEST(Plan, ExpertsThatMeetAttentionInEveryWay) {
   EXPECT_EQ(steps(over_ep, own, {2, 4, 4, 2}), "reduce_scatter, slice");
   EXPECT_EQ(steps(over_ep, all, {2, 4, 2, 4}), "all_reduce");
   // Crossing: neither of 2 and 3 divides the other.
-  EXPECT_EQ(steps(over_ep, own, {2, 3, 3, 2}), "keep_one, reduce_scatter_all_reduce");
+  PlanOptions one_gpu;
+  one_gpu.model.link = link_from_name("one-h200");
+  EXPECT_EQ(steps(over_ep, own, {2, 3, 3, 2}, one_gpu), "keep_one, reduce_scatter_all_reduce");
+  EXPECT_EQ(steps(over_ep, own, {2, 3, 3, 2}), "all_reduce, slice");  // of two ranks: one hop at any size
   const Layout over_tp{Rows::replicated, moe_tp};
   EXPECT_EQ(steps(over_tp, own, {2, 3, 3, 2}), "keep_one, reduce_scatter_all_reduce");
   EXPECT_EQ(steps(over_tp, own, {2, 2, 2, 2}), "slice, all_reduce");

@@ -13,7 +13,7 @@ namespace {
 /// over NVLink goes in the time of a second hop.
 double worth_a_hop(const Circumstances& c) {
   if (c.link != Link::nvlink) return 192 * 1024;
-  return shape_of(c.op).gathers ? 300e3 : 700e3;
+  return 300e3;
 }
 double dearer_by(const Circumstances& c) {
   const GpuTraffic traffic(c);

@@ -20,10 +20,12 @@ constexpr const char* wait_source =
 
 std::vector<LinkConstants> make_links() {
   const auto gpu = [](std::string name, double latency_us, double gbps, std::string_view bandwidth) {
+    const Link joined = name.starts_with("nvlink") ? Link::nvlink : Link::pcie;
     return LinkConstants{.name = std::move(name),
                          .call_us = 1.5,
                          .wait_us = 0.6 + latency_us,
                          .gbps = gbps,
+                         .joined = joined,
                          .source = fmt::format("{}; {}", bandwidth, wait_source)};
   };
   constexpr double nvlink_us = 0.5;
@@ -44,6 +46,7 @@ std::vector<LinkConstants> make_links() {
        .call_us = 1.5,
        .wait_us = 1.5,
        .gbps = 320,
+       .joined = Link::shared,
        .source = "docs/performance.md, eight ranks as streams of one H200: an empty kernel takes 1.5 us, "
                  "all_reduce_all_gather of 4x2 2.98 us at T=1 and 15.5 us at T=256"});
   links.push_back(
@@ -109,6 +112,7 @@ Prediction predict(const Operation& operation, const CostModel& model, Algorithm
                         .symmetric = true,
                         .crowded = link.crowded,
                         .backend = link.backend,
+                        .link = link.joined,
                         .tuning = tuning});
   const bool once = algorithm == Algorithm::one_shot;
   Prediction p{algorithm, once ? 1 : 2, once ? one_shot_bytes(o) : wire_bytes(o.op, o.tp, o.dp, o.bytes)};
