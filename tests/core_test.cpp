@@ -309,7 +309,7 @@ TEST(Choose, OnGpusGoesByTheirLink) {
   EXPECT_EQ(choose(on_gpus(in, 16, Link::nvlink)), Algorithm::one_shot);
   EXPECT_EQ(choose(on_gpus(in, 16, Link::shared)), Algorithm::two_shot);
   EXPECT_EQ(choose(on_gpus(in, 64, Link::nvlink)), Algorithm::two_shot);
-  EXPECT_EQ(choose(on_gpus(out, 64, Link::nvlink)), Algorithm::one_shot);
+  EXPECT_EQ(choose(on_gpus(out, 64, Link::nvlink)), Algorithm::two_shot);
   EXPECT_EQ(choose(on_gpus(out, 256, Link::nvlink)), Algorithm::two_shot);
 
   const auto protocol = [](const Circumstances& c) { return choose_shape(c, choose(c)).protocol; };

@@ -12,7 +12,8 @@ namespace {
 
 using enum TeamName;
 
-std::string steps(const Layout& from, const Layout& to, const Parallelism& p, const PlanOptions& options = {}) {
+std::string steps(const Layout& from, const Layout& to, const Parallelism& p,
+                  const PlanOptions& options = {}) {
   const Transition transition = collective_for(from, to, p, options);
   check(transition, p);
   std::string text;

@@ -16,9 +16,9 @@ namespace MIXCOMM_API mixcomm {
 /// costs when nobody else uses the link and no rank is late.
 struct LinkConstants {
   std::string name;
-  double call_us = 0;  ///< of any operation: a kernel's start, a function call
-  double wait_us = 0;  ///< until all ranks know of each other
-  double gbps = 1;     ///< GB/s (10^9 bytes) that a rank can receive
+  double call_us = 0;          ///< of any operation: a kernel's start, a function call
+  double wait_us = 0;          ///< until all ranks know of each other
+  double gbps = 1;             ///< GB/s (10^9 bytes) that a rank can receive
   Link joined = Link::nvlink;  ///< CUDA: what choose() goes by
   BackendKind backend = BackendKind::cuda;
   bool crowded = false;  ///< more ranks than processors, see Circumstances

@@ -12,8 +12,7 @@ namespace {
 /// one_shot waits once, but the ranks of a TP team all sum the same rows. What it may send more than two_shot
 /// over NVLink goes in the time of a second hop.
 double worth_a_hop(const Circumstances& c) {
-  if (c.link != Link::nvlink) return 192 * 1024;
-  return 300e3;
+  return c.link == Link::nvlink ? 300e3 : 192 * 1024;
 }
 double dearer_by(const Circumstances& c) {
   const GpuTraffic traffic(c);
