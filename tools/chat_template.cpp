@@ -28,7 +28,8 @@ constexpr int refused = 4;
 constexpr const char* script = R"python(
 import sys
 sys.path[:] = [place for place in sys.path if place]  # no jinja2.py of the directory that this runs in
-import datetime, json, resource, signal
+import ctypes, datetime, json, resource, signal
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with who started it
 try:
     import jinja2, jinja2.ext, jinja2.nodes
     from jinja2.sandbox import ImmutableSandboxedEnvironment

@@ -102,8 +102,8 @@ class SymmetricBuffer {
 /// streams that wait for each other; so do the replays of graphs that hold them.
 ///
 /// Sums: ordered sums (docs/design.md): accumulated in fp32 over t = 0, 1, ..., then over d = 0, 1, ...,
-/// rounded once; so all ranks, sizes, instruction sets, and all algorithms except `composed` of
-/// reduce_scatter_all_reduce, give the same bits.
+/// rounded once; so all ranks, sizes, instruction sets, and all algorithms give the same bits, except
+/// `composed` of reduce_scatter_all_reduce, which rounds twice, and `nccl`, which adds as NCCL does.
 ///
 /// Shapes: rows[d] counts the rows of DP rank d. `in` and `out` are row-major, with the same hidden and
 /// dtype.

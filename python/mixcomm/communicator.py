@@ -66,7 +66,7 @@ class Communicator:
     current one.
 
     Sums are ordered: accumulated in fp32 over t = 0, 1, ..., then over d, rounded once; the same bits on
-    every rank.
+    every rank. Not so with "composed", where reduce_scatter_all_reduce rounds twice, and with "nccl".
 
     Raises InvalidArgument (nothing was sent), Disagreement, Timeout; after the last two the communicator is
     failed, and later calls raise the same. Not to be pickled, nor used in a forked child.
