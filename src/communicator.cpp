@@ -305,7 +305,8 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
         .largest_block_bytes = most_rows * row_bytes,
         .crowded = state.backend->crowded(),
         .backend = state.backend->kind(),
-        .link = state.backend->link(),
+        // What may not travel in lines goes by the rules of links that have none.
+        .link = state.options.cuda.lines ? state.backend->link() : Link::pcie,
         .tuning = state.options.tuning ? &*state.options.tuning : nullptr};
   };
   const auto run_as = [&](Op each, const CheckedCall& part, Algorithm wanted) {
