@@ -162,7 +162,6 @@ class BarrierContext : public Lane {
   __device__ void copy(const Range& run, const Load& load, const Store& put) const {
     constexpr int depth = 4;
     const LaneTiles all(b_, run);
-    const auto end = static_cast<Place>(run.begin + run.size);
     auto next = all.begin();
     while (next != all.end()) {
       Tile tile[depth];
@@ -170,13 +169,13 @@ class BarrierContext : public Lane {
 #pragma unroll
       for (int k = 0; k < depth; ++k) {
         tile[k] = *next;
-        if (!(next != all.end())) continue;
+        if (!tile[k].there) continue;
         value[k] = load(tile[k]);
         ++next;
       }
 #pragma unroll
       for (int k = 0; k < depth; ++k)
-        if (tile[k].packed < end) put(tile[k], value[k]);
+        if (tile[k].there) put(tile[k], value[k]);
     }
   }
 

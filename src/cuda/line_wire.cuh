@@ -124,9 +124,10 @@ struct LineWire {
       ptx::store_part(to + k * line_bytes + thread() * 16, words);
     }
   }
-  /// Before sends and looks: a line's parts must be written, and read, in one instruction.
+  /// Before sends and looks: a line's parts must be written, and read, in one instruction. The four tiles of
+  /// a warp go in step.
   __device__ static void gather_threads() {
-    __syncwarp(team());
+    __syncwarp();
   }
   __device__ static void look_if(bool condition, const std::byte* at, Received& received) {
 #pragma unroll
@@ -147,12 +148,13 @@ struct LineWire {
     for (int w = 0; w < 4 * width; ++w) all.word[w] = received.word[w / 4][w % 4];
     return all;
   }
-  /// What the last thread has found. Called by all eight.
+  /// What the last thread of each tile has found. Called by the whole warp.
   [[nodiscard]] __device__ static std::uint32_t agreed(std::uint32_t word) {
-    return __shfl_sync(team(), word, threads - 1, threads);
+    return __shfl_sync(~0U, word, threads - 1, threads);
   }
+  /// Whether it holds for any thread of the warp.
   [[nodiscard]] __device__ static bool any(bool mine) {
-    return __any_sync(team(), mine) != 0;
+    return __any_sync(~0U, mine) != 0;
   }
 
   [[nodiscard]] __device__ static bool has_come(const std::byte* at, std::uint64_t number) {
@@ -171,10 +173,6 @@ struct LineWire {
   }
   [[nodiscard]] __device__ static bool is_last() {
     return thread() == threads - 1;
-  }
-  /// The threads of this tile, in their warp.
-  [[nodiscard]] __device__ static std::uint32_t team() {
-    return 0xFFU << (threadIdx.x & 24U);
   }
 };
 

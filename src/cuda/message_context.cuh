@@ -65,9 +65,8 @@ class MessageContext : public Lane {
   __device__ void prefetch() {
     if constexpr (OverWire::is_wide) return load_batch<0>();
     if constexpr (!OverWire::is_wide) {
-      mine_[0].there = any_left();
-      if (!mine_[0].there) return;
-      mine_[0] = {*next_, first_.input.load(), true};
+      mine_[0].tile = *next_;
+      if (mine_[0].tile.there) mine_[0].data = first_.input.load();
       ++next_;
       load_batch<1>();
     }
@@ -113,24 +112,21 @@ class MessageContext : public Lane {
     const TwoRuns all(b_, Runs::around(gathers ? b_.everything() : own_block(), my_share()));
     for (auto next = all.begin(); next != all.end();) {
       Tile tile[depth];
-      int count = 0;
+      std::uint32_t here = 0;
 #pragma unroll
       for (int k = 0; k < depth; ++k) {
         tile[k] = *next;
-        if (!(next != all.end())) {
-          tile[k] = tile[0];
-          continue;
-        }
+        here |= tile[k].there ? 0 : 1U << k;
         ++next;
-        ++count;
       }
       Received received[depth];
-      const bool come =
-          receive(received, ~0U << count, [&](int k) { return area + bytes_of(tile[k].packed); });
-      if (!come) leave(missing_for(tile[0].packed / extent_));
+      if (!receive(received, here, [&](int k) { return area + bytes_of(tile[k].packed); })) {
+        if (here == all_of<depth>) ptx::leave();
+        leave(missing_for(tile[0].packed / extent_));
+      }
 #pragma unroll
       for (int k = 0; k < depth; ++k)
-        if (k < count) output(tile[k]).store(OverWire::data(received[k]));
+        if (tile[k].there) output(tile[k]).store(OverWire::data(received[k]));
     }
     if (greets_) await_greeting(greeting);
   }
@@ -146,17 +142,19 @@ class MessageContext : public Lane {
     const int own = own_source(tile);
     Data mine{};
     if constexpr (!one_shot)
-      if (own != nobody) mine = input(tile).load();
+      if (own != nobody && tile.there) mine = input(tile).load();
     const std::byte* from = in.first + bytes_of(one_shot && !gathers ? tile.begin : tile.packed);
     const int sources = order.size();
     OrderedSum<T, Data::size, !gathers> sum(order.inner.size);
     for (int first = 0; first < sources; first += batch, from += batch * in.stride) {
       const int count = sources - first < batch ? sources - first : batch;
-      std::uint32_t here = ~0U << count;  // nothing is to come beyond the last source
+      std::uint32_t here = tile.there ? ~0U << count : ~0U;  // nothing is to come beyond the last source
       if (own >= first && own < first + count) here |= 1U << (own - first);
       Received received[batch];
-      if (!receive(received, here, [&](int k) { return from + static_cast<Place>(k) * in.stride; }))
+      if (!receive(received, here, [&](int k) { return from + static_cast<Place>(k) * in.stride; })) {
+        if (here == all_of<batch>) ptx::leave();
         leave(missing_of(order, first, count, from, in.stride, own));
+      }
 #pragma unroll
       for (int k = 0; k < batch; ++k) {
         if (k >= count) break;
@@ -169,16 +167,16 @@ class MessageContext : public Lane {
     return sum.rounded();
   }
 
-  __device__ void store(const Tile& /*tile*/, const Data& sum) const requires(one_shot) {
-    output_.store(sum);
+  __device__ void store(const Tile& tile, const Data& sum) const requires(one_shot) {
+    if (tile.there) output_.store(sum);
   }
 
   __device__ void store_all(const Team& team, const Output&, const Tile& tile, const Data& sum) const
       requires(!one_shot) {
     const bool for_me = gathers || tile.block == a_.grid.dp.member;
     std::byte* to = a_.workspace.of(team.first) + out_offset() + bytes_of(tile.packed);
-    send_to({to, team.size, for_me ? 1 : 0}, a_.workspace.stride * team.stride, team.member, sum);
-    if (for_me) output(tile).store(sum);
+    send_to(tile, {to, team.size, for_me ? 1 : 0}, a_.workspace.stride * team.stride, team.member, sum);
+    if (for_me && tile.there) output(tile).store(sum);
   }
 
  private:
@@ -213,6 +211,10 @@ class MessageContext : public Lane {
     return tile.block == a_.grid.dp.member ? a_.grid.tp.member : nobody;
   }
 
+  /// n tiles have come.
+  template <int n>
+  static constexpr std::uint32_t all_of = (1U << n) - 1;
+
   /// This thread has waited in vain for the members of `missing`, and writes to no rank any more.
   [[noreturn]] __device__ void leave(std::uint64_t missing) {
     fail(FailureRecord::timeout, missing);
@@ -240,9 +242,12 @@ class MessageContext : public Lane {
             0};
   }
 
-  /// From the member behind `member` on, so that not all ranks send to the same one at the same time.
-  __device__ void send_to(const Route& route, std::size_t step, int member, const Data& data) const {
+  /// From the member behind `member` on, so that not all ranks send to the same one at the same time. Called
+  /// by all threads that go in step.
+  __device__ void send_to(const Tile& tile, const Route& route, std::size_t step, int member,
+                          const Data& data) const {
     OverWire::gather_threads();
+    if (!tile.there) return;
     int m = member + 1 < route.count ? member + 1 : 0;
     std::byte* to = route.to + m * step;
     MIXCOMM_ROLLED
@@ -255,17 +260,17 @@ class MessageContext : public Lane {
       }
     }
   }
-  __device__ void send_by(Route route, const Data& data) const {
+  __device__ void send_by(Route route, const Tile& tile, const Data& data) const {
     const Team& team = one_shot && !gathers ? a_.grid.tp : a_.grid.world;
     if (parity() != 0) route.to += a_.workspace.area_bytes;
-    send_to(route, a_.workspace.stride * team.stride, one_shot ? team.member : 0, data);
+    send_to(tile, route, a_.workspace.stride * team.stride, one_shot ? team.member : 0, data);
   }
 
   /// Each tile of my input by its route, with several loads under way before the first store.
   __device__ void send() {
-    if (!mine_[0].there) return;
+    if (!OverWire::any(mine_[0].tile.there)) return;
     if constexpr (!OverWire::is_wide)
-      send_by(first_.route, OverWire::picked(mine_[0].data, mine_[0].tile.begin));
+      send_by(first_.route, mine_[0].tile, OverWire::picked(mine_[0].data, mine_[0].tile.begin));
     send_batch<OverWire::is_wide ? 0 : 1>();
     while (any_left()) {
       load_batch<0>();
@@ -288,9 +293,7 @@ class MessageContext : public Lane {
 #pragma unroll
     for (int k = from; k < depth; ++k) {
       mine_[k].tile = *next_;
-      mine_[k].there = any_left();
-      if (!mine_[k].there) continue;
-      mine_[k].data = input(mine_[k].tile).load();
+      if (mine_[k].tile.there) mine_[k].data = input(mine_[k].tile).load();
       ++next_;
     }
   }
@@ -298,8 +301,8 @@ class MessageContext : public Lane {
   __device__ void send_batch() const {
 #pragma unroll
     for (int k = from; k < depth; ++k)
-      if (mine_[k].there)
-        send_by(route_of(mine_[k].tile), OverWire::picked(mine_[k].data, mine_[k].tile.begin));
+      if (const Tile& tile = mine_[k].tile; OverWire::any(tile.there))
+        send_by(route_of(tile), tile, OverWire::picked(mine_[k].data, tile.begin));
   }
 
   [[nodiscard]] __device__ ptx::Packet look_for_greeting() const {
@@ -320,14 +323,12 @@ class MessageContext : public Lane {
   }
 
   /// Looks for the tiles at address(0), ... until all have come, but those of `here`, bit k for tile k. False
-  /// if they do not. No load is behind a branch, so all are under way together; only what has not come is
-  /// looked for again, since looking takes bandwidth from what is to come. All threads of a tile call it, and
-  /// find the same.
+  /// if some do not; `here` says then which have. No load is behind a branch, so all are under way together;
+  /// only what has not come is looked for again, since looking takes bandwidth from what is to come. All
+  /// threads that go in step call it, and it returns the same to all of them.
   template <int n, class Address>
-  __device__ bool receive(Received (&received)[n], std::uint32_t here, const Address& address) {
-    constexpr std::uint32_t all = (1U << n) - 1;
-    constexpr std::uint32_t impatient = 1U << 31U;
-    here &= all;
+  __device__ bool receive(Received (&received)[n], std::uint32_t& here, const Address& address) {
+    here &= all_of<n>;
     OverWire::gather_threads();
 #pragma unroll
     for (int k = 0; k < n; ++k) received[k] = {};  // of no pass
@@ -335,13 +336,12 @@ class MessageContext : public Lane {
     for (;;) {
 #pragma unroll
       for (int k = 0; k < n; ++k) OverWire::look_if((here >> k & 1U) == 0, address(k), received[k]);
-      std::uint32_t found = may_wait() ? here : here | impatient;  // reckoned while the loads are under way
+      const bool patient = may_wait();  // reckoned while the loads are under way
 #pragma unroll
-      for (int k = 0; k < n; ++k) found |= arrived(received[k]) ? 1U << k : 0;
-      const std::uint32_t come = OverWire::agreed(found);
-      if ((come & all) == all) return true;
-      if ((come & impatient) != 0) return false;
-      here = come;
+      for (int k = 0; k < n; ++k) here |= arrived(received[k]) ? 1U << k : 0;
+      here = OverWire::agreed(here);
+      if (!OverWire::any(here != all_of<n>)) return true;
+      if (OverWire::any(!patient)) return false;
     }
   }
 
@@ -407,7 +407,6 @@ class MessageContext : public Lane {
   struct {
     Tile tile;
     Data data;
-    bool there;
   } mine_[depth];                    ///< tiles of my input, the first ones on their way since prefetch()
   typename TwoRuns::Iterator next_;  ///< behind them
   UserOutput output_;

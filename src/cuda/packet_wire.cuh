@@ -28,7 +28,7 @@ struct PacketWire {
   __device__ static void send(std::byte* to, const Data& data, std::uint64_t number) {
     ptx::store_packet(to, data.word[0] | static_cast<std::uint64_t>(data.word[1]) << 32U, number);
   }
-  /// Before sends and looks: a thread is by itself.
+  /// Before sends and looks: a thread goes by itself.
   __device__ static void gather_threads() {}
   /// Looks for a tile where `condition` holds.
   __device__ static void look_if(bool condition, const std::byte* at, Received& received) {
@@ -43,6 +43,7 @@ struct PacketWire {
   }
   /// What the threads of a tile agree on, of what each has found: its own word here, since it has one thread.
   [[nodiscard]] __device__ static std::uint32_t agreed(std::uint32_t word) { return word; }
+  /// Whether it holds for any thread that goes in step with this one: for itself here.
   [[nodiscard]] __device__ static bool any(bool mine) { return mine; }
   /// Whether a tile has come, for one thread that asks later.
   [[nodiscard]] __device__ static bool has_come(const std::byte* at, std::uint64_t number) {

@@ -18,6 +18,7 @@ struct Tile {
   int block;
   Place begin;   ///< in the covered part of the block
   Place packed;  ///< in all that the pass covers
+  bool there;    ///< or else the team has no tile left, and only keeps step with its warp
 };
 
 /// One packed run, and one that comes after it. Runs begin and end at multiples of a tile, or where a block
@@ -42,7 +43,8 @@ struct Runs {
 };
 
 /// A team's tiles of one run, or of two. `threads` threads next to each other are a team; tiles are dealt to
-/// the teams of the lane in turn.
+/// the teams of the lane in turn. The teams of a warp go in step, until none has a tile left: a warp whose
+/// threads part does everything once for each part, one after the other.
 template <int elements, int threads = 1, int runs = 1>
 class Tiles {
  public:
@@ -51,29 +53,32 @@ class Tiles {
   class Iterator {
    public:
     Iterator() = default;
-    __device__ Iterator(const LaneBlocks& blocks, const Tile& tile, Place end, const Range& then)
-        : blocks_(&blocks), end_(end), tile_(tile) {
+    __device__ Iterator(const LaneBlocks& blocks, Place packed, Place end, const Range& then)
+        : blocks_(&blocks), end_(end), packed_(packed) {
       if constexpr (runs == 2) {
         then_.begin = static_cast<Place>(then.begin);
         then_.end = static_cast<Place>(then.begin + then.size);
       }
     }
-    __device__ Tile operator*() const { return tile_; }
+    __device__ Tile operator*() const { return {block_, begin_, packed_, packed_ < end_}; }
     __device__ Iterator& operator++() {
-      tile_.packed += stride();
+      if (packed_ < end_) packed_ += stride();
       settle();
       return *this;
     }
-    __device__ bool operator!=(End) const { return tile_.packed < end_; }
+    __device__ bool operator!=(End) const {
+      if constexpr (threads == 1) return packed_ < end_;
+      return __any_sync(~0U, packed_ < end_) != 0;
+    }
 
     /// Finds the block, and skips what only rounds blocks up.
     __device__ void settle() {
-      for (; has_tile(); tile_.packed += stride()) {
+      for (; has_tile(); packed_ += stride()) {
         MIXCOMM_ROLLED
-        while (tile_.packed >= static_cast<Place>(blocks_->packed_end(tile_.block))) ++tile_.block;
-        const Range block = blocks_->block(tile_.block);
-        tile_.begin = tile_.packed - static_cast<Place>(block.begin);
-        if (tile_.begin < static_cast<Place>(block.size)) return;
+        while (packed_ >= static_cast<Place>(blocks_->packed_end(block_))) ++block_;
+        const Range block = blocks_->block(block_);
+        begin_ = packed_ - static_cast<Place>(block.begin);
+        if (begin_ < static_cast<Place>(block.size)) return;
       }
     }
 
@@ -81,12 +86,13 @@ class Tiles {
     /// Goes on to the second run, where the first one ends.
     __device__ bool has_tile() {
       if constexpr (runs == 2)
-        if (tile_.packed >= end_ && then_.begin != then_.end) {
-          tile_ = {0, 0, then_.begin + (tile_.packed - end_)};
+        if (packed_ >= end_ && then_.begin != then_.end) {
+          block_ = 0;
+          packed_ = then_.begin + (packed_ - end_);
           end_ = then_.end;
           then_.begin = then_.end;
         }
-      return tile_.packed < end_;
+      return packed_ < end_;
     }
 
     const LaneBlocks* blocks_;
@@ -98,20 +104,20 @@ class Tiles {
     };
     [[no_unique_address]] std::conditional_t<runs == 2, Then, Nothing>
         then_;  ///< the second run, until it is begun
-    Tile tile_;
+    int block_ = 0;
+    Place begin_ = 0;
+    Place packed_;
   };
 
   Tiles() = default;
   __device__ Tiles(const LaneBlocks& blocks, const Runs& all)
-      : first_(blocks, {0, 0, static_cast<Place>(all.first.begin) + threadIdx.x / threads * elements},
+      : first_(blocks, static_cast<Place>(all.first.begin) + threadIdx.x / threads * elements,
                static_cast<Place>(all.first.begin + all.first.size), all.second) {
     first_.settle();
   }
   /// At this team's first tile.
   [[nodiscard]] __device__ const Iterator& begin() const { return first_; }
   [[nodiscard]] __device__ End end() const { return {}; }
-  /// Whether it has one.
-  [[nodiscard]] __device__ bool any() const { return first_ != End{}; }
 
  private:
   [[nodiscard]] __device__ static Place stride() { return blockDim.x / threads * elements; }
