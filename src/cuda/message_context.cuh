@@ -13,16 +13,17 @@ namespace mixcomm::cuda {
 /// Workspaces alternate from pass to pass. When a rank writes to one again, it has heard in between from
 /// every rank: in data, or in a hello where a pair of ranks may have no data to exchange.
 ///
-/// In one_shot a rank also sends to itself, so that no thread of it may overwrite what another one has yet to
-/// send where the output lies over the input. In two_shot a rank's own share does not travel: the thread that
-/// stores its sum is the only one that reads it.
+/// A rank sends nothing to itself: who sums takes its own part from the caller's buffer. Where the output
+/// lies over the input, no thread may overwrite what another one has yet to send. In one_shot the thread that
+/// sums a tile of the rank's own block is the one that has sent it: both deal that block from its begin on.
+/// In two_shot the thread that stores a sum of the rank's own share is the only one that reads it.
 template <class T, bool gathers, bool one_shot, class OverWire>
 class MessageContext : public Lane {
   static constexpr int batch = OverWire::batch;
   static constexpr int depth = one_shot ? OverWire::depth_one_shot : OverWire::depth_two_shot;
   using Data = typename OverWire::Data;
   using Received = typename OverWire::Received;
-  using LaneTiles = Tiles<OverWire::elements, OverWire::threads>;
+  using LaneTiles = Tiles<OverWire::elements, OverWire::threads, one_shot && gathers ? 2 : 1>;
   using TwoRuns = Tiles<OverWire::elements, OverWire::threads, 2>;
   using UserInput = typename OverWire::template User<const T>;
   using UserOutput = typename OverWire::template User<T>;
@@ -48,8 +49,8 @@ class MessageContext : public Lane {
     if (a_.mutant.is(Mutant::no_greeting)) greets_ = false;
     extent_ = static_cast<Place>(extent_of(one_shot, gathers, b_, members()));
     if constexpr (one_shot) {
-      sums_ = {b_, one_shot_sums<gathers>(a_.grid, b_)};
-      next_ = TwoRuns(b_, gathers ? Runs(own_block()) : from_next_block()).begin();
+      sums_ = {b_, gathers ? from_own_block() : Runs(b_.block(a_.grid.dp.member))};
+      next_ = TwoRuns(b_, to_send()).begin();
     } else {
       sums_ = {b_, my_share()};
       next_ = TwoRuns(b_, Runs::around(gathers ? own_block() : b_.everything(), my_share())).begin();
@@ -141,8 +142,7 @@ class MessageContext : public Lane {
     if constexpr (one_shot) output_ = output(tile);
     const int own = own_source(tile);
     Data mine{};
-    if constexpr (!one_shot)
-      if (own != nobody && tile.there) mine = input(tile).load();
+    if (own != nobody && tile.there) mine = input(tile).load();
     const std::byte* from = in.first + bytes_of(one_shot && !gathers ? tile.begin : tile.packed);
     const int sources = order.size();
     OrderedSum<T, Data::size, !gathers> sum(order.inner.size);
@@ -158,7 +158,7 @@ class MessageContext : public Lane {
 #pragma unroll
       for (int k = 0; k < batch; ++k) {
         if (k >= count) break;
-        const bool is_mine = !one_shot && first + k == own;
+        const bool is_mine = first + k == own;
         const Data data = is_mine ? OverWire::picked(mine, tile.begin) : OverWire::data(received[k]);
         if (sources == 1) return data;  // one source is copied bit by bit
         sum.add(data);
@@ -198,15 +198,19 @@ class MessageContext : public Lane {
     const std::size_t begin = b_.start(Coordinates::packed, d);
     return {begin, b_.packed_end(d) - begin};
   }
-  /// All blocks, from the one behind mine on: so not all ranks send to the same one at the same time.
-  [[nodiscard]] __device__ Runs from_next_block() const {
-    const std::size_t end = b_.packed_end(a_.grid.dp.member);
-    return {Range{end, b_.packed_size() - end}, Range{0, end}};
+  /// All blocks, from mine on: so not all ranks send to the same one at the same time.
+  [[nodiscard]] __device__ Runs from_own_block() const {
+    const std::size_t begin = own_block().begin;
+    return {Range{begin, b_.packed_size() - begin}, Range{0, begin}};
+  }
+  /// one_shot: what others need of my input.
+  [[nodiscard]] __device__ Runs to_send() const {
+    if (gathers) return own_block();
+    return a_.grid.tp.size > 1 ? from_own_block() : Runs::around(b_.everything(), own_block());
   }
 
   /// Which source of a sum this rank itself is, whose part has not travelled; or nobody.
   [[nodiscard]] __device__ int own_source(const Tile& tile) const {
-    if constexpr (one_shot) return nobody;
     if constexpr (!gathers) return my_source();
     return tile.block == a_.grid.dp.member ? a_.grid.tp.member : nobody;
   }
@@ -222,7 +226,7 @@ class MessageContext : public Lane {
   }
 
   /// A tile's route to the ranks that sum it: to this place of the first one's workspace, when the pass's
-  /// number is even, and to the same place of the others of `count`, but the last `less` of them.
+  /// number is even, and to the same place of the others of `count`; `less`: but not to me, who am the last.
   struct Route {
     std::byte* to;
     int count;
@@ -235,7 +239,7 @@ class MessageContext : public Lane {
     if constexpr (one_shot) {
       const Team team = gathers ? a_.grid.world : a_.grid.over_tp(tile.block).inner;
       return {a_.workspace.of(team.first) + area + stretch + bytes_of(gathers ? tile.packed : tile.begin),
-              team.size, 0};
+              team.size, gathers || tile.block == a_.grid.dp.member ? 1 : 0};
     }
     const Place owner = tile.packed / extent_;
     return {workspace(static_cast<int>(owner)) + area + stretch + bytes_of(tile.packed - owner * extent_), 1,
