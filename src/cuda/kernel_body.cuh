@@ -126,6 +126,7 @@ KernelTable kernels_of() {
   set.template operator()<Way::one_shot_lines>();
   set.template operator()<Way::one_shot_lines_wide>();
   set.template operator()<Way::two_shot_lines>();
+  set.template operator()<Way::two_shot_lines_wide>();
   set.template operator()<Way::two_shot_barriers_few>();
   set.template operator()<Way::two_shot_barriers>();
   return table;

@@ -15,16 +15,18 @@ enum class Way : std::uint8_t {
   one_shot_lines,
   one_shot_lines_wide,
   two_shot_lines,
+  two_shot_lines_wide,
   two_shot_barriers_few,
   two_shot_barriers
 };
-inline constexpr int ways = 7;
+inline constexpr int ways = 8;
 
 [[nodiscard]] constexpr bool is_one_shot(Way way) {
   return way == Way::one_shot_packets || way == Way::one_shot_lines || way == Way::one_shot_lines_wide;
 }
 [[nodiscard]] constexpr bool over_lines(Way way) {
-  return way == Way::one_shot_lines || way == Way::one_shot_lines_wide || way == Way::two_shot_lines;
+  return way == Way::one_shot_lines || way == Way::one_shot_lines_wide || way == Way::two_shot_lines ||
+         way == Way::two_shot_lines_wide;
 }
 [[nodiscard]] constexpr bool over_packets(Way way) {
   return way == Way::one_shot_packets || way == Way::two_shot_packets;
@@ -32,14 +34,14 @@ inline constexpr int ways = 7;
 [[nodiscard]] constexpr bool over_barriers(Way way) {
   return way == Way::two_shot_barriers_few || way == Way::two_shot_barriers;
 }
+/// Of two lines, or of one.
+[[nodiscard]] constexpr bool is_wide(Way way) {
+  return way == Way::one_shot_lines_wide || way == Way::two_shot_lines_wide;
+}
 /// Whether what scatters goes this way as well as what gathers: wide sums over all ranks take too many
 /// registers.
 [[nodiscard]] constexpr bool has_dual(Way way) {
-  return way != Way::one_shot_lines_wide;
-}
-/// Of two lines, or of one.
-[[nodiscard]] constexpr bool is_wide(Way way) {
-  return way == Way::one_shot_lines_wide;
+  return !is_wide(way);
 }
 
 /// The most threads of a lane. Of 256, two lanes fit an SM's registers: the next kernel's may come while a

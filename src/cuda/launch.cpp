@@ -46,6 +46,19 @@ Way way_of(const Call& call, const LaunchLimits& limits) {
   return protocol == Protocol::packets ? Way::two_shot_packets : Way::two_shot_barriers;
 }
 
+/// So many threads share an SM before the next lane is begun.
+std::size_t fewest_threads(Way way, bool gathers_blocks) {
+  return way == Way::one_shot_lines && !gathers_blocks ? 192 : 256;
+}
+
+/// Two lines at a time where each team has several: measured over NVLink.
+Way wide_if_many(Way way, std::size_t threads, std::size_t lanes) {
+  const auto most = lanes * static_cast<std::size_t>(most_threads_of(way));
+  if (way == Way::one_shot_lines && 2 * threads > 3 * most) return Way::one_shot_lines_wide;
+  if (way == Way::two_shot_lines && threads > 2 * most) return Way::two_shot_lines_wide;
+  return way;
+}
+
 }  // namespace
 
 LaunchLimits limits_for(int lanes, std::size_t workspace_bytes, bool lines) {
@@ -67,20 +80,24 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   most = std::max<std::size_t>(most, 1);
 
   // Threads for every tile that this rank touches in the longest phase, up to the most: where nothing is
-  // staged that is its share of the sum, elsewhere the tensor with all rows.
+  // staged that is its share of the sum, elsewhere the tensor with all rows; of what scatters in two steps
+  // over lines about half of it, sent and summed.
   const std::size_t elements = call.blocks.elements();
-  const std::size_t touched =
-      staged ? elements : divide_up(elements, static_cast<std::size_t>(grid.world.size));
+  const auto fraction = [&]() -> std::size_t {
+    if (!staged) return static_cast<std::size_t>(grid.world.size);
+    return launch.way == Way::two_shot_lines && !call.gathers ? 2 : 1;
+  };
+  const std::size_t touched = divide_up(elements, fraction());
   const auto wanted = [&](const TileShape& tile) {
     return std::max(divide_up(touched * size_of(call.dtype), tile.bytes), std::size_t{1}) * tile.threads;
   };
-  std::size_t threads = call.shape.threads > 0 ? static_cast<std::size_t>(call.shape.threads) : 256;
+  std::size_t threads = call.shape.threads > 0 ? static_cast<std::size_t>(call.shape.threads)
+                                               : fewest_threads(launch.way, call.gathers && grid.dp.size > 1);
   const auto most_threads = [&] { return static_cast<std::size_t>(most_threads_of(launch.way)); };
   threads = std::min(round_up(threads, 32), most_threads());
   const std::size_t lanes = std::min(divide_up(wanted(narrow), threads), most);
   const bool crowded = wanted(narrow) > lanes * threads;
-  if (launch.way == Way::one_shot_lines && call.gathers && wanted(narrow) > lanes * most_threads())
-    launch.way = Way::one_shot_lines_wide;
+  if (call.gathers && over_lines(launch.way)) launch.way = wide_if_many(launch.way, wanted(narrow), lanes);
   if (launch.way == Way::two_shot_barriers && !crowded && threads <= 256)
     launch.way = Way::two_shot_barriers_few;
   if (crowded && call.shape.threads == 0) {

@@ -11,14 +11,14 @@ namespace mixcomm::cuda {
 /// the last one 8 and the number.
 template <class T, int width>
 struct LineWire {
-  static_assert(width <= 2, "blocks are cut at every second line");
+  static_assert(width <= 2, "blocks are cut at every second line, and tiles with them");
   static constexpr Wire kind = Wire::lines;
   static constexpr bool is_wide = width > 1;
   static constexpr int threads = 8;
   static constexpr int line_elements = 120 / static_cast<int>(sizeof(T));
   static constexpr int elements = width * line_elements;
-  static constexpr int batch = 4;
-  static constexpr int depth_one_shot = 1;
+  static constexpr int batch = is_wide ? 2 : 4;
+  static constexpr int depth_one_shot = is_wide ? 2 : 1;
   static constexpr int depth_two_shot = 2;
   using Data = Words<4 * width>;
   struct Received {
