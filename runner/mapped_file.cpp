@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "mixcomm/error.hpp"
+#include "runner/git_lfs.hpp"
 
 namespace mixcomm::runner {
 namespace {
@@ -53,23 +54,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) : MappedFile() {
     throw SystemError(fmt::format("{}: its {} bytes cannot be mapped: {}", path_, size, reason(errno)));
   }
   bytes_ = {static_cast<const std::byte*>(address), size};
-  refuse_pointer();
-}
-
-/// What a clone without Git LFS has in place of large files: three lines of text.
-void MappedFile::refuse_pointer() const {
-  constexpr std::string_view beginning = "version https://git-lfs.github.com/spec/";
-  if (!text().starts_with(beginning)) return;
-  constexpr std::string_view mark = "\nsize ";
-  const std::size_t at = text().find(mark);
-  std::string size;
-  for (std::size_t i = at + mark.size(); at != std::string_view::npos && i < text().size(); ++i) {
-    if (text()[i] < '0' || text()[i] > '9') break;
-    size += text()[i];
-  }
-  throw InvalidArgument(fmt::format(
-      "{}: is a Git LFS pointer, not the file itself{}; fetch that with 'git lfs pull' where it was cloned",
-      path_, size.empty() ? "" : fmt::format(" (of {} bytes)", size)));
+  refuse_lfs_pointer(path_, text());
 }
 
 MappedFile::~MappedFile() {

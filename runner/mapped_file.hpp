@@ -27,7 +27,6 @@ class MappedFile {
 
  private:
   MappedFile() = default;  // that of a path goes on from it, so that what it mapped goes if it throws
-  void refuse_pointer() const;
 
   std::string path_;
   std::span<const std::byte> bytes_;

@@ -21,9 +21,13 @@ Fd this_process() {
 
 DeathWatch::DeathWatch(std::span<const Fd> processes, std::span<const int> names) {
   for (std::size_t r = 0; r < processes.size(); ++r) {
-    if (!processes[r].valid()) continue;
+    const int name = names.empty() ? static_cast<int>(r) : names[r];
+    if (!processes[r].valid()) {
+      unseen_ |= just(name);
+      continue;
+    }
     entries_.push_back({processes[r].get(), POLLIN, 0});
-    ranks_.push_back(names.empty() ? static_cast<int>(r) : names[r]);
+    ranks_.push_back(name);
   }
 }
 

@@ -13,6 +13,15 @@ std::string timeout_text(int rank, Milliseconds timeout, const std::vector<int>&
       rank, timeout.count(), missing.size() == 1 ? "" : "s", fmt::join(missing, ", "), where);
 }
 
+std::string unseen_text(const std::vector<int>& unseen) {
+  if (unseen.empty()) return "";
+  return fmt::format(
+      " Whether rank{} {} ended was not to be seen, for want of pidfd_open: a seccomp filter, as containers "
+      "have "
+      "one, forbids it (allow it, and deaths are found at once), or Linux is older than 5.3.",
+      unseen.size() == 1 ? "" : "s", fmt::join(unseen, ", "));
+}
+
 std::string gone_text(int rank, const std::vector<int>& gone, std::string_view where) {
   const bool one = gone.size() == 1;
   return fmt::format(

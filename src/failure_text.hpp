@@ -13,6 +13,9 @@ namespace mixcomm {
 [[nodiscard]] std::string timeout_text(int rank, Milliseconds timeout, const std::vector<int>& missing,
                                        std::string_view where);
 
+/// Behind timeout_text(), where nothing told whether the processes of these ranks have ended. "" for none.
+[[nodiscard]] std::string unseen_text(const std::vector<int>& unseen);
+
 /// `gone`: ranks whose processes have ended, at least one.
 [[nodiscard]] std::string gone_text(int rank, const std::vector<int>& gone, std::string_view where);
 

@@ -28,6 +28,7 @@
 #include "bootstrap/socket.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "support/error_of.hpp"
+#include "support/held_port.hpp"
 #include "support/spawn.hpp"
 
 namespace mixcomm::test {
@@ -117,12 +118,9 @@ LaunchInfo job(int rank, int world, int port, std::string secret = "the secret o
   return {"test", rank, world, "127.0.0.1", port, std::move(secret)};
 }
 
-int free_port() {
-  return port_of(listen_on("127.0.0.1", 0));
-}
-
 TEST(Rendezvous, ARankThatNeverComesIsNamedToAll) {
-  const int port = free_port();
+  const HeldPort held;
+  const int port = held.number();
   std::string zero;
   std::string two;
   std::thread a([&] {
@@ -138,7 +136,8 @@ TEST(Rendezvous, ARankThatNeverComesIsNamedToAll) {
 }
 
 TEST(Rendezvous, NoRankZeroIsATimeoutThatSaysWhere) {
-  const int port = free_port();
+  const HeldPort held;
+  const int port = held.number();
   const auto text = error_of<Timeout>([&] { (void)bootstrap_processes(job(1, 2, port), milliseconds(300)); });
   EXPECT_TRUE(contains(text, "found nobody at 127.0.0.1:" + std::to_string(port))) << text;
 }
@@ -158,7 +157,8 @@ TEST(Rendezvous, AnUnknownHostIsSaid) {
 }
 
 TEST(Rendezvous, StrangersAndOtherJobsAreKeptOut) {
-  const int port = free_port();
+  const HeldPort held;
+  const int port = held.number();
   std::string wrong_secret;
   std::string wrong_world;
   std::string zero = "?";
@@ -202,7 +202,8 @@ TEST(Rendezvous, AnEndedRankIsNamedAtOnce) {
 }
 
 TEST(Rendezvous, SilentConnectionsDelayNobody) {
-  const int port = free_port();
+  const HeldPort held;
+  const int port = held.number();
   std::string zero = "?";
   std::thread a([&] {
     zero = error_of<Error>([&] { (void)bootstrap_processes(job(0, 2, port), milliseconds(1500)); });
@@ -221,7 +222,8 @@ TEST(Rendezvous, SilentConnectionsDelayNobody) {
 }
 
 TEST(Rendezvous, ASilentConnectionIsDroppedInTheEnd) {
-  const int port = free_port();
+  const HeldPort held;
+  const int port = held.number();
   std::thread a([&] {
     (void)error_of<Timeout>([&] { (void)bootstrap_processes(job(0, 2, port), milliseconds(5000)); });
   });
@@ -255,7 +257,8 @@ TEST(Rendezvous, OnlyAListenerOnItsPortIsInherited) {
   const Fd read_end(ends[0]);
   const Fd write_end(ends[1]);
   for (const Fd* other : {&elsewhere, &read_end}) {
-    const int port = free_port();
+    const HeldPort held;
+    const int port = held.number();
     setenv("MIXCOMM_LISTENER", std::to_string(other->get()).c_str(), 1);
     std::string zero = "?";
     std::thread a([&] {
@@ -291,7 +294,8 @@ TEST(Rendezvous, AFailedStepStaysFailed) {
 
 TEST(Rendezvous, OneAfterTheOtherAtTheSamePlace) {
   constexpr int world = 8;
-  const int port = free_port();
+  const HeldPort held;
+  const int port = held.number();
   std::vector<std::string> errors(world);
   std::vector<std::thread> ranks;
   for (int r = 0; r < world; ++r)

@@ -14,6 +14,7 @@
 
 #include "bootstrap/socket.hpp"
 #include "mixcomm/mixcomm.hpp"
+#include "support/held_port.hpp"
 #include "support/spawn.hpp"
 
 namespace mixcomm::test {
@@ -149,7 +150,8 @@ TEST_P(Cycles, OfFailedCommunicatorsLeaveNothing) {
 }
 
 TEST(BootstrapCycles, LeaveNothing) {
-  const int port = port_of(listen_on("127.0.0.1", 0));
+  const HeldPort held;
+  const int port = held.number();
   const auto results = spawn(Ranks::processes, 2, [&](Bootstrap& outer) {
     return grows(outer, cycles() / 10, [&](int i) -> std::string {
       // In turn over TCP with a secret and over a Unix socket without one, then on without the other rank.

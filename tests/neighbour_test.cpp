@@ -18,6 +18,7 @@
 #include "bootstrap/socket.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "support/error_of.hpp"
+#include "support/held_port.hpp"
 #include "support/spawn.hpp"
 
 namespace mixcomm::test {
@@ -27,10 +28,6 @@ using std::chrono::milliseconds;
 
 bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
-}
-
-int free_port() {
-  return port_of(listen_on("127.0.0.1", 0));
 }
 
 LaunchInfo job(int rank, int world, int port, std::string secret) {
@@ -93,7 +90,8 @@ Fd connect_soon(const Endpoint& there) {
 // --- with a secret
 
 TEST(Neighbours, WhoHeardAProofCannotUseItAgain) {
-  const int port = free_port();
+  const HeldPort held;
+  const int port = held.number();
   const std::string secret = random_hex(16);
   std::string answer;
   const auto problems = meet_with(job(0, 2, port, secret), [&] {
@@ -127,7 +125,8 @@ TEST(Neighbours, WhoHeardAProofCannotUseItAgain) {
 }
 
 TEST(Neighbours, MalformedAndOversizedMessagesAreDropped) {
-  const int port = free_port();
+  const HeldPort held;
+  const int port = held.number();
   const auto problems = meet_with(job(0, 2, port, random_hex(16)), [&] {
     const Deadline deadline(milliseconds(3000));
     Hello hello{.rank = 1, .world = 2, .nonce = {}, .proof = {}};
@@ -155,7 +154,8 @@ TEST(Neighbours, MalformedAndOversizedMessagesAreDropped) {
 // --- without one
 
 TEST(Neighbours, WithoutASecretNothingListensOnTheNetwork) {
-  const int port = free_port();
+  const HeldPort held;
+  const int port = held.number();
   const auto problems = meet_with(job(0, 2, port, ""), [&] {
     EXPECT_TRUE(challenged(connect_soon(unix_rendezvous(port, geteuid())))) << "rank 0 does not listen";
     EXPECT_FALSE(connect_by("127.0.0.1", port, Deadline(milliseconds(100))).valid());
@@ -165,7 +165,8 @@ TEST(Neighbours, WithoutASecretNothingListensOnTheNetwork) {
 
 TEST(Neighbours, WithoutASecretRanksMeetOnThisHostOnly) {
   for (const int rank : {0, 1}) {
-    LaunchInfo info = job(rank, 2, free_port(), "");
+    const HeldPort held;
+    LaunchInfo info = job(rank, 2, held.number(), "");
     info.host = "192.0.2.1";  // reserved for documentation
     const auto text = error_of<InvalidArgument>([&] { (void)bootstrap_processes(info, milliseconds(300)); });
     EXPECT_TRUE(contains(text, "set MIXCOMM_SECRET to the same random text")) << text;
@@ -173,7 +174,8 @@ TEST(Neighbours, WithoutASecretRanksMeetOnThisHostOnly) {
 }
 
 TEST(Neighbours, WithoutASecretAnotherUserIsTurnedAway) {
-  const int port = free_port();
+  const HeldPort held;
+  const int port = held.number();
   const uid_t me = geteuid();
   int code = 0;
   const auto problems = meet_with(job(0, 2, port, ""), [&] {
@@ -190,7 +192,8 @@ TEST(Neighbours, WithoutASecretAnotherUserIsTurnedAway) {
 
 /// Another user listens in rank 0's place, and is found there by rank 1.
 TEST(Neighbours, WithoutASecretAnotherUserIsNotRankZero) {
-  const int port = free_port();
+  const HeldPort held;
+  const int port = held.number();
   const uid_t me = geteuid();
   std::string one;
   std::thread visitor([&] {

@@ -21,13 +21,16 @@
 #include <cstddef>
 #include <cstring>
 #include <functional>
+#include <optional>
 
 #include "bootstrap/place.hpp"
 #include "bootstrap/socket.hpp"
 #include "bootstrap/system_call.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "support/error_of.hpp"
+#include "support/held_port.hpp"
 #include "support/spawn.hpp"
+#include "tools/job.hpp"
 
 namespace mixcomm::test {
 namespace {
@@ -74,7 +77,8 @@ std::vector<std::string> lives(int world, const std::function<std::string(const 
   auto* texts = static_cast<Text*>(
       mmap(nullptr, count * sizeof(Text), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   LaunchInfo info{"test", 0, world, "127.0.0.1", port, secret ? "secret" : ""};
-  if (port == 0) info.port = port_of(listen_on("127.0.0.1", 0));
+  std::optional<HeldPort> held;
+  if (port == 0) info.port = held.emplace().number();
   std::vector<pid_t> children;
   for (info.rank = 0; info.rank < world; ++info.rank) {
     children.push_back(fork());
@@ -260,6 +264,25 @@ TEST(Networks, AnAddressThatIsNobodysNamesTheWayOut) {
   EXPECT_TRUE(contains(text("x"), "set MIXCOMM_HOST")) << text("x");
 }
 
+TEST(ForbiddenCalls, ASocketThatMayNotBeMadeIsNoMissingRankAndNoMissingNetwork) {
+  const HeldPort held;
+  for (const char* secret : {"", "secret"}) {
+    const auto results = lives(
+        2,
+        [&](const LaunchInfo& info) -> std::string {
+          if (!forbid(SYS_socket)) return "this system gives no filter";
+          return whole_life(info, milliseconds(60'000));
+        },
+        secret[0] != '\0', held.number());
+    if (contains(results[0], "gives no filter")) GTEST_SKIP() << results[0];
+    for (const std::string& result : results) {
+      EXPECT_TRUE(contains(result, "SystemError: ")) << result;
+      EXPECT_TRUE(contains(result, "socket: Operation not permitted; a seccomp filter")) << result;
+      EXPECT_FALSE(contains(result, "has no 127.0.0.1")) << result;
+    }
+  }
+}
+
 #if defined(SYS_pidfd_open)
 /// Deaths are then found by the deadline.
 TEST(ForbiddenCalls, PidfdIsDoneWithout) {
@@ -274,7 +297,65 @@ TEST(ForbiddenCalls, PidfdIsDoneWithout) {
   if (contains(results[0], "gives no filter")) GTEST_SKIP() << results[0];
   EXPECT_EQ(failures(results), "");
 }
+
+/// Who waited until the deadline learns why nothing told of the death, and that only where that is so.
+TEST(ForbiddenCalls, WithoutPidfdAnUnseenDeathSaysWhyItWasUnseen) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "ThreadSanitizer sees nothing of what processes share, and is slow";
 #endif
+  for (const int without : {0, 1}) {
+    const auto results = spawn(Ranks::processes, 2, [&](Bootstrap& bootstrap) -> std::string {
+      if (bootstrap.rank() == without && !forbid(SYS_pidfd_open)) return "this system gives no filter";
+      Communicator communicator(bootstrap, {.tp = 2, .dp = 1, .timeout = milliseconds(500)});
+      if (bootstrap.rank() == 1) _exit(0);
+      const float mine = 1;
+      float sum = 0;
+      const auto text =
+          error_of<Timeout>([&] { communicator.all_reduce(tensor(&mine, 1, 1), tensor(&sum, 1, 1)); });
+      const bool said = contains(text, "Whether rank 1 ended was not to be seen, for want of pidfd_open") &&
+                        contains(text, "seccomp");
+      return said == (without == 1) ? "" : text;
+    });
+    if (contains(results[0] + results[1], "gives no filter")) GTEST_SKIP() << failures(results);
+    EXPECT_EQ(failures(results), "") << "rank " << without << " may not call pidfd_open";
+  }
+}
+#endif
+
+/// Ranks that `mixcomm run` starts, with so many files that they or it may open: all say so by themselves.
+/// One that rank 0 cannot tell would wait for it, and be ended with what the others have left of their time.
+TEST(Descriptors, AreNamedByAllRanksOfAJob) {
+  using Texts = std::array<char, 4000>;
+  for (int left = 0; left <= 12; ++left) {
+    auto* text = static_cast<Texts*>(
+        mmap(nullptr, sizeof(Texts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    const pid_t child = fork();
+    if (child == 0) {
+      leave_descriptors(left);
+      std::string said;
+      try {
+        tools::Job job;
+        job.ranks = 8;
+        job.grace = milliseconds(20'000);
+        job.body = [](int) {
+          const std::string life = whole_life(launch_info(), milliseconds(60'000));
+          return contains(life, "SystemError: ") && contains(life, "(ulimit -n)") ? 2 : 1;
+        };
+        const tools::JobEnd end = tools::run_job(job);
+        for (const tools::RankEnd& rank : end.failures) said += fmt::format("{}\n", tools::to_string(rank));
+        said += fmt::format("{} failed, {}", end.failures.size(), end.exit_code);
+      } catch (const SystemError& error) {
+        said = error.what();
+      }
+      said.copy(text->data(), text->size() - 1);
+      _exit(0);
+    }
+    waitpid(child, nullptr, 0);
+    const std::string said(text->data());
+    munmap(text, sizeof(Texts));
+    EXPECT_TRUE(contains(said, "(ulimit -n)") || contains(said, "8 failed, 2")) << left << " left: " << said;
+  }
+}
 
 }  // namespace
 }  // namespace mixcomm::test

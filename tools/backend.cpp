@@ -41,10 +41,10 @@ std::filesystem::path mps_control() {
 
 }  // namespace
 
-void add_backend_flags(CLI::App& app, BackendFlags& flags) {
-  add_named(app, "--backend", flags.kind, backend_from_name, "cpu (default) or cuda");
-  app.add_flag("--one-gpu", flags.one_gpu,
-               "CUDA: all ranks on one GPU, as its streams; with --processes, as processes under MPS");
+void add_backend_flags(Flags& flags, BackendFlags& values) {
+  add_named(flags, "--backend", values.kind, backend_from_name, "cpu (default) or cuda");
+  flags.yes("--one-gpu", values.one_gpu,
+            "CUDA: all ranks on one GPU, as its streams; with --processes, as processes under MPS");
 }
 
 std::string_view name(RanksOn ranks) {

@@ -15,7 +15,7 @@ struct BackendFlags {
   [[nodiscard]] bool cuda() const { return kind == BackendKind::cuda; }
 };
 /// --backend and --one-gpu.
-void add_backend_flags(CLI::App& app, BackendFlags& flags);
+void add_backend_flags(Flags& flags, BackendFlags& values);
 
 /// Where the ranks of the CUDA backend run.
 enum class RanksOn : std::uint8_t {

@@ -201,60 +201,52 @@ int bench(const BenchOptions& options, const std::string& command_line) {
 }  // namespace
 
 void add_bench(CLI::App& app, Invocation& invocation) {
-  auto* sub = app.add_subcommand("bench", "Measure the operations");
-  sub->footer(examples);
+  Flags flags(app, "bench", "Measure the operations", examples);
   const auto options = std::make_shared<BenchOptions>();
-  add_backend_flags(*sub, options->backend);
-  add_names(*sub, op_flag(), options->ops);
-  const CLI::Range ranks(1, max_ranks);
-  auto* tp = sub->add_option("--tp", options->tp, "Ranks of tensor parallelism (2)")->check(ranks);
-  auto* dp = sub->add_option("--dp", options->dp, "Ranks of data parallelism (1)")->check(ranks);
-  add_grids_flag(*sub, options->grids, {tp, dp});
-  add_row_flags(*sub, options->rows);
-  sub->add_flag("--rows-on-device", options->rows_on_device, "CUDA: pass the row counts in device memory");
-  sub->add_option("--hidden", options->hidden, "Elements of a row (4096)")->check(CLI::Range(1, most_rows));
-  add_named(*sub, "--dtype", options->dtype, dtype_from_name, "bf16 (default), fp16 or fp32");
-  add_names(*sub, algorithms_flag(), options->algorithms);
-  add_names(*sub,
+  add_backend_flags(flags, options->backend);
+  add_names(flags, op_flag(), options->ops);
+  const Integers ranks{1, max_ranks};
+  const Flag tp = flags.number("--tp", options->tp, ranks, "Ranks of tensor parallelism (2)");
+  const Flag dp = flags.number("--dp", options->dp, ranks, "Ranks of data parallelism (1)");
+  add_grids_flag(flags, options->grids, {tp, dp});
+  add_row_flags(flags, options->rows);
+  flags.yes("--rows-on-device", options->rows_on_device, "CUDA: pass the row counts in device memory");
+  flags.number("--hidden", options->hidden, {1, most_rows}, "Elements of a row (4096)");
+  add_named(flags, "--dtype", options->dtype, dtype_from_name, "bf16 (default), fp16 or fp32");
+  add_names(flags, algorithms_flag(), options->algorithms);
+  add_names(flags,
             {"--protocol",
              "CUDA: how data travels (auto)",
              protocol_from_name,
              {Protocol::automatic, Protocol::packets, Protocol::lines, Protocol::barriers}},
             options->protocols);
   add_names(
-      *sub,
+      flags,
       {"--buffers", "Kinds of memory (symmetric)", buffers_from_name, {Buffers::symmetric, Buffers::plain}},
       options->buffers);
-  sub->add_option("--against", options->against,
-                  "What to compare with: composed, which is always measured; CPU: openmpi, mpich; CUDA: nccl")
-      ->type_name("NAME,...")
-      ->delimiter(',');
-  sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
-  auto* iterations = sub->add_option("--iterations", options->effort.iterations,
-                                     "Calls of each algorithm in each cell; CUDA: launches of its graph (20)")
-                         ->check(CLI::Range(1, 1'000'000));
-  auto* seconds = sub->add_option("--seconds", options->effort.seconds, "Or: time for each cell (0.5)")
-                      ->check(CLI::Range(0.0, 3600.0))
-                      ->excludes(iterations);
-  sub->add_flag("--with-launch", options->with_launch,
-                "CUDA: time the launch of each graph as well; else an untimed one goes right before it");
-  sub->add_option("--lanes", options->lanes,
-                  "CUDA: thread blocks of each call, each in turn (0: the library's choice)")
-      ->delimiter(',')
-      ->check(CLI::Range(0, 1024));
-  sub->add_option("--threads", options->threads, "CUDA: threads of a thread block, each in turn (0)")
-      ->delimiter(',')
-      ->check(CLI::Range(0, 1024));
-  sub->add_option_function<std::size_t>(
-         "--workspace-mib", [options](const std::size_t& mib) { options->workspace_bytes = mib << 20U; },
-         "CUDA: CommunicatorOptions::workspace_bytes, in MiB")
-      ->check(CLI::Range(1, 1024));
-  sub->add_option("--max-lanes", options->max_lanes, "CUDA: thread blocks of an operation at most")
-      ->check(CLI::Range(1, 1024));
-  add_tuning_flag(*sub, options->tuning_path);
-  add_rank_flags(*sub, options->ranks);
-  sub->callback([&invocation, options, seconds] {
-    const bool seconds_given = seconds->count() > 0;
+  flags.list("--against", options->against, "NAME,...",
+             "What to compare with: composed, which is always measured; CPU: openmpi, mpich; CUDA: nccl");
+  flags.file("--json", options->json_path, "Write the results to a file");
+  const Flag iterations =
+      flags.number("--iterations", options->effort.iterations, {1, 1'000'000},
+                   "Calls of each algorithm in each cell; CUDA: launches of its graph (20)");
+  const Flag seconds =
+      flags.seconds("--seconds", options->effort.seconds, {0, 3600}, "Or: time for each cell (0.5)")
+          .excludes(iterations);
+  flags.yes("--with-launch", options->with_launch,
+            "CUDA: time the launch of each graph as well; else an untimed one goes right before it");
+  const Integers shape{0, 1024};
+  flags.numbers("--lanes", options->lanes, shape,
+                "CUDA: thread blocks of each call, each in turn (0: the library's choice)");
+  flags.numbers("--threads", options->threads, shape, "CUDA: threads of a thread block, each in turn (0)");
+  flags.number("--workspace-mib", options->workspace_mib, {1, 1024},
+               "CUDA: CommunicatorOptions::workspace_bytes, in MiB");
+  flags.number("--max-lanes", options->max_lanes, {1, 1024}, "CUDA: thread blocks of an operation at most");
+  add_tuning_flag(flags, options->tuning_path);
+  add_rank_flags(flags, options->ranks);
+  flags.then([&invocation, options, seconds] {
+    const bool seconds_given = seconds.given();
+    options->workspace_bytes = options->workspace_mib << 20U;
     if (options->backend.cuda() && options->effort.iterations == 0)
       options->effort.iterations = default_launches;
     invocation.action = [&invocation, options, seconds_given] {

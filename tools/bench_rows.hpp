@@ -30,6 +30,7 @@ struct BenchOptions {
   std::vector<std::string> against;
   Effort effort;
   bool with_launch = false;         ///< graphs are launched when the device is idle, and that is timed, too
+  std::size_t workspace_mib = 0;    ///< as the flag has it
   std::size_t workspace_bytes = 0;  ///< CommunicatorOptions::workspace_bytes
   int max_lanes = 0;                ///< CudaOptions::max_lanes
   std::string json_path;

@@ -210,28 +210,27 @@ int check(const CheckOptions& options, const std::string& command_line) {
 }  // namespace
 
 void add_check(CLI::App& app, Invocation& invocation) {
-  auto* sub = app.add_subcommand("check", "Check the operations against exact results");
-  sub->footer(examples);
+  Flags flags(app, "check", "Check the operations against exact results", examples);
   const auto options = std::make_shared<CheckOptions>();
-  const CLI::Range ranks(1, max_ranks);
-  auto* tp = sub->add_option("--tp", options->tp, "Ranks of tensor parallelism")->check(ranks);
-  auto* dp = sub->add_option("--dp", options->dp, "Ranks of data parallelism")->check(ranks);
-  add_grids_flag(*sub, options->grids, {tp, dp});
-  add_case_flags(*sub, options->cases);
-  add_backend_flags(*sub, options->backend);
-  sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
-  add_tuning_flag(*sub, options->tuning_path);
-  add_rank_flags(*sub, options->ranks);
-  auto* plan = sub->add_flag("--plan", options->plan, "The planner, not the operations");
-  sub->add_option("--symbolic-ranks", options->plan_options.symbolic_ranks,
-                  "--plan: in integers, up to so many ranks (16)")
-      ->check(CLI::Range(0, max_ranks))
-      ->needs(plan);
-  sub->add_option("--real-ranks", options->plan_options.real_ranks,
-                  "--plan: on the CPU backend, up to so many ranks (8)")
-      ->check(CLI::Range(0, 16))
-      ->needs(plan);
-  sub->callback([&invocation, options] {
+  const Integers ranks{1, max_ranks};
+  const Flag tp = flags.number("--tp", options->tp, ranks, "Ranks of tensor parallelism");
+  const Flag dp = flags.number("--dp", options->dp, ranks, "Ranks of data parallelism");
+  add_grids_flag(flags, options->grids, {tp, dp});
+  add_case_flags(flags, options->cases);
+  add_backend_flags(flags, options->backend);
+  flags.file("--json", options->json_path, "Write the results to a file");
+  add_tuning_flag(flags, options->tuning_path);
+  add_rank_flags(flags, options->ranks);
+  const Flag plan = flags.yes("--plan", options->plan, "The planner, not the operations");
+  flags
+      .number("--symbolic-ranks", options->plan_options.symbolic_ranks, {0, max_ranks},
+              "--plan: in integers, up to so many ranks (16)")
+      .needs(plan);
+  flags
+      .number("--real-ranks", options->plan_options.real_ranks, {0, 16},
+              "--plan: on the CPU backend, up to so many ranks (8)")
+      .needs(plan);
+  flags.then([&invocation, options] {
     invocation.action = [&invocation, options] {
       options->tuning = tuning_table(options->tuning_path);
       if (!options->plan) return check(*options, invocation.command_line);

@@ -43,14 +43,14 @@ std::vector<verify::Case> with_shapes(const std::vector<verify::Case>& cases,
 
 }  // namespace
 
-void add_case_flags(CLI::App& app, CaseFlags& flags) {
-  add_names(app, op_flag(), flags.ops);
-  add_names(app, {"--algorithm", "Algorithms (all)", algorithm_from_name, {}}, flags.algorithms);
-  add_names(app, {"--dtype", "Element types (all)", dtype_from_name, {}}, flags.dtypes);
-  add_names(app, {"--buffers", "Kinds of memory (all)", verify_buffers_from_name, {}}, flags.buffers);
-  add_row_flags(app, flags.rows);
-  app.add_option("--hidden", flags.hidden, "Elements of these rows (4096)")->check(CLI::Range(1, most_rows));
-  app.add_flag("--quick", flags.quick, "Without the messages that are longer than the workspace");
+void add_case_flags(Flags& flags, CaseFlags& values) {
+  add_names(flags, op_flag(), values.ops);
+  add_names(flags, {"--algorithm", "Algorithms (all)", algorithm_from_name, {}}, values.algorithms);
+  add_names(flags, {"--dtype", "Element types (all)", dtype_from_name, {}}, values.dtypes);
+  add_names(flags, {"--buffers", "Kinds of memory (all)", verify_buffers_from_name, {}}, values.buffers);
+  add_row_flags(flags, values.rows);
+  flags.number("--hidden", values.hidden, {1, most_rows}, "Elements of these rows (4096)");
+  flags.yes("--quick", values.quick, "Without the messages that are longer than the workspace");
 }
 
 std::vector<verify::Case> check_cases_of(const CaseFlags& flags, const verify::Matrix& grid) {

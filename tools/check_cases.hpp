@@ -18,7 +18,7 @@ struct CaseFlags {
   std::size_t hidden = 0;  ///< of those rows
   bool quick = false;      ///< without messages longer than the workspace
 };
-void add_case_flags(CLI::App& app, CaseFlags& flags);
+void add_case_flags(Flags& flags, CaseFlags& values);
 
 /// The same on every rank. `grid`: of verify::Matrix, tp, dp and backend. Throws InvalidArgument if --uneven
 /// does not fit the grid.

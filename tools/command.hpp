@@ -2,10 +2,10 @@
 // one.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
 
+#include "tools/flags.hpp"
 #include "tools/json.hpp"
 
 namespace mixcomm::tools {

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <memory>
 
+#include "runner/git_lfs.hpp"
 #include "tools/generation.hpp"
 #include "tools/output.hpp"
 #include "tools/prompts.hpp"
@@ -38,6 +39,7 @@ struct DecodeOptions {
 std::vector<std::string> read_prompts(const DecodeOptions& options) {
   std::vector<std::string> prompts = options.prompts;
   if (!options.prompt_file.empty()) {
+    runner::refuse_lfs_pointer(std::filesystem::path(options.prompt_file));
     std::ifstream file(options.prompt_file);
     if (!file)
       throw InvalidArgument(fmt::format("cannot read {}: {}", options.prompt_file, std::strerror(errno)));
@@ -91,24 +93,18 @@ int decode(const DecodeOptions& options) {
 }  // namespace
 
 void add_decode(CLI::App& app, Invocation& invocation) {
-  auto* sub = app.add_subcommand("decode", "Continue prompts with a model that is spread over ranks");
-  sub->footer(examples);
+  Flags flags(app, "decode", "Continue prompts with a model that is spread over ranks", examples);
   const auto options = std::make_shared<DecodeOptions>();
-  add_model_flags(*sub, options->model);
-  sub->add_option("--prompt", options->prompts, "A prompt; may be given several times")
-      ->type_name("TEXT")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  sub->add_option("--prompt-file", options->prompt_file, "A file with a prompt in each line")
-      ->type_name("FILE");
-  sub->add_option("--max-new-tokens", options->max_new_tokens,
-                  "Tokens to add to each prompt at most (256, or as many as it leaves room for)")
-      ->check(CLI::Range(1, 1 << 24));
-  auto* raw = sub->add_flag("--raw", options->raw, "Take prompts as they are");
-  add_prompt_flags(*sub, options->prompting, raw);
-  sub->add_flag("--json", options->json, "As one JSON object");
-  add_rank_flags(*sub, options->ranks);
-  sub->callback([&invocation, options] { invocation.action = [options] { return decode(*options); }; });
+  add_model_flags(flags, options->model);
+  flags.texts("--prompt", options->prompts, "TEXT", "A prompt; may be given several times");
+  flags.file("--prompt-file", options->prompt_file, "A file with a prompt in each line");
+  flags.number("--max-new-tokens", options->max_new_tokens, {1, 1 << 24},
+               "Tokens to add to each prompt at most (256, or as many as it leaves room for)");
+  const Flag raw = flags.yes("--raw", options->raw, "Take prompts as they are");
+  add_prompt_flags(flags, options->prompting).excludes(raw);
+  flags.yes("--json", options->json, "As one JSON object");
+  add_rank_flags(flags, options->ranks);
+  flags.then([&invocation, options] { invocation.action = [options] { return decode(*options); }; });
 }
 
 }  // namespace mixcomm::tools

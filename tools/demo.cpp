@@ -319,26 +319,20 @@ int demo(const DemoOptions& options) {
 }  // namespace
 
 void add_demo(CLI::App& app, Invocation& invocation) {
-  auto options = std::make_shared<DemoOptions>();
-  CLI::App* command =
-      app.add_subcommand("demo", "Decode word problems on many rank layouts: composed against fused");
-  command->add_option("--model", options->model.directory, "Model directory with an eval.jsonl")
-      ->type_name("DIR");
-  command->add_option("--json", options->json, "Write the table to this file, too")->type_name("FILE");
-  command->add_option("--tokens", options->tokens, "Tokens per prompt and round")
-      ->capture_default_str()
-      ->check(CLI::Range(2, 900));
-  command->add_option("--rounds", options->rounds, "Measured rounds of each way")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1000));
-  command->add_option("--most-ranks", options->most_ranks, "Leave out larger layouts")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 64));
-  command->footer(
-      "Exit code 1 if the tokens of a layout differ from one rank's.\n\nExamples:\n"
-      "  mixcomm demo\n"
-      "  mixcomm demo --json build/demo.json --most-ranks 4");
-  command->callback([options, &invocation] { invocation.action = [options] { return demo(*options); }; });
+  const auto options = std::make_shared<DemoOptions>();
+  Flags flags(app, "demo", "Decode word problems on many rank layouts: composed against fused",
+              "Exit code 1 if the tokens of a layout differ from one rank's.\n\nExamples:\n"
+              "  mixcomm demo\n"
+              "  mixcomm demo --json build/demo.json --most-ranks 4");
+  flags.directory("--model", options->model.directory, "Model directory with an eval.jsonl");
+  flags.file("--json", options->json, "Write the table to this file, too");
+  flags.number("--tokens", options->tokens, {2, 900},
+               fmt::format("Tokens per prompt and round ({})", options->tokens));
+  flags.number("--rounds", options->rounds, {1, 1000},
+               fmt::format("Measured rounds of each way ({})", options->rounds));
+  flags.number("--most-ranks", options->most_ranks, {1, 64},
+               fmt::format("Leave out larger layouts ({})", options->most_ranks));
+  flags.then([options, &invocation] { invocation.action = [options] { return demo(*options); }; });
 }
 
 }  // namespace mixcomm::tools

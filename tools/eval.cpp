@@ -52,9 +52,7 @@ struct Work {
 };
 
 Problems read_file(const EvalOptions& options) {
-  const std::size_t most =
-      options.limit > SIZE_MAX - options.shots ? SIZE_MAX : options.limit + options.shots;
-  Problems read = read_problems(options.data, most);
+  Problems read = read_problems(options.data, options.limit, options.shots);
   if (read.problems.size() <= options.shots)
     throw InvalidArgument(fmt::format("--shots {}: {} has {} problems, which leaves none to ask",
                                       options.shots, options.data, read.problems.size()));
@@ -85,9 +83,16 @@ Work prepare(const EvalOptions& options, Problems read, const std::filesystem::p
   }
   std::sort(work.left_out.begin(), work.left_out.end(),
             [](const LeftOut& a, const LeftOut& b) { return a.line < b.line; });
+  // Of what could not be asked, rather than of what is none.
+  const auto first = std::find_if(work.left_out.begin(), work.left_out.end(),
+                                  [](const LeftOut& each) { return each.why.starts_with("makes a prompt"); });
   if (work.problems.empty())
-    throw InvalidArgument(fmt::format("{}:{}: the line {}; there is no other problem", options.data,
-                                      work.left_out[0].line, work.left_out[0].why));
+    throw InvalidArgument(fmt::format(
+        "{}:{}: the line {}; none of the others that were to be asked{} can be{}", options.data, first->line,
+        first->why, options.limit == SIZE_MAX ? "" : fmt::format(" (--limit {})", options.limit),
+        options.shots == 0
+            ? ""
+            : fmt::format("; each shows {} problems first: give fewer --shots", options.shots)));
   return work;
 }
 
@@ -194,27 +199,21 @@ int eval(const EvalOptions& options, const std::string& command_line) {
 }  // namespace
 
 void add_eval(CLI::App& app, Invocation& invocation) {
-  auto* sub = app.add_subcommand("eval", "Count the word problems that a model solves");
-  sub->footer(examples);
+  Flags flags(app, "eval", "Count the word problems that a model solves", examples);
   const auto options = std::make_shared<EvalOptions>();
-  add_model_flags(*sub, options->model);
-  sub->add_option("--data", options->data, "Problems, one JSON object in each line")
-      ->type_name("FILE")
-      ->required();
-  sub->add_option("--limit", options->limit, "The first so many of them, behind those that are shown (all)")
-      ->check(CLI::Range(1, 1 << 30));
-  sub->add_option("--shots", options->shots,
-                  "Problems shown with their answers before each of the others (0)")
-      ->check(CLI::Range(0, 1 << 16));
-  add_prompt_flags(*sub, options->prompting);
-  sub->add_option("--batch", options->batch, "Problems of each DP rank at a time (16)")
-      ->check(CLI::Range(1, 1 << 16));
-  sub->add_option("--max-new-tokens", options->max_new_tokens,
-                  "Tokens of a solution at most (256, or as many as a question leaves room for)")
-      ->check(CLI::Range(1, 1 << 24));
-  sub->add_option("--json", options->json_path, "Write all details to a file")->type_name("FILE");
-  add_rank_flags(*sub, options->ranks);
-  sub->callback([&invocation, options] {
+  add_model_flags(flags, options->model);
+  flags.file("--data", options->data, "Problems, one JSON object in each line").required();
+  flags.number("--limit", options->limit, {1, 1 << 30},
+               "The first so many of them, behind those that are shown (all)");
+  flags.number("--shots", options->shots, {0, 1 << 16},
+               "Problems shown with their answers before each of the others (0)");
+  add_prompt_flags(flags, options->prompting);
+  flags.number("--batch", options->batch, {1, 1 << 16}, "Problems of each DP rank at a time (16)");
+  flags.number("--max-new-tokens", options->max_new_tokens, {1, 1 << 24},
+               "Tokens of a solution at most (256, or as many as a question leaves room for)");
+  flags.file("--json", options->json_path, "Write all details to a file");
+  add_rank_flags(flags, options->ranks);
+  flags.then([&invocation, options] {
     invocation.action = [&invocation, options] { return eval(*options, invocation.command_line); };
   });
 }

@@ -113,13 +113,12 @@ std::string text_of(const Json& info) {
 }  // namespace
 
 void add_info(CLI::App& app, Invocation& invocation) {
-  auto* sub = app.add_subcommand("info", "Say what this machine is, and what this build can do on it");
-  sub->footer(examples);
+  Flags flags(app, "info", "Say what this machine is, and what this build can do on it", examples);
   const auto options = std::make_shared<InfoOptions>();
-  sub->add_flag("--json", options->json, "As one JSON object");
-  add_backend_flags(*sub, options->backend);
-  sub->add_flag("--processes", options->processes, "CUDA: ask for ranks as processes");
-  sub->callback([&invocation, options] {
+  flags.yes("--json", options->json, "As one JSON object");
+  add_backend_flags(flags, options->backend);
+  flags.yes("--processes", options->processes, "CUDA: ask for ranks as processes");
+  flags.then([&invocation, options] {
     invocation.action = [options] {
       check_usable(*options);
       const Json info = describe();

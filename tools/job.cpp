@@ -58,6 +58,11 @@ class SignalWatch {
 
   [[nodiscard]] int fd() const { return fd_.get(); }
   void restore() const { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+  /// In a process that was forked: signals come in the usual way, and the descriptor is free for other use.
+  void leave() {
+    restore();
+    fd_.reset();
+  }
 
   /// The next one that has come, or 0.
   [[nodiscard]] int next() const {
@@ -166,7 +171,9 @@ void Supervisor::start() {
 
 void Supervisor::become_rank(int rank, const Fd& listener, const std::string& secret, int port,
                              const OutputPipes& pipes) {
-  signals_.restore();
+  // What this process has open besides the listener is the watch alone. Without it rank 0 can always open one
+  // file more, as it must to tell the others that it cannot open all that it needs.
+  signals_.leave();
   // One rank may read what the user pipes in. A terminal none: it is in the hands of this process's group.
   if (rank != 0 || isatty(STDIN_FILENO) == 1) {
     const Fd nothing(open("/dev/null", O_RDONLY | O_CLOEXEC));

@@ -1,6 +1,7 @@
 // The `mixcomm` command.
 #include <fmt/format.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <new>

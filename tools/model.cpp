@@ -18,19 +18,17 @@ DType runner_dtype_from_name(std::string_view name) {
 
 }  // namespace
 
-void add_model_flags(CLI::App& app, ModelFlags& flags) {
-  const CLI::Range ranks(1, flags.most_ranks);
-  app.add_option("--model", flags.directory,
-                 fmt::format("Directory of a Qwen3.5-MoE model ({})", default_directory))
-      ->type_name("DIR");
-  app.add_option("--attn-tp", flags.attn_tp, "TP ranks of attention (1)")->check(ranks);
-  app.add_option("--attn-dp", flags.attn_dp, "DP ranks of attention (1)")->check(ranks);
-  app.add_option("--moe-tp", flags.moe_tp, "TP ranks of the experts (1, or what --moe-ep leaves)")
-      ->check(ranks);
-  app.add_option("--moe-ep", flags.moe_ep, "EP ranks of the experts (all that divide them)")->check(ranks);
-  add_named(app, "--algorithm", flags.algorithm, algorithm_from_name,
+void add_model_flags(Flags& flags, ModelFlags& values) {
+  const Integers ranks{1, values.most_ranks};
+  flags.directory("--model", values.directory,
+                  fmt::format("Directory of a Qwen3.5-MoE model ({})", default_directory));
+  flags.number("--attn-tp", values.attn_tp, ranks, "TP ranks of attention (1)");
+  flags.number("--attn-dp", values.attn_dp, ranks, "DP ranks of attention (1)");
+  flags.number("--moe-tp", values.moe_tp, ranks, "TP ranks of the experts (1, or what --moe-ep leaves)");
+  flags.number("--moe-ep", values.moe_ep, ranks, "EP ranks of the experts (all that divide them)");
+  add_named(flags, "--algorithm", values.algorithm, algorithm_from_name,
             "auto (default), one_shot, two_shot or composed");
-  add_named(app, "--dtype", flags.dtype, runner_dtype_from_name, "bf16 (default) or fp32");
+  add_named(flags, "--dtype", values.dtype, runner_dtype_from_name, "bf16 (default) or fp32");
 }
 
 std::filesystem::path model_directory(const ModelFlags& flags) {

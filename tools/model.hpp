@@ -21,7 +21,7 @@ struct ModelFlags {
   DType dtype = DType::bf16;
   int most_ranks = max_ranks;  ///< that the flags take: more where nothing runs
 };
-void add_model_flags(CLI::App& app, ModelFlags& flags);
+void add_model_flags(Flags& flags, ModelFlags& values);
 
 /// The directory that was named, else the tiny model of this repository if it lies where the command runs.
 /// Throws InvalidArgument.

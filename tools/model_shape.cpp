@@ -168,6 +168,9 @@ ModelShape planned(const JsonView& root, const std::string& model) {
   config.hidden_size = fields.size("hidden_size");
   config.num_attention_heads = fields.size("num_attention_heads");
   config.num_experts_per_tok = fields.size_or("num_experts_per_tok", 0);
+  if (config.num_experts_per_tok > config.num_experts)
+    fields.object().fail(fmt::format("has num_experts_per_tok {}, more than the {} experts that there are",
+                                     config.num_experts_per_tok, config.num_experts));
 
   const bool latent = (known && family->latent) || fields.has("kv_lora_rank");
   config.num_key_value_heads = latent ? 1 : fields.size_or("num_key_value_heads", config.num_attention_heads);

@@ -24,25 +24,17 @@ Milliseconds RankFlags::timeout() const {
   return Milliseconds(static_cast<std::int64_t>(timeout_s * 1000));
 }
 
-void add_rank_flags(CLI::App& app, RankFlags& flags) {
-  app.add_flag("--processes", flags.processes, "Ranks as processes, not as threads of this one");
-  app.add_option("--timeout", flags.timeout_s, "No rank waits longer for another (30)")
-      ->type_name("SECONDS")
-      ->check(CLI::Range(0.1, 86400.0));
+void add_rank_flags(Flags& flags, RankFlags& values) {
+  flags.yes("--processes", values.processes, "Ranks as processes, not as threads of this one");
+  flags.seconds("--timeout", values.timeout_s, {0.1, 86400}, "No rank waits longer for another (30)");
 }
 
-void add_row_flags(CLI::App& app, RowFlags& flags) {
-  const CLI::Range count(0, most_rows);
-  auto* equal = app.add_option("--rows", flags.equal,
-                               "Rows of each DP rank, the same for all; several: one after the other")
-                    ->type_name("N,...")
-                    ->delimiter(',')
-                    ->check(count);
-  app.add_option("--uneven", flags.uneven, "Rows of each DP rank, one count for each, 0 allowed")
-      ->type_name("N,...")
-      ->delimiter(',')
-      ->check(count)
-      ->excludes(equal);
+void add_row_flags(Flags& flags, RowFlags& values) {
+  const Integers count{0, most_rows};
+  const Flag equal = flags.numbers("--rows", values.equal, count,
+                                   "Rows of each DP rank, the same for all; several: one after the other");
+  flags.numbers("--uneven", values.uneven, count, "Rows of each DP rank, one count for each, 0 allowed")
+      .excludes(equal);
 }
 
 std::vector<std::vector<std::size_t>> RowFlags::per_dp_rank(int dp) const {
@@ -81,11 +73,9 @@ std::vector<GridSize> grids_from_texts(const std::vector<std::string>& texts) {
   return grids;
 }
 
-void add_grids_flag(CLI::App& app, std::vector<std::string>& texts,
-                    std::initializer_list<CLI::Option*> excluded) {
-  auto* grids =
-      app.add_option("--grids,--grid", texts, "Several grids")->type_name("TPxDP,...")->delimiter(',');
-  for (CLI::Option* other : excluded) grids->excludes(other);
+void add_grids_flag(Flags& flags, std::vector<std::string>& texts, std::initializer_list<Flag> excluded) {
+  const Flag grids = flags.list("--grids,--grid", texts, "TPxDP,...", "Several grids");
+  for (const Flag& other : excluded) grids.excludes(other);
 }
 
 }  // namespace mixcomm::tools

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,17 +16,10 @@ namespace mixcomm::tools {
 
 /// A flag whose value is a name, read by one of the library's *_from_name functions.
 template <class T>
-CLI::Option* add_named(CLI::App& app, const std::string& flag, T& value, T (*from_name)(std::string_view),
-                       const std::string& help) {
-  const auto read = [flag, &value, from_name](const CLI::results_t& texts) {
-    try {
-      value = from_name(texts.back());
-    } catch (const InvalidArgument& error) {
-      throw CLI::ValidationError(flag, error.what());
-    }
-    return true;
-  };
-  return app.add_option(flag, read, help)->type_name("NAME");
+Flag add_named(Flags& flags, const std::string& names, T& value, T (*from_name)(std::string_view),
+               const std::string& help) {
+  return flags.value(names, "NAME", help,
+                     [&value, from_name](const std::string& text) { value = from_name(text); });
 }
 
 /// A flag whose value is `all`, or names with commas in between.
@@ -38,23 +32,19 @@ struct NamesFlag {
 };
 
 template <class T>
-CLI::Option* add_names(CLI::App& app, const NamesFlag<T>& names, std::vector<T>& values) {
-  const auto read = [names, &values](const CLI::results_t& texts) {
+Flag add_names(Flags& flags, const NamesFlag<T>& names, std::vector<T>& values) {
+  return flags.value(names.flag, "NAME,...|all", names.help, [names, &values](const std::string& text) {
     values.clear();
-    if (texts.back() == "all") {
+    if (text == "all") {
       values = names.all;
-      return true;
+      return;
     }
-    for (const std::string& name : split(texts.back())) {
-      try {
+    for (const std::string& name : split(text)) try {
         values.push_back(names.from_name(name));
       } catch (const InvalidArgument& error) {
-        throw CLI::ValidationError(names.flag, fmt::format("{}; or: all", error.what()));
+        throw InvalidArgument(fmt::format("{}; or: all", error.what()));
       }
-    }
-    return true;
-  };
-  return app.add_option(names.flag, read, names.help)->type_name("NAME,...|all");
+  });
 }
 
 /// --op and --algorithm, as several subcommands have them.
@@ -69,7 +59,7 @@ struct RankFlags {
   double timeout_s = 30;
   [[nodiscard]] Milliseconds timeout() const;
 };
-void add_rank_flags(CLI::App& app, RankFlags& flags);
+void add_rank_flags(Flags& flags, RankFlags& values);
 
 /// --rows 1,4,16 (a sweep of equal counts per DP rank), or --uneven 3,0,5 (one count per DP rank).
 struct RowFlags {
@@ -80,7 +70,7 @@ struct RowFlags {
   /// another number of counts than there are DP ranks.
   [[nodiscard]] std::vector<std::vector<std::size_t>> per_dp_rank(int dp) const;
 };
-void add_row_flags(CLI::App& app, RowFlags& flags);
+void add_row_flags(Flags& flags, RowFlags& values);
 
 /// tp * dp, if that many ranks can be. Throws InvalidArgument.
 [[nodiscard]] int world_of(int tp, int dp, int most = max_ranks);
@@ -94,7 +84,6 @@ struct GridSize {
 /// The grids of --grids 4x2,2x4. Throws InvalidArgument for what is none.
 [[nodiscard]] std::vector<GridSize> grids_from_texts(const std::vector<std::string>& texts);
 /// --grids, which excludes those.
-void add_grids_flag(CLI::App& app, std::vector<std::string>& texts,
-                    std::initializer_list<CLI::Option*> excluded);
+void add_grids_flag(Flags& flags, std::vector<std::string>& texts, std::initializer_list<Flag> excluded);
 
 }  // namespace mixcomm::tools

@@ -213,44 +213,41 @@ ModelChoices::Shared shared_from_name(std::string_view name) {
 }  // namespace
 
 void add_plan(CLI::App& app, Invocation& invocation) {
-  auto* sub = app.add_subcommand("plan", "Show which collective runs at each boundary of a model, and why");
-  sub->footer(examples);
-  const auto flags = std::make_shared<PlanFlags>();
-  const CLI::Range ranks(1, max_planned_ranks);
-  flags->model.most_ranks = max_planned_ranks;
-  add_model_flags(*sub, flags->model);
-  sub->add_option("--mlp-tp", flags->mlp_tp, "TP ranks of dense MLPs (as --attn-tp); 1: fully data-parallel")
-      ->check(ranks);
-  sub->add_option("--redundant-experts", flags->redundant_experts,
-                  "Copies of experts, so that EP ranks have equal parts (0)")
-      ->check(CLI::Range(0, 1 << 14));
-  add_row_flags(*sub, flags->rows);
-  add_named(*sub, "--rows-way", flags->way, rows_way_from_name, "exact (default), max_len or sum_len");
-  add_named(*sub, "--head", flags->choices.head, head_from_name,
+  Flags flags(app, "plan", "Show which collective runs at each boundary of a model, and why", examples);
+  const auto options = std::make_shared<PlanFlags>();
+  const Integers ranks{1, max_planned_ranks};
+  options->model.most_ranks = max_planned_ranks;
+  add_model_flags(flags, options->model);
+  flags.number("--mlp-tp", options->mlp_tp, ranks,
+               "TP ranks of dense MLPs (as --attn-tp); 1: fully data-parallel");
+  flags.number("--redundant-experts", options->redundant_experts, {0, 1 << 14},
+               "Copies of experts, so that EP ranks have equal parts (0)");
+  add_row_flags(flags, options->rows);
+  add_named(flags, "--rows-way", options->way, rows_way_from_name, "exact (default), max_len or sum_len");
+  add_named(flags, "--head", options->choices.head, head_from_name,
             "LM head: whole (default), sharded over attn_tp, or over the world");
-  add_named(*sub, "--shared", flags->choices.shared, shared_from_name,
+  add_named(flags, "--shared", options->choices.shared, shared_from_name,
             "Shared experts: summed with the routed ones (default), or apart");
-  sub->add_flag("--sharded-embedding", flags->choices.sharded_embedding,
-                "The embedding's vocabulary over attn_tp");
-  add_named(*sub, "--backend", flags->backend, backend_from_name, "What would run it: cpu (default) or cuda");
-  sub->add_option("--link", flags->link, "What connects ranks (shm, or nvlink4 with --backend cuda)")
-      ->type_name("NAME");
-  sub->add_option("--network", flags->network, "What connects nodes (network400)")->type_name("NAME");
-  sub->add_option("--ranks-per-node", flags->per_node, "Ranks of one node (8)")->check(ranks);
-  sub->add_option("--constants", flags->constants, "Constants of links, in place of known ones")
-      ->type_name("FILE");
-  sub->add_option("--picture", flags->picture, "Write it as .svg, or as Graphviz .dot")->type_name("FILE");
-  auto* compare = sub->add_flag("--compare", flags->compare, "All spreads over --gpus, the quickest first");
-  sub->add_option("--gpus", flags->gpus, "--compare: how many")->check(ranks)->needs(compare);
-  sub->add_option("--batch", flags->batch, "--compare: rows of all DP ranks together (64)")
-      ->check(CLI::Range(1, most_rows))
-      ->needs(compare);
-  sub->add_flag("--json", flags->json, "As one JSON object");
-  add_tuning_flag(*sub, flags->tuning_path);
-  sub->callback([&invocation, flags] {
-    invocation.action = [flags] {
-      flags->tuning = tuning_table(flags->tuning_path);
-      return plan(*flags);
+  flags.yes("--sharded-embedding", options->choices.sharded_embedding,
+            "The embedding's vocabulary over attn_tp");
+  add_named(flags, "--backend", options->backend, backend_from_name,
+            "What would run it: cpu (default) or cuda");
+  flags.name("--link", options->link, "NAME", "What connects ranks (shm, or nvlink4 with --backend cuda)");
+  flags.name("--network", options->network, "NAME", "What connects nodes (network400)");
+  flags.number("--ranks-per-node", options->per_node, ranks, "Ranks of one node (8)");
+  flags.file("--constants", options->constants, "Constants of links, in place of known ones");
+  flags.file("--picture", options->picture, "Write it as .svg, or as Graphviz .dot");
+  const Flag compare =
+      flags.yes("--compare", options->compare, "All spreads over --gpus, the quickest first");
+  flags.number("--gpus", options->gpus, ranks, "--compare: how many").needs(compare);
+  flags.number("--batch", options->batch, {1, most_rows}, "--compare: rows of all DP ranks together (64)")
+      .needs(compare);
+  flags.yes("--json", options->json, "As one JSON object");
+  add_tuning_flag(flags, options->tuning_path);
+  flags.then([&invocation, options] {
+    invocation.action = [options] {
+      options->tuning = tuning_table(options->tuning_path);
+      return plan(*options);
     };
   });
 }

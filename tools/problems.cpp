@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "mixcomm/error.hpp"
+#include "runner/git_lfs.hpp"
 #include "runner/utf8.hpp"
 #include "tools/plain_number.hpp"
 
@@ -53,14 +54,16 @@ Problem read_problem(const std::string& text, std::size_t line) {
 
 }  // namespace
 
-Problems read_problems(const std::filesystem::path& path, std::size_t limit) {
+Problems read_problems(const std::filesystem::path& path, std::size_t limit, std::size_t shown) {
+  runner::refuse_lfs_pointer(path);
   std::ifstream file(path);
   if (!file) throw InvalidArgument(fmt::format("cannot read {}: {}", path.string(), std::strerror(errno)));
   Problems read;
   std::string text;
-  for (std::size_t line = 1; read.problems.size() + read.left_out.size() < limit && std::getline(file, text);
-       ++line) {
+  std::size_t asked = 0;
+  for (std::size_t line = 1; asked < limit && std::getline(file, text); ++line) {
     if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
+    if (read.problems.size() >= shown) ++asked;
     try {
       read.problems.push_back(read_problem(text, line));
     } catch (const InvalidArgument& error) {
@@ -72,8 +75,8 @@ Problems read_problems(const std::filesystem::path& path, std::size_t limit) {
   if (!read.problems.empty()) return read;
   if (read.left_out.empty()) throw InvalidArgument(fmt::format("{} has no problems", path.string()));
   const LeftOut& first = read.left_out.front();
-  throw InvalidArgument(
-      fmt::format("{}:{}: the line {}; there is no other problem", path.string(), first.line, first.why));
+  throw InvalidArgument(fmt::format("{}:{}: the line {}; none of the lines that were read is a problem",
+                                    path.string(), first.line, first.why));
 }
 
 }  // namespace mixcomm::tools

@@ -27,10 +27,11 @@ struct Problems {
 };
 
 /// Reads a file with an object {"question": ..., "answer": ...} in each line (blank ones are passed over),
-/// `limit` of them at most. The number of an answer is what stands behind its last "####", or the answer
-/// itself where it has none, or is a JSON number; where that is no plain_number(), or a line is no such
-/// object, the line is left out. Throws InvalidArgument naming the file for one that cannot be read or has no
-/// problem, and the first line that was left out.
-[[nodiscard]] Problems read_problems(const std::filesystem::path& file, std::size_t limit);
+/// `limit` of them at most behind the first `shown` problems. The number of an answer is what stands behind
+/// its last "####", or the answer itself where it has none, or is a JSON number; where that is no
+/// plain_number(), or a line is no such object, the line is left out. Throws InvalidArgument naming the file
+/// for one that cannot be read or has no problem, and the first line that was left out.
+[[nodiscard]] Problems read_problems(const std::filesystem::path& file, std::size_t limit,
+                                     std::size_t shown = 0);
 
 }  // namespace mixcomm::tools

@@ -36,20 +36,15 @@ Conversation conversation(const PromptFlags& flags, const std::vector<Shot>& sho
 
 }  // namespace
 
-void add_prompt_flags(CLI::App& app, PromptFlags& flags, CLI::Option* excluded) {
-  auto* chat = app.add_flag("--chat", flags.chat,
-                            "Put questions as the model's chat template has it (Python 3 with jinja2)");
-  if (excluded != nullptr) chat->excludes(excluded);
-  app.add_option("--system", flags.system, "--chat: a system message before the others")
-      ->type_name("TEXT")
-      ->needs(chat);
-  app.add_option(
-         "--chat-option", flags.variables,
-         "--chat: a variable for the template, such as enable_thinking=false; may be given several times")
-      ->type_name("NAME=VALUE")
-      ->needs(chat)
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+Flag add_prompt_flags(Flags& flags, PromptFlags& values) {
+  const Flag chat = flags.yes("--chat", values.chat,
+                              "Put questions as the model's chat template has it (Python 3 with jinja2)");
+  flags.text("--system", values.system, "--chat: a system message before the others").needs(chat);
+  flags
+      .texts("--chat-option", values.variables, "NAME=VALUE",
+             "--chat: a variable for the template, such as enable_thinking=false; may be given several times")
+      .needs(chat);
+  return chat;
 }
 
 std::vector<std::string> prompts_of(const PromptFlags& flags, const std::filesystem::path& model_directory,

@@ -15,8 +15,8 @@ struct PromptFlags {
   std::string system;                  ///< a message before the others; empty: none
   std::vector<std::string> variables;  ///< "name=value", for the chat template
 };
-/// --chat, --system and --chat-option; none of them with `excluded`, where there is such a flag.
-void add_prompt_flags(CLI::App& app, PromptFlags& flags, CLI::Option* excluded = nullptr);
+/// --chat, --system and --chat-option; returns --chat, which the others need.
+Flag add_prompt_flags(Flags& flags, PromptFlags& values);
 
 /// A question that is shown with its answer.
 struct Shot {

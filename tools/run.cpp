@@ -66,25 +66,15 @@ int run(const RunOptions& options) {
 }  // namespace
 
 void add_run(CLI::App& app, Invocation& invocation) {
-  auto* sub = app.add_subcommand("run", "Start a command once per rank, and look after the processes");
-  sub->footer(examples);
+  Flags flags(app, "run", "Start a command once per rank, and look after the processes", examples);
   const auto options = std::make_shared<RunOptions>();
-  sub->add_option("-n,--ranks", options->ranks, "How many ranks")
-      ->required()
-      ->check(CLI::Range(1, max_ranks));
-  sub->add_option("--port", options->port, "Port of 127.0.0.1 where the ranks meet (any free one)")
-      ->check(CLI::Range(1, 65535));
-  sub->add_option("--grace", options->grace_s, "What the others get when a rank has failed (5)")
-      ->type_name("SECONDS")
-      ->check(CLI::Range(0.0, 86400.0));
-  sub->add_option("--timeout", options->limit_s, "End the whole job after this time (never)")
-      ->type_name("SECONDS")
-      ->check(CLI::Range(0.0, 1e9));
-  sub->add_flag("--tag", options->tag, "Put [rank] before each line that a rank writes");
-  sub->add_option("command", options->command, "The command, behind --")
-      ->type_name("-- COMMAND ARGUMENT...")
-      ->required();
-  sub->callback([&invocation, options] { invocation.action = [options] { return run(*options); }; });
+  flags.number("-n,--ranks", options->ranks, {1, max_ranks}, "How many ranks").required();
+  flags.number("--port", options->port, {1, 65535}, "Port of 127.0.0.1 where the ranks meet (any free one)");
+  flags.seconds("--grace", options->grace_s, {0, 86400}, "What the others get when a rank has failed (5)");
+  flags.seconds("--timeout", options->limit_s, {0, 1e9}, "End the whole job after this time (never)");
+  flags.yes("--tag", options->tag, "Put [rank] before each line that a rank writes");
+  flags.words("command", options->command, "-- COMMAND ARGUMENT...", "The command, behind --");
+  flags.then([&invocation, options] { invocation.action = [options] { return run(*options); }; });
 }
 
 }  // namespace mixcomm::tools

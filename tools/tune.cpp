@@ -95,20 +95,19 @@ int tune(const TuneFlags& flags) {
 }  // namespace
 
 void add_tune(CLI::App& app, Invocation& invocation) {
-  auto* sub = app.add_subcommand("tune", "Measure which algorithm pays where on this machine");
-  sub->footer(examples);
+  Flags flags(app, "tune", "Measure which algorithm pays where on this machine", examples);
   const auto options = std::make_shared<TuneFlags>();
-  const CLI::Range ranks(1, max_ranks);
-  sub->add_option("--tp", options->measured.tp, "Ranks of tensor parallelism (2)")->check(ranks);
-  sub->add_option("--dp", options->measured.dp, "Ranks of data parallelism (1)")->check(ranks);
-  add_backend_flags(*sub, options->backend);
-  sub->add_option("--seconds", options->measured.seconds, "Time for all measurements together (40)")
-      ->check(CLI::Range(0.0, 3600.0));
-  sub->add_option("--most-bytes", options->measured.most_bytes, "The largest tensor (4194304)")
-      ->check(CLI::Range(least_most_bytes, most_most_bytes));
-  sub->add_option("--out", options->path, "Where the table goes (mixcomm-tuning.json)")->type_name("FILE");
-  add_rank_flags(*sub, options->ranks);
-  sub->callback([&invocation, options] { invocation.action = [options] { return tune(*options); }; });
+  const Integers ranks{1, max_ranks};
+  flags.number("--tp", options->measured.tp, ranks, "Ranks of tensor parallelism (2)");
+  flags.number("--dp", options->measured.dp, ranks, "Ranks of data parallelism (1)");
+  add_backend_flags(flags, options->backend);
+  flags.seconds("--seconds", options->measured.seconds, {0, 3600}, "Time for all measurements together (40)");
+  flags.number("--most-bytes", options->measured.most_bytes,
+               {static_cast<std::int64_t>(least_most_bytes), static_cast<std::int64_t>(most_most_bytes)},
+               "The largest tensor (4194304)");
+  flags.file("--out", options->path, "Where the table goes (mixcomm-tuning.json)");
+  add_rank_flags(flags, options->ranks);
+  flags.then([&invocation, options] { invocation.action = [options] { return tune(*options); }; });
 }
 
 }  // namespace mixcomm::tools

@@ -10,7 +10,7 @@
 namespace mixcomm::tools {
 
 /// --tuning FILE, or MIXCOMM_TUNING.
-void add_tuning_flag(CLI::App& app, std::string& path);
+void add_tuning_flag(Flags& flags, std::string& path);
 
 /// The table in that file; none for an empty path. Throws what TuningTable::load() does.
 [[nodiscard]] std::optional<TuningTable> tuning_table(const std::string& path);

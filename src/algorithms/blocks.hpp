@@ -40,8 +40,8 @@ template <class Size>
 }
 
 /// Share `member` of `members` near equal ones. The first is the largest.
-[[nodiscard]] MIXCOMM_HD constexpr Range part(std::size_t size, int member, int members,
-                                              std::size_t step = granule) {
+template <class Size>
+[[nodiscard]] MIXCOMM_HD constexpr Range part(Size size, int member, int members, Size step = granule) {
   return piece_of(size, share_of(size, members, step), member);
 }
 
@@ -140,7 +140,7 @@ class BasicBlocks {
   /// What falls to `member` of `members` when all of it is shared out near equally, whichever blocks it is
   /// in: so ranks have equal work also where blocks are uneven.
   [[nodiscard]] MIXCOMM_HD Range share(int member, int members) const {
-    return piece_of(packed_[dp_], share_of(packed_[dp_], members, step_), member);
+    return part(packed_[dp_], member, members, step_);
   }
   /// What a run holds of block d, in the covered part of that.
   [[nodiscard]] MIXCOMM_HD Range overlap(const Range& run, int d) const {

@@ -30,7 +30,7 @@ MeetingPlace::MeetingPlace(const LaunchInfo& info)
         info.rank, name_));
   unix_name_ = fmt::format("mixcomm-rendezvous-{}-{}", geteuid(), info.port);
   name_ = fmt::format("the Unix socket @{} of this host ({})", unix_name_,
-                      no_network ? "it has no 127.0.0.1" : "there is no MIXCOMM_SECRET");
+                      no_network ? "127.0.0.1 cannot be reached" : "there is no MIXCOMM_SECRET");
 }
 
 bool MeetingPlace::is_listener(int fd) const {

@@ -242,12 +242,15 @@ bool is_this_host(const std::string& host) {
 
 Fd connect_to_first(std::span<const Endpoint> endpoints, const Deadline& deadline) {
   std::vector<Fd> trying;
+  std::size_t forbidden = 0;
   const auto connected = [](Fd& fd) {
     prepare(fd.get());
     return std::move(fd);
   };
   for (const Endpoint& endpoint : endpoints) {
     Fd fd = stream_socket(endpoint.address.ss_family);
+    if (!fd.valid() && is_forbidden(errno) && ++forbidden == endpoints.size())
+      throw_failed("cannot make a socket", "socket");  // waiting would not help
     if (!fd.valid()) continue;
     if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&endpoint.address), endpoint.size) == 0) {
       if (!connected_to_itself(fd.get())) return connected(fd);

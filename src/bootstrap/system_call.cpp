@@ -26,19 +26,20 @@ bool is_shortage(int error) {
   return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
 }
 
+bool is_forbidden(int error) {
+  return error == EPERM || error == EACCES || error == ENOSYS;
+}
+
 std::string failure_of(std::string_view call, int error) {
   std::string text = fmt::format("{}: {}", call, std::strerror(error));
+  if (is_forbidden(error))
+    text += "; a seccomp filter, as containers have one, may forbid this call: allow it";
   switch (error) {
     case EMFILE:
       text += fmt::format("; this process may have {} (ulimit -n): raise that", most_descriptors());
       break;
     case ENFILE:
       text += "; all processes of this system together have too many (sysctl fs.file-max)";
-      break;
-    case EPERM:
-    case EACCES:
-    case ENOSYS:
-      text += "; a seccomp filter, as containers have one, may forbid this call: allow it";
       break;
     default:
       break;

@@ -14,6 +14,9 @@ namespace mixcomm {
 /// may well be there.
 [[nodiscard]] bool is_shortage(int error);
 
+/// Whether the call failed because it is not allowed here, or not known: it will not be the next time either.
+[[nodiscard]] bool is_forbidden(int error);
+
 /// Throws SystemError: `what`, and failure_of(`call`, errno).
 [[noreturn]] void throw_failed(std::string_view what, std::string_view call);
 

@@ -244,7 +244,8 @@ void Channel::fail_timeout(const CallRecord& call) const {
     where += fmt::format(", through rank{} {}, waiting as well", std::popcount(late) == 1 ? "" : "s",
                          fmt::join(ranks_in(late), ", "));
   shared_->failure->record(Failure::Kind::timeout,
-                           timeout_text(shared_->rank, shared_->timeout, ranks_in(to_blame), where),
+                           timeout_text(shared_->rank, shared_->timeout, ranks_in(to_blame), where) +
+                               unseen_text(ranks_in(shared_->watch->unseen(to_blame))),
                            to_blame);
   ring_all();
   shared_->failure->rethrow();

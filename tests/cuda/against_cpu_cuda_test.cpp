@@ -1,6 +1,8 @@
 // The CPU backend as the oracle: the same inputs, with every kind of number in them, give the same bits on
 // CUDA.
 #include <cstring>
+#include <optional>
+#include <vector>
 
 #include "cuda/support.hpp"
 #include "verify/numbers.hpp"
@@ -126,12 +128,17 @@ TEST_P(AgainstCpu, TheSameBits) {
     const auto device = verify::make_device(BackendKind::cuda);
     Communicator cpu(bootstrap, {.tp = grid.tp, .dp = grid.dp, .timeout = patience()});
     Communicator packets(bootstrap, cuda_options(grid.tp, grid.dp, Protocol::packets));
-    Communicator lines(bootstrap, cuda_options(grid.tp, grid.dp, Protocol::lines));
+    std::optional<Communicator> lines;
+    if (has_lines(bootstrap)) lines.emplace(bootstrap, cuda_options(grid.tp, grid.dp, Protocol::lines));
     Communicator barriers(bootstrap, cuda_options(grid.tp, grid.dp, Protocol::barriers));
     const std::size_t most_bytes = std::size_t{4} * 1024 * 5 * dp;
     Comparison over_packets(cpu, packets, *device, most_bytes);
-    Comparison over_lines(cpu, lines, *device, most_bytes);
     Comparison over_barriers(cpu, barriers, *device, most_bytes);
+    std::optional<Comparison> over_lines;
+    if (lines) over_lines.emplace(cpu, *lines, *device, most_bytes);
+    std::vector<std::pair<const char*, Comparison*>> comparisons{{"packets: ", &over_packets},
+                                                                 {"barriers: ", &over_barriers}};
+    if (over_lines) comparisons.emplace_back("lines: ", &*over_lines);
     const Departure departure(bootstrap);
     std::uint64_t seed = 0;
     for (int round = 0; round < 3; ++round)
@@ -140,9 +147,7 @@ TEST_P(AgainstCpu, TheSameBits) {
                             Op::reduce_scatter_all_reduce})
           for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32})
             for (const Algorithm algorithm : {Algorithm::one_shot, Algorithm::two_shot, Algorithm::composed})
-              for (const auto& [name, comparison] : {std::pair{"packets: ", &over_packets},
-                                                     {"lines: ", &over_lines},
-                                                     {"barriers: ", &over_barriers}})
+              for (const auto& [name, comparison] : comparisons)
                 if (auto wrong = comparison->run(op, algorithm, dtype, shape, ++seed); !wrong.empty())
                   return name + wrong;
     return "";

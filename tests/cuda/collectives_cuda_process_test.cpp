@@ -7,7 +7,9 @@ namespace {
 
 /// Every case with each protocol.
 std::string check_cases(Bootstrap& bootstrap, const GridSize& grid, const std::vector<verify::Case>& cases) {
+  const bool lines = has_lines(bootstrap);
   for (const Protocol protocol : {Protocol::packets, Protocol::lines, Protocol::barriers}) {
+    if (protocol == Protocol::lines && !lines) continue;
     Communicator communicator(bootstrap, cuda_options(grid.tp, grid.dp, protocol));
     verify::Verifier verifier(communicator, verify::most_elements(cases, grid.dp));
     const Departure departure(bootstrap);

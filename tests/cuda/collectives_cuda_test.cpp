@@ -2,6 +2,8 @@
 // process, against an independent oracle.
 #include <cuda_runtime_api.h>
 
+#include <optional>
+
 #include "cuda/support.hpp"
 
 namespace mixcomm::test {
@@ -26,14 +28,17 @@ std::string check_cases(Bootstrap& bootstrap, const GridSize& grid, const std::v
   };
   Rig automatic(bootstrap, options(Protocol::automatic), device, most);
   Rig packets(bootstrap, options(Protocol::packets), device, most);
-  Rig lines(bootstrap, options(Protocol::lines), device, most);
+  std::optional<Rig> lines;
+  if (has_lines(bootstrap)) lines.emplace(bootstrap, options(Protocol::lines), device, most);
   Rig barriers(bootstrap, options(Protocol::barriers), device, most);
   const Departure departure(bootstrap);
   for (verify::Case c : cases) {
     std::vector<std::pair<const char*, Rig*>> ways{{"", &automatic}};
-    if (c.algorithm == Algorithm::one_shot) ways = {{"over packets: ", &packets}, {"over lines: ", &lines}};
+    if (c.algorithm == Algorithm::one_shot) ways = {{"over packets: ", &packets}};
     if (c.algorithm == Algorithm::two_shot)
-      ways = {{"over packets: ", &packets}, {"over lines: ", &lines}, {"over barriers: ", &barriers}};
+      ways = {{"over packets: ", &packets}, {"over barriers: ", &barriers}};
+    if (lines && (c.algorithm == Algorithm::one_shot || c.algorithm == Algorithm::two_shot))
+      ways.emplace_back("over lines: ", &*lines);
     for (const auto& [name, rig] : ways) {
       if (const std::string wrong = rig->verifier.run(c); !wrong.empty()) return name + wrong;
       c.seed += std::uint64_t{1} << 48U;

@@ -69,7 +69,14 @@ struct Way {
   friend std::ostream& operator<<(std::ostream& out, const Way& way) { return out << way.name; }
 };
 
-class FailuresCuda : public CudaTest, public testing::WithParamInterface<Way> {};
+class FailuresCuda : public CudaTest, public testing::WithParamInterface<Way> {
+ protected:
+  void SetUp() override {
+    CudaTest::SetUp();
+    if (IsSkipped() || GetParam().protocol != Protocol::lines) return;
+    if (const std::string why = why_no_lines(4); !why.empty()) GTEST_SKIP() << why;
+  }
+};
 INSTANTIATE_TEST_SUITE_P(
     Ways, FailuresCuda,
     testing::Values(

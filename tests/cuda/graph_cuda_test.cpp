@@ -115,7 +115,14 @@ std::string replay(Bootstrap& bootstrap, verify::Device& device, std::vector<Pre
   return "";
 }
 
-class Graphs : public CudaTest, public testing::WithParamInterface<Protocol> {};
+class Graphs : public CudaTest, public testing::WithParamInterface<Protocol> {
+ protected:
+  void SetUp() override {
+    CudaTest::SetUp();
+    if (IsSkipped() || GetParam() != Protocol::lines) return;
+    if (const std::string why = why_no_lines(8); !why.empty()) GTEST_SKIP() << why;
+  }
+};
 INSTANTIATE_TEST_SUITE_P(Protocols, Graphs,
                          testing::Values(Protocol::packets, Protocol::lines, Protocol::barriers),
                          [](const auto& instance) { return std::string(name(instance.param)); });

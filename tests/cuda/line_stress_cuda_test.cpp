@@ -116,6 +116,7 @@ TEST_P(LineStress, NoLineIsTorn) {
   const GridSize grid = GetParam();
   if (gpus_for_tests() > 1 && grid.world() > gpus_for_tests())
     GTEST_SKIP() << "a GPU for each rank is wanted";
+  if (const std::string why = why_no_lines(grid.world()); !why.empty()) GTEST_SKIP() << why;
   std::size_t calls = 0;
   std::size_t bytes = 0;
   const auto results = spawn_cuda(Ranks::threads, grid.world(), [&](Bootstrap& bootstrap) -> std::string {

@@ -69,7 +69,14 @@ std::vector<std::string> run(const Broken& mutant, Mutant which, int rounds) {
   return results;
 }
 
-class MutantsCuda : public CudaTest, public testing::WithParamInterface<Broken> {};
+class MutantsCuda : public CudaTest, public testing::WithParamInterface<Broken> {
+ protected:
+  void SetUp() override {
+    CudaTest::SetUp();
+    if (IsSkipped() || GetParam().protocol != Protocol::lines) return;
+    if (const std::string why = why_no_lines(4); !why.empty()) GTEST_SKIP() << why;
+  }
+};
 
 TEST_P(MutantsCuda, AreCaughtAndTheOriginalIsNot) {
   const Broken& mutant = GetParam();

@@ -109,14 +109,22 @@ long operations_wanted() {
 
 class RandomCuda : public CudaTest {};
 
+/// Those of them that these ranks can have. Collective.
+std::vector<CommunicatorOptions> usable(Bootstrap& bootstrap, std::vector<CommunicatorOptions> wanted) {
+  if (!has_lines(bootstrap))
+    std::erase_if(wanted, [](const auto& each) { return each.cuda.protocol == Protocol::lines; });
+  return wanted;
+}
+
 TEST_F(RandomCuda, OperationsOfEightRanksAreBitExact) {
   const long operations = operations_wanted();
   const auto results = spawn_cuda(Ranks::threads, 8, [&](Bootstrap& bootstrap) {
-    return run_random(bootstrap,
-                      {cuda_options(4, 2, Protocol::packets), cuda_options(4, 2, Protocol::barriers),
-                       cuda_options(4, 2, Protocol::lines), cuda_options(2, 4, Protocol::lines),
-                       cuda_options(2, 4, Protocol::automatic), cuda_options(8, 1, Protocol::automatic)},
-                      operations);
+    return run_random(
+        bootstrap,
+        usable(bootstrap, {cuda_options(4, 2, Protocol::packets), cuda_options(4, 2, Protocol::barriers),
+                           cuda_options(4, 2, Protocol::lines), cuda_options(2, 4, Protocol::lines),
+                           cuda_options(2, 4, Protocol::automatic), cuda_options(8, 1, Protocol::automatic)}),
+        operations);
   });
   EXPECT_EQ(failures(results), "") << "of " << operations << " operations";
   RecordProperty("operations", std::to_string(operations));
@@ -125,10 +133,11 @@ TEST_F(RandomCuda, OperationsOfEightRanksAreBitExact) {
 TEST_F(RandomCuda, OperationsOfSixRanksAreBitExact) {
   const long operations = operations_wanted() / 10;
   const auto results = spawn_cuda(Ranks::threads, 6, [&](Bootstrap& bootstrap) {
-    return run_random(bootstrap,
-                      {cuda_options(3, 2, Protocol::packets), cuda_options(2, 3, Protocol::barriers),
-                       cuda_options(1, 6, Protocol::lines), cuda_options(1, 6, Protocol::automatic)},
-                      operations);
+    return run_random(
+        bootstrap,
+        usable(bootstrap, {cuda_options(3, 2, Protocol::packets), cuda_options(2, 3, Protocol::barriers),
+                           cuda_options(1, 6, Protocol::lines), cuda_options(1, 6, Protocol::automatic)}),
+        operations);
   });
   EXPECT_EQ(failures(results), "") << "of " << operations << " operations";
 }
@@ -144,11 +153,7 @@ TEST_F(RandomCuda, OperationsWithAGpuForEachRankAreBitExact) {
     for (int tp = 1; tp <= gpus; ++tp)
       if (gpus % tp == 0) grids.push_back(cuda_options(tp, gpus / tp, protocol));
   const auto results = spawn_cuda(Ranks::threads, gpus, [&](Bootstrap& bootstrap) {
-    auto usable = grids;
-    const Communicator probe(bootstrap, cuda_options(gpus, 1));
-    if (probe.link() == Link::pcie)
-      std::erase_if(usable, [](const auto& each) { return each.cuda.protocol == Protocol::lines; });
-    return run_random(bootstrap, usable, operations);
+    return run_random(bootstrap, usable(bootstrap, grids), operations);
   });
   EXPECT_EQ(failures(results), "") << "of " << operations << " operations";
 }

@@ -1,6 +1,7 @@
 #include "cuda/support.hpp"
 
 #include <cuda_runtime_api.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -71,6 +72,28 @@ CommunicatorOptions cuda_options(int tp, int dp, Protocol protocol) {
 std::string why_no_multicast() {
   if (number_in("MIXCOMM_TEST_MULTICAST") == 1) return "";
   return "multicast is tested only when it is asked for: set MIXCOMM_TEST_MULTICAST=1";
+}
+
+namespace {
+
+/// Collective. "" where there are lines.
+std::string why_no_lines(Bootstrap& bootstrap) {
+  const Communicator probe(bootstrap, cuda_options(bootstrap.world(), 1));
+  if (!probe.options().cuda.lines) return "lines are switched off, by MIXCOMM_DISABLE";
+  return probe.link() != Link::pcie ? ""
+                                    : "not all GPUs of the ranks are joined by NVLink, and PCIe carries none";
+}
+
+}  // namespace
+
+bool has_lines(Bootstrap& bootstrap) {
+  const std::string why = why_no_lines(bootstrap);
+  if (!why.empty() && bootstrap.rank() == 0) fmt::print("[  SKIPPED ] what travels in lines: {}\n", why);
+  return why.empty();
+}
+
+std::string why_no_lines(int world) {
+  return spawn_cuda(Ranks::threads, world, [](Bootstrap& bootstrap) { return why_no_lines(bootstrap); })[0];
 }
 
 int gpus_for_tests() {

@@ -39,6 +39,13 @@ class CudaProcessTest : public testing::Test {
 /// machine is more than its devices say, and what goes wrong there is not for this process alone to mend.
 [[nodiscard]] std::string why_no_multicast();
 
+/// Whether data may travel in lines between the GPUs of these ranks; where it may not, rank 0 prints that it
+/// does not. Collective.
+[[nodiscard]] bool has_lines(Bootstrap& bootstrap);
+
+/// Why `world` ranks have no lines, for tests of nothing else; "" if they have. Starts CUDA in this process.
+[[nodiscard]] std::string why_no_lines(int world);
+
 /// How many GPUs the ranks of a test take turns on: MIXCOMM_TEST_GPUS, or 1.
 [[nodiscard]] int gpus_for_tests();
 

@@ -23,6 +23,12 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
   const std::string no_question = files.file("no_question.jsonl", "[1]\n");
   const std::string empty = files.file("empty.jsonl", "\n");
   const std::string new_file = files.file("new.json");
+  const std::string pointer = files.file("pointer",
+                                         "version https://git-lfs.github.com/spec/v1\noid "
+                                         "sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b\nsize 12345\n");
+  json config = json::parse(read_text(source + "/tests/data/saved_configs/glm-4.5.json"));
+  config["num_experts_per_tok"] = config["n_routed_experts"].get<int>() + 1;
+  const std::string greedy = files.file("greedy.json", config.dump());
   std::filesystem::create_directory(files.file("config_only"));
   std::filesystem::copy(tiny_model + "/config.json", files.file("config_only"));
 
@@ -39,6 +45,17 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"check", "--tp", "2", "--timeout", "0"}, "--timeout"},
       {{"bench", "--rows", "-1"}, "-1"},
       {{"bench", "--rows", "1,x"}, "x"},
+      {{"bench", "--rows", "1,,2"}, "nothing on one side of a comma"},
+      {{"bench", "--rows", "0x10"}, "'0x10' is no decimal number"},
+      {{"bench", "--tp", "065"}, "065 is not from 1 to 64"},
+      {{"bench", "--grids", "2x1,"}, "nothing on one side of a comma"},
+      {{"bench", "--against", "mpich,"}, "nothing on one side of a comma"},
+      {{"bench", "--json", ""}, "--json: the value is empty"},
+      {{"bench", "--tuning", ""}, "--tuning: the value is empty"},
+      {{"bench", "--tuning", pointer}, "Git LFS pointer"},
+      {{"check", "--timeout", "nan"}, "--timeout: nan is not from"},
+      {{"check", "--timeout", "inf"}, "--timeout: inf is not from"},
+      {{"check", "--timeout", "-1"}, "--timeout: -1 is not from"},
       {{"bench", "--rows", "99999999999999999999"}, "--rows"},
       {{"bench", "--rows", "1", "--uneven", "1"}, "excludes"},
       {{"bench", "--tp", "1", "--dp", "2", "--uneven", "1"}, "1 counts for 2 DP ranks"},
@@ -50,6 +67,9 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"bench", "--tp", "70", "--json", new_file}, "--tp"},
       {{"plan"}, "--model"},
       {{"plan", "--model", "/nonexistent"}, "/nonexistent"},
+      {{"plan", "--model", ""}, "--model: the value is empty"},
+      {{"plan", "--model", greedy}, "has num_experts_per_tok 161, more than the 160 experts"},
+      {{"plan", "--model", tiny_model, "--compare", "--gpus", "010", "--batch", "8"}, "over 10 GPUs"},
       {{"plan", "--model", tiny_model, "--attn-tp", "3"}, "attn_tp 3 does not divide"},
       {{"plan", "--model", tiny_model, "--attn-dp", "16", "--moe-ep", "16"}, "8 experts"},
       {{"plan", "--model", tiny_model, "--attn-tp", "2", "--moe-ep", "8"}, "must be the same ranks"},
@@ -62,6 +82,8 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"check", "--real-ranks", "2"}, "--plan"},
       {{"decode", "--model", tiny_model}, "no prompt"},
       {{"decode", "--model", tiny_model, "--prompt-file", "/nonexistent"}, "/nonexistent"},
+      {{"decode", "--model", tiny_model, "--prompt-file", pointer}, "Git LFS pointer"},
+      {{"decode", "--model", "", "--prompt", "a"}, "--model: the value is empty"},
       {{"decode", "--model", tiny_model, "--prompt", "", "--raw"}, "prompt 1 is empty"},
       {{"decode", "--model", tiny_model, "--prompt", "a", "--dtype", "fp16"}, "fp16"},
       {{"decode", "--model", tiny_model, "--prompt", "a", "--attn-tp", "8", "--attn-dp", "16"}, "at most 64"},
@@ -72,6 +94,11 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"decode", "--model", files.file("config_only"), "--prompt", "a"}, "tokenizer.json"},
       {{"eval", "--model", tiny_model}, "--data"},
       {{"eval", "--model", tiny_model, "--data", "/nonexistent"}, "/nonexistent"},
+      {{"eval", "--model", tiny_model, "--data", pointer},
+       "Git LFS pointer, not the file itself (of 12345 bytes)"},
+      {{"eval", "--model", tiny_model, "--data", tiny_model + "/eval.jsonl", "--shots", "100", "--limit",
+        "2"},
+       "(--limit 2) can be; each shows 100 problems first: give fewer --shots"},
       {{"eval", "--model", tiny_model, "--data", damaged, "--shots", "1"}, "leaves none to ask"},
       {{"eval", "--model", tiny_model, "--data", damaged, "--chat"}, "no chat template"},
       {{"eval", "--model", tiny_model, "--data", damaged, "--system", "a"}, "--chat"},

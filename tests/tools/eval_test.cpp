@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "command.hpp"
@@ -191,6 +192,40 @@ TEST_F(Eval, ChatTemplatesThatFailSayWhy) {
   EXPECT_CONTAINS(with_template("{{ raise_exception('no roles but mine') }}").err, "no roles but mine");
   EXPECT_CONTAINS(with_template("{{ messages.__class__.__mro__ }}").err, "SecurityError");
   EXPECT_CONTAINS(with_template("{% for a in range(9999999) %}{% endfor %}").err, "OverflowError");
+}
+
+/// Killed, so that it can end nobody by itself.
+TEST_F(Eval, AChatTemplatesPythonEndsWithWhoStartedIt) {
+  if (!has_jinja()) GTEST_SKIP() << "there is no python3 with jinja2";
+  const std::string model = model_copy();
+  std::ofstream(model + "/chat_template.jinja")
+      << "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";  // longer than its
+                                                                                            // 60 s
+  const char* named = std::getenv("MIXCOMM_PYTHON");
+  const std::string python = named != nullptr && *named != '\0' ? named : "python3";
+  const std::string number = files_.file("pid");
+  const std::string wrapper =
+      files_.file("python", "#!/bin/sh\necho $$ > " + number + ".draft && mv " + number + ".draft " + number +
+                                "\nexec " + python + " \"$@\"\n");
+  std::filesystem::permissions(wrapper, std::filesystem::perms::owner_all);
+  Running running({"decode", "--model", model, "--chat", "--prompt", "a"}, {{"MIXCOMM_PYTHON", wrapper}});
+  const auto wait_for = [](const std::function<bool()>& reached) {
+    for (int i = 0; i < 3000 && !reached(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    return reached();
+  };
+  ASSERT_TRUE(wait_for([&] { return std::filesystem::exists(number); })) << running.err();
+  const std::string process = "/proc/" + std::to_string(std::stoi(read_text(number)));
+  // It runs the template, and so has asked to end with its parent, once it has read what it was given.
+  ASSERT_TRUE(wait_for([&] {
+    const std::string mapped = read_text(process + "/maps");
+    return mapped.find("_json") != std::string::npos;
+  }));
+  kill(running.pid(), SIGKILL);
+  EXPECT_TRUE(wait_for([&] {
+    const std::string status = read_text(process + "/status");  // a zombie until its new parent looks
+    return status.empty() || status.find("State:\tZ") != std::string::npos;
+  })) << "the template still runs";
+  EXPECT_EQ(running.finish().code, 128 + SIGKILL);
 }
 
 /// The tiny model with rows behind those of its tokens, in the head and in the embedding: copies of rows,
