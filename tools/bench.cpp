@@ -11,6 +11,7 @@
 #include "tools/gpus.hpp"
 #include "tools/machine.hpp"
 #include "tools/output.hpp"
+#include "tools/processors.hpp"
 #include "tools/ranks.hpp"
 #include "tools/tuning_flag.hpp"
 
@@ -20,7 +21,8 @@ namespace {
 constexpr const char* examples =
     R"(CPU: before each call every rank writes new inputs, and all ranks meet at a barrier; a call takes as long as on its slowest
 rank. The algorithms of a cell take turns of some calls each. `composed` runs the two collectives of today one after the
-other; it is always measured along, and the ratio is composed's p50 over this one's. Each rank is bound to a processor.
+other; it is always measured along, and the ratio is composed's p50 over this one's. Each rank is bound to a processor,
+or with --threads N to N of them, for as many threads; then copy_gbps is what all ranks copy at once with those.
 --against openmpi,mpich runs the same calls as two MPI calls each, in jobs of their own, started beside ours with several
 settings of each MPI (the quickest counts), which sleep until it is their turn. Around each turn the time of a flag between
 two processors is measured, and only turns at the same distance, near or far, are compared. `bound` is what one meeting of
@@ -41,6 +43,7 @@ Examples:
   mixcomm bench --op all_reduce_all_gather --tp 2 --dp 2 --uneven 3,0 --algorithm all --buffers all
   mixcomm bench --op all --tp 2 --dp 2 --processes --json bench.json
   mixcomm bench --processes --grids 2x1,2x2 --algorithm auto --buffers all --against openmpi,mpich
+  mixcomm bench --processes --tp 2 --threads 8 --rows 16,64,256,1024 --algorithm auto --buffers all
   mixcomm bench --backend cuda --one-gpu --grids 4x2,2x4,2x2 --algorithm auto --buffers all --json bench.json
   mixcomm bench --backend cuda --one-gpu --tp 4 --dp 2 --uneven 9,3 --rows-on-device
   mixcomm bench --backend cuda --one-gpu --processes --tp 2 --dp 2 --against nccl     (under MPS)
@@ -64,14 +67,20 @@ struct Contest {
 Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const Contest& contest) {
   const std::vector<Row>& rows = contest.rows;
   const GridSize grid = rows.front().grid;
-  Communicator communicator(
-      bootstrap,
-      {.tp = grid.tp, .dp = grid.dp, .timeout = options.ranks.timeout(), .tuning = options.tuning});
+  // Bound to one processor, a rank has one thread, unless it is asked for more; a launcher's ranks have what
+  // the library gives them.
+  const int threads = contest.binds ? std::max(options.threads.front(), 1) : options.threads.front();
+  if (contest.binds) bind_to_processors_of(bootstrap.rank(), threads);  // memory and helpers follow
+  Communicator communicator(bootstrap, {.tp = grid.tp,
+                                        .dp = grid.dp,
+                                        .timeout = options.ranks.timeout(),
+                                        .cpu = {.threads = threads},
+                                        .tuning = options.tuning});
   CpuBench bench(bootstrap, communicator,
                  {.hidden = options.hidden,
                   .dtype = options.dtype,
                   .most_bytes = most_bytes(options, rows),
-                  .binds = contest.binds,
+                  .threads = communicator.options().cpu.threads,
                   .probes = contest.binds},
                  contest.jobs);
   std::unique_ptr<Progress> progress;
@@ -85,8 +94,10 @@ Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const Con
     for (std::string& each : exchange_long(bootstrap, "comparing results", result.wrong))
       if (wrong.empty()) wrong = std::move(each);
     if (bootstrap.rank() != 0) continue;
-    for (Json& each : cpu_cell_json(options, rows[i], result, contest.jobs))
+    for (Json& each : cpu_cell_json(options, rows[i], result, contest.jobs)) {
+      each["threads"] = communicator.options().cpu.threads;
       results.push_back(std::move(each));
+    }
   }
   return {{"rows", results}, {"wrong", wrong}};
 }
@@ -152,7 +163,13 @@ void check_flags(const BenchOptions& options, bool seconds_given) {
   if (options.with_launch) throw InvalidArgument("--with-launch is for --backend cuda");
   if (options.workspace_bytes != 0) throw InvalidArgument("--workspace-mib is for --backend cuda");
   if (options.lanes != std::vector{0}) throw InvalidArgument("--lanes is for --backend cuda");
-  if (options.threads != std::vector{0}) throw InvalidArgument("--threads is for --backend cuda");
+  if (options.threads.size() != 1)
+    throw InvalidArgument(
+        "--threads: with --backend cpu it is one number, the threads of each rank; run the command once for "
+        "each");
+  if (options.threads.front() > most_threads)
+    throw InvalidArgument(fmt::format("--threads {}: a rank has at most {} threads with --backend cpu",
+                                      options.threads.front(), most_threads));
   if (options.max_lanes != 0) throw InvalidArgument("--max-lanes is for --backend cuda");
   if (options.needs_nccl()) throw InvalidArgument("--algorithm nccl is for --backend cuda");
   if (options.protocols != std::vector{Protocol::automatic})
@@ -242,7 +259,9 @@ void add_bench(CLI::App& app, Invocation& invocation) {
                   "CUDA: thread blocks of each call, each in turn (0: the library's choice)")
       ->delimiter(',')
       ->check(CLI::Range(0, 1024));
-  sub->add_option("--threads", options->threads, "CUDA: threads of a thread block, each in turn (0)")
+  sub->add_option("--threads", options->threads,
+                  "CPU: threads of each rank (1; under a launcher 0, the library's choice), each with a "
+                  "processor; CUDA: threads of a thread block, each in turn (0)")
       ->delimiter(',')
       ->check(CLI::Range(0, 1024));
   sub->add_option_function<std::size_t>(

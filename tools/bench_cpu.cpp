@@ -66,20 +66,19 @@ CpuBench::CpuBench(Bootstrap& bootstrap, Communicator& communicator, const Optio
       jobs_(jobs),
       meeting_(bootstrap, most_calls, communicator.options().timeout),
       probe_(bootstrap, communicator.options().timeout, options.probes && has_processor_each(bootstrap)),
-      bound_(bootstrap, options.most_bytes, communicator.options().timeout),
+      bound_(bootstrap, options.most_bytes, communicator.options().timeout, options.threads),
       inputs_(options.dtype, options.most_bytes),
       in_(communicator.allocate(std::max<std::size_t>(options.most_bytes, 1))),
       out_(communicator.allocate(std::max<std::size_t>(options.most_bytes, 1))),
       plain_in_(options.most_bytes + alignment),
-      plain_out_(options.most_bytes + alignment) {
-  if (options.binds) bind_to_processor_of(bootstrap.rank());
-}
+      plain_out_(options.most_bytes + alignment) {}
 
 CellResult CpuBench::measure(const Cell& cell, const Effort& effort) {
   const std::size_t own = cell.variants.size() + 1;  // the bound
   const std::size_t count = own + jobs_.size();
   CellResult result;
   result.wrong = check(cell);
+  if (options_.threads > 1) result.copy_us = copy_us(cell);
   std::vector<std::uint64_t> chunk(count, most_calls);
   for (std::size_t i = 0; i < count; ++i) chunk[i] = chunk_calls(cell, i);
 
@@ -182,6 +181,22 @@ std::uint64_t CpuBench::chunk_calls(const Cell& cell, std::size_t contestant) {
     calls = std::clamp(static_cast<std::uint64_t>(chunk_us / us), least_calls, most_calls);
   }
   return meeting_.decided_by_rank_0(calls);
+}
+
+double CpuBench::copy_us(const Cell& cell) {
+  const std::size_t bytes = tensor_bytes(cell, options_.hidden, options_.dtype);
+  const Memory memory = memory_of(cell);
+  for (std::uint64_t i = 0; i < most_calls; ++i) {
+    meeting_.barrier();
+    const auto begin = Clock::now();
+    copy_with(options_.threads, memory.out, memory.in, bytes);
+    meeting_.latencies(bootstrap_.rank())[i] =
+        std::chrono::duration<float, std::micro>(Clock::now() - begin).count();
+  }
+  meeting_.barrier();
+  const double us = bootstrap_.rank() == 0 ? median(collect(cell, 0, most_calls)) : 0;
+  meeting_.barrier();
+  return us;
 }
 
 std::string CpuBench::check(const Cell& cell) {

@@ -53,11 +53,15 @@ double flag_ns(const CellResult& result, Distance distance) {
 Json rows_at(const BenchOptions& options, const Row& row, const CellResult& result, Distance distance) {
   std::vector<Latencies> latencies;
   for (const Measured& variant : result.variants) latencies.push_back(variant.at(distance));
-  return cell_json(options, row, latencies,
-                   {{"distance", name(distance)},
-                    {"flag_ns", flag_ns(result, distance)},
-                    {"chunks", chunks_at(result, distance)},
-                    {"bound_us", rounded(median(result.bound.at(distance)))}});
+  Json more{{"distance", name(distance)},
+            {"flag_ns", flag_ns(result, distance)},
+            {"chunks", chunks_at(result, distance)},
+            {"bound_us", rounded(median(result.bound.at(distance)))}};
+  if (result.copy_us > 0) {
+    const auto bytes = static_cast<double>(tensor_bytes(row.cell, options.hidden, options.dtype));
+    more["copy_gbps"] = rounded(bytes / result.copy_us / 1000);
+  }
+  return cell_json(options, row, latencies, more);
 }
 
 }  // namespace

@@ -224,7 +224,7 @@ int run_worker(const char* path) {
     if (world != control->tp * control->dp)
       throw SystemError(fmt::format("{} ranks were started for {} x {}", world, control->tp, control->dp));
     Worker worker(*control, memory);  // which looks how many processors there are
-    if (control->binds) bind_to_processor_of(rank);
+    if (control->binds) bind_to_processors_of(rank);
     worker.serve();
     return 0;
   } catch (const std::exception& error) {
