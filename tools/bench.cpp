@@ -1,5 +1,6 @@
 // mixcomm bench: how long the operations take.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <memory>
@@ -102,7 +103,7 @@ Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const Con
   return {{"rows", results}, {"wrong", wrong}};
 }
 
-bool is_mpi(const std::string& other) {
+bool has_jobs(const std::string& other) {
   return mpi::flavour(other, false) != nullptr;
 }
 
@@ -112,14 +113,15 @@ std::vector<std::unique_ptr<mpi::Job>> start_jobs(const BenchOptions& options, c
                                                   std::size_t bytes) {
   std::vector<std::unique_ptr<mpi::Job>> jobs;
   for (const std::string& other : options.against) {
-    if (!is_mpi(other)) continue;
+    if (!has_jobs(other)) continue;
     const mpi::Flavour& flavour = *mpi::flavour(other, grid.world() > usable_processors());
     std::string problems;
     const std::size_t before = jobs.size();
     for (const mpi::Setting& setting : flavour.settings) try {
-        auto job = std::make_unique<mpi::Job>(
-            flavour, setting,
-            mpi::JobOptions{grid.tp, grid.dp, options.dtype, bytes, options.ranks.timeout()});
+        auto job =
+            std::make_unique<mpi::Job>(flavour, setting,
+                                       mpi::JobOptions{grid.tp, grid.dp, std::max(options.threads.front(), 1),
+                                                       options.dtype, bytes, options.ranks.timeout()});
         job->order({}, 0, 0, false);  // no calls: it is up
         job->wait();
         jobs.push_back(std::move(job));
@@ -132,20 +134,33 @@ std::vector<std::unique_ptr<mpi::Job>> start_jobs(const BenchOptions& options, c
   return jobs;
 }
 
+/// Without the peers that are not there, each named with what to install.
+std::vector<std::string> usable_peers(const std::vector<std::string>& against) {
+  std::vector<std::string> usable;
+  for (const std::string& other : against) try {
+      if (const auto* flavour = mpi::flavour(other, false); flavour != nullptr && !flavour->is_mpi)
+        (void)mpi::find_worker(*flavour);
+      usable.push_back(other);
+    } catch (const Unsupported& error) {
+      fmt::print(stderr, "bench: skipped: {}\n", error.what());
+    }
+  return usable;
+}
+
 /// What only one of the backends has.
 void check_flags(const BenchOptions& options, bool seconds_given) {
   const bool cuda = options.backend.cuda();
   for (const std::string& other : options.against) {
-    if (other != "composed" && !(cuda ? other == "nccl" : is_mpi(other)))
+    if (other != "composed" && !(cuda ? other == "nccl" : has_jobs(other)))
       throw Unsupported(
           fmt::format("--against {}: there are composed; with --backend cuda also nccl; with "
-                      "--backend cpu also openmpi and mpich",
-                      other));
-    if (!is_mpi(other)) continue;
-    (void)mpi::find_worker(*mpi::flavour(other, false));
+                      "--backend cpu also {}",
+                      other, fmt::join(mpi::flavour_names(), ", ")));
+    if (!has_jobs(other)) continue;
+    if (mpi::flavour(other, false)->is_mpi) (void)mpi::find_worker(*mpi::flavour(other, false));
     if (launched_world() != 0)
       throw Unsupported(
-          fmt::format("--against {}: MPI's ranks and ours are started by this command itself; run it "
+          fmt::format("--against {}: its ranks and ours are started by this command itself; run it "
                       "without a launcher",
                       other));
   }
@@ -242,8 +257,10 @@ void add_bench(CLI::App& app, Invocation& invocation) {
       *sub,
       {"--buffers", "Kinds of memory (symmetric)", buffers_from_name, {Buffers::symmetric, Buffers::plain}},
       options->buffers);
-  sub->add_option("--against", options->against,
-                  "What to compare with: composed, which is always measured; CPU: openmpi, mpich; CUDA: nccl")
+  sub->add_option(
+         "--against", options->against,
+         "What to compare with: composed, which is always measured; CPU: openmpi, mpich, deepspeed; CUDA: "
+         "nccl")
       ->type_name("NAME,...")
       ->delimiter(',');
   sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
@@ -278,6 +295,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
       options->effort.iterations = default_launches;
     invocation.action = [&invocation, options, seconds_given] {
       check_flags(*options, seconds_given);
+      options->against = usable_peers(options->against);
       options->tuning = tuning_table(options->tuning_path);
       return bench(*options, invocation.command_line);
     };

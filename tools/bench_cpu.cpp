@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <numeric>
+#include <thread>
 
 #include "tools/consume.hpp"
 #include "tools/processors.hpp"
@@ -18,7 +19,9 @@ constexpr std::uint64_t most_calls = 32;  ///< of a chunk
 constexpr std::uint64_t least_calls = 4;  ///< however slow
 constexpr double chunk_us = 2000;         ///< short against the seconds for which a machine stays as it is
 constexpr std::uint64_t warm_up_calls = 8;
-constexpr int least_chunks = 8;          ///< however slow, so that a p50 means something
+constexpr int least_chunks = 8;  ///< however slow, so that a p50 means something
+/// As long as idle threads of a rank, ours or OpenMP's, may look for work before they sleep.
+constexpr std::chrono::milliseconds until_idle{15};
 constexpr std::size_t alignment = 4096;  ///< of symmetric memory, and so of plain
 
 std::byte* aligned(const std::vector<std::byte>& memory) {
@@ -80,17 +83,22 @@ CellResult CpuBench::measure(const Cell& cell, const Effort& effort) {
   result.wrong = check(cell);
   if (options_.threads > 1) result.copy_us = copy_us(cell);
   std::vector<std::uint64_t> chunk(count, most_calls);
-  for (std::size_t i = 0; i < count; ++i) chunk[i] = chunk_calls(cell, i);
-
   std::vector<Measured> measured(count);
+  std::vector<std::size_t> able;
+  for (std::size_t i = 0; i < count; ++i) {
+    measured[i].takes_part = i < own || jobs_[i - own]->can(cell.op);
+    if (!measured[i].takes_part) continue;
+    able.push_back(i);
+    chunk[i] = chunk_calls(cell, i);
+  }
   const auto start = Clock::now();
   double before = probe_.measure();
   std::uint64_t calls = 0;
   std::uint64_t more = 1;
   for (std::size_t round = 0; more != 0; ++round) {
-    for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t i = 0; i < able.size(); ++i) {
       // None is always first, or always behind the same other one.
-      const std::size_t which = (i + round) % count;
+      const std::size_t which = able[(i + round) % able.size()];
       const std::uint64_t now = effort.iterations == 0
                                     ? chunk[which]
                                     : std::min<std::uint64_t>(most_calls, effort.iterations - calls);
@@ -153,9 +161,11 @@ void CpuBench::turn(const Cell& cell, std::size_t contestant, std::uint64_t call
 }
 
 void CpuBench::turn_of_job(const Cell& cell, const mpi::Job& job, std::uint64_t calls, bool check) {
+  if (options_.threads > 1) std::this_thread::sleep_for(until_idle);
   if (bootstrap_.rank() == 0) job.order(cell, options_.hidden, static_cast<std::uint32_t>(calls), check);
   meeting_.barrier();
   job.wait();
+  if (options_.threads > 1) std::this_thread::sleep_for(until_idle);
 }
 
 Latencies CpuBench::collect(const Cell& cell, std::size_t contestant, std::uint64_t calls) const {
@@ -208,7 +218,8 @@ std::string CpuBench::check(const Cell& cell) {
     if (wrong.empty() && !found.empty()) wrong = to_string(cell.variants[i]) + ", " + found;
   }
   // MPI rounds at every step, but these sums are exact.
-  for (const auto& job : jobs_) turn_of_job(cell, *job, 1, true);
+  for (const auto& job : jobs_)
+    if (job->can(cell.op)) turn_of_job(cell, *job, 1, true);
   return wrong;
 }
 

@@ -22,6 +22,7 @@ struct Chunk {
 };
 /// What was measured of one contestant.
 struct Measured {
+  bool takes_part = true;  ///< else there are no chunks: it cannot do that
   std::vector<Chunk> chunks;
   /// Of the chunks at that distance; for `mixed`, of all.
   [[nodiscard]] Latencies at(Distance distance) const;
