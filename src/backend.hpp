@@ -85,6 +85,8 @@ class Backend {
   [[nodiscard]] virtual BackendKind kind() const = 0;
   /// The CUDA device that this rank's memory is on; -1: it is host memory.
   [[nodiscard]] virtual int device() const { return -1; }
+  /// With how many threads at most an operation runs on this rank.
+  [[nodiscard]] virtual int threads() const { return 1; }
   /// How the devices of all ranks are joined.
   [[nodiscard]] virtual Link link() const { return Link::shared; }
 };

@@ -53,6 +53,10 @@ void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& option
   if (options.workspace_bytes < least || options.workspace_bytes > most)
     throw InvalidArgument(
         fmt::format("workspace_bytes is {}; it may be {} to {}", options.workspace_bytes, least, most));
+  if (options.cpu.threads < 0 || options.cpu.threads > most_threads)
+    throw InvalidArgument(
+        fmt::format("cpu.threads is {}; it may be 1 to {}, or 0 for the cores that this rank owns",
+                    options.cpu.threads, most_threads));
   constexpr Milliseconds longest = std::chrono::hours(24 * 365);
   if (options.timeout <= Milliseconds::zero() || options.timeout > longest)
     throw InvalidArgument(
@@ -204,6 +208,7 @@ Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& give
   state_ = std::unique_ptr<State>(
       new State{bootstrap, options, grid, make_backend(bootstrap, grid, options), 0, nullptr, false});
   state_->options.cuda.device = state_->backend->device();
+  state_->options.cpu.threads = state_->backend->threads();
   if (options.tuning) check_fits(bootstrap, *options.tuning, *state_->backend, options);
 }
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <cstdlib>
 #include <string_view>
 
@@ -26,6 +27,15 @@ CommunicatorOptions with_environment(CommunicatorOptions options) {
     } catch (const InvalidArgument& error) {
       throw InvalidArgument(fmt::format("MIXCOMM_ALGORITHM: {}", error.what()));
     }
+  }
+  if (const std::string_view wanted = variable("MIXCOMM_THREADS");
+      !wanted.empty() && options.cpu.threads == 0) {
+    const char* end = wanted.data() + wanted.size();
+    const auto [read, error] = std::from_chars(wanted.data(), end, options.cpu.threads);
+    if (error != std::errc() || read != end || options.cpu.threads < 1 || options.cpu.threads > most_threads)
+      throw InvalidArgument(fmt::format(
+          "MIXCOMM_THREADS is '{}'; it is a number of threads for each rank, from 1 to {}, or not set",
+          wanted, most_threads));
   }
   std::string_view list = variable("MIXCOMM_DISABLE");
   while (!list.empty()) {

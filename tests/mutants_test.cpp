@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "cpu/thread_count.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "support/mutants.hpp"
 #include "support/spawn.hpp"
@@ -22,16 +23,20 @@ struct Broken {
   bool caught;
   int tp = 2;
   int dp = 2;
+  int threads = 1;
 };
 
 /// Fresh inputs on every call, each checked at once, with ranks that are late in turn.
 std::vector<std::string> run(const Broken& mutant, int calls) {
   broken() = mutant.mutant;
+  cpu::thread_rule() = {.least_bytes = 1, .bytes_each = 1};
   const int world = mutant.tp * mutant.dp;
   return spawn(Ranks::threads, world, [&](Bootstrap& bootstrap) {
     // A rank that has found something wrong leaves; the others need not wait long for it.
-    Communicator communicator(bootstrap,
-                              {.tp = mutant.tp, .dp = mutant.dp, .timeout = std::chrono::milliseconds(1500)});
+    Communicator communicator(bootstrap, {.tp = mutant.tp,
+                                          .dp = mutant.dp,
+                                          .timeout = std::chrono::milliseconds(1500),
+                                          .cpu = {.threads = mutant.threads}});
     verify::Verifier verifier(communicator, 1 << 14);
     for (int i = 0; i < calls; ++i) {
       if ((i * 7 + bootstrap.rank()) % world == 0)
@@ -97,7 +102,17 @@ INSTANTIATE_TEST_SUITE_P(
         Broken{"one_shot_in_place_without_its_last_wait_sum", ar_ag, one_shot, Buffers::symmetric,
                no_second_barrier, true, 2, 1},
         Broken{"one_shot_in_place_without_its_last_wait_dual", rs_ar, one_shot, Buffers::symmetric,
-               no_second_barrier, true, 1, 2}),
+               no_second_barrier, true, 1, 2},
+        Broken{"original_of_threads", ar_ag, one_shot, Buffers::plain, none, false, 2, 2, 3},
+        Broken{"original_of_threads_two_shot", rs_ar, two_shot, Buffers::plain, none, false, 2, 2, 3},
+        Broken{"threads_that_are_late", ar_ag, one_shot, Buffers::plain, work_behind_barrier, true, 2, 2, 3},
+        Broken{"threads_that_are_late_dual", rs_ar, one_shot, Buffers::plain, work_behind_barrier, true, 2, 2,
+               3},
+        Broken{"threads_that_are_late_two_shot", ar_ag, two_shot, Buffers::symmetric, work_behind_barrier,
+               true, 2, 2, 3},
+        Broken{"threads_that_are_late_two_shot_dual", rs_ar, two_shot, Buffers::plain, work_behind_barrier,
+               true, 2, 2, 3},
+        Broken{"threads_without_alternating", ar_ag, one_shot, Buffers::plain, one_workspace, true, 2, 2, 3}),
     [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

@@ -1,5 +1,6 @@
 // mixcomm bench: how long the operations take.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "tools/gpus.hpp"
 #include "tools/machine.hpp"
 #include "tools/output.hpp"
+#include "tools/processors.hpp"
 #include "tools/ranks.hpp"
 #include "tools/tuning_flag.hpp"
 
@@ -20,7 +22,8 @@ namespace {
 constexpr const char* examples =
     R"(CPU: before each call every rank writes new inputs, and all ranks meet at a barrier; a call takes as long as on its slowest
 rank. The algorithms of a cell take turns of some calls each. `composed` runs the two collectives of today one after the
-other; it is always measured along, and the ratio is composed's p50 over this one's. Each rank is bound to a processor.
+other; it is always measured along, and the ratio is composed's p50 over this one's. Each rank is bound to a processor,
+or with --threads N to N of them, for as many threads; then copy_gbps is what all ranks copy at once with those.
 --against openmpi,mpich runs the same calls as two MPI calls each, in jobs of their own, started beside ours with several
 settings of each MPI (the quickest counts), which sleep until it is their turn. Around each turn the time of a flag between
 two processors is measured, and only turns at the same distance, near or far, are compared. `bound` is what one meeting of
@@ -41,6 +44,7 @@ Examples:
   mixcomm bench --op all_reduce_all_gather --tp 2 --dp 2 --uneven 3,0 --algorithm all --buffers all
   mixcomm bench --op all --tp 2 --dp 2 --processes --json bench.json
   mixcomm bench --processes --grids 2x1,2x2 --algorithm auto --buffers all --against openmpi,mpich
+  mixcomm bench --processes --tp 2 --threads 8 --rows 16,64,256,1024 --algorithm auto --buffers all
   mixcomm bench --backend cuda --one-gpu --grids 4x2,2x4,2x2 --algorithm auto --buffers all --json bench.json
   mixcomm bench --backend cuda --one-gpu --tp 4 --dp 2 --uneven 9,3 --rows-on-device
   mixcomm bench --backend cuda --one-gpu --processes --tp 2 --dp 2 --against nccl     (under MPS)
@@ -64,14 +68,20 @@ struct Contest {
 Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const Contest& contest) {
   const std::vector<Row>& rows = contest.rows;
   const GridSize grid = rows.front().grid;
-  Communicator communicator(
-      bootstrap,
-      {.tp = grid.tp, .dp = grid.dp, .timeout = options.ranks.timeout(), .tuning = options.tuning});
+  // Bound to one processor, a rank has one thread, unless it is asked for more; a launcher's ranks have what
+  // the library gives them.
+  const int threads = contest.binds ? std::max(options.threads.front(), 1) : options.threads.front();
+  if (contest.binds) bind_to_processors_of(bootstrap.rank(), threads);  // memory and helpers follow
+  Communicator communicator(bootstrap, {.tp = grid.tp,
+                                        .dp = grid.dp,
+                                        .timeout = options.ranks.timeout(),
+                                        .cpu = {.threads = threads},
+                                        .tuning = options.tuning});
   CpuBench bench(bootstrap, communicator,
                  {.hidden = options.hidden,
                   .dtype = options.dtype,
                   .most_bytes = most_bytes(options, rows),
-                  .binds = contest.binds,
+                  .threads = communicator.options().cpu.threads,
                   .probes = contest.binds},
                  contest.jobs);
   std::unique_ptr<Progress> progress;
@@ -85,13 +95,15 @@ Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const Con
     for (std::string& each : exchange_long(bootstrap, "comparing results", result.wrong))
       if (wrong.empty()) wrong = std::move(each);
     if (bootstrap.rank() != 0) continue;
-    for (Json& each : cpu_cell_json(options, rows[i], result, contest.jobs))
+    for (Json& each : cpu_cell_json(options, rows[i], result, contest.jobs)) {
+      each["threads"] = communicator.options().cpu.threads;
       results.push_back(std::move(each));
+    }
   }
   return {{"rows", results}, {"wrong", wrong}};
 }
 
-bool is_mpi(const std::string& other) {
+bool has_jobs(const std::string& other) {
   return mpi::flavour(other, false) != nullptr;
 }
 
@@ -101,14 +113,15 @@ std::vector<std::unique_ptr<mpi::Job>> start_jobs(const BenchOptions& options, c
                                                   std::size_t bytes) {
   std::vector<std::unique_ptr<mpi::Job>> jobs;
   for (const std::string& other : options.against) {
-    if (!is_mpi(other)) continue;
+    if (!has_jobs(other)) continue;
     const mpi::Flavour& flavour = *mpi::flavour(other, grid.world() > usable_processors());
     std::string problems;
     const std::size_t before = jobs.size();
     for (const mpi::Setting& setting : flavour.settings) try {
-        auto job = std::make_unique<mpi::Job>(
-            flavour, setting,
-            mpi::JobOptions{grid.tp, grid.dp, options.dtype, bytes, options.ranks.timeout()});
+        auto job =
+            std::make_unique<mpi::Job>(flavour, setting,
+                                       mpi::JobOptions{grid.tp, grid.dp, std::max(options.threads.front(), 1),
+                                                       options.dtype, bytes, options.ranks.timeout()});
         job->order({}, 0, 0, false);  // no calls: it is up
         job->wait();
         jobs.push_back(std::move(job));
@@ -121,20 +134,33 @@ std::vector<std::unique_ptr<mpi::Job>> start_jobs(const BenchOptions& options, c
   return jobs;
 }
 
+/// Without the peers that are not there, each named with what to install.
+std::vector<std::string> usable_peers(const std::vector<std::string>& against) {
+  std::vector<std::string> usable;
+  for (const std::string& other : against) try {
+      if (const auto* flavour = mpi::flavour(other, false); flavour != nullptr && !flavour->is_mpi)
+        (void)mpi::find_worker(*flavour);
+      usable.push_back(other);
+    } catch (const Unsupported& error) {
+      fmt::print(stderr, "bench: skipped: {}\n", error.what());
+    }
+  return usable;
+}
+
 /// What only one of the backends has.
 void check_flags(const BenchOptions& options, bool seconds_given) {
   const bool cuda = options.backend.cuda();
   for (const std::string& other : options.against) {
-    if (other != "composed" && !(cuda ? other == "nccl" : is_mpi(other)))
+    if (other != "composed" && !(cuda ? other == "nccl" : has_jobs(other)))
       throw Unsupported(
           fmt::format("--against {}: there are composed; with --backend cuda also nccl; with "
-                      "--backend cpu also openmpi and mpich",
-                      other));
-    if (!is_mpi(other)) continue;
-    (void)mpi::find_worker(*mpi::flavour(other, false));
+                      "--backend cpu also {}",
+                      other, fmt::join(mpi::flavour_names(), ", ")));
+    if (!has_jobs(other)) continue;
+    if (mpi::flavour(other, false)->is_mpi) (void)mpi::find_worker(*mpi::flavour(other, false));
     if (launched_world() != 0)
       throw Unsupported(
-          fmt::format("--against {}: MPI's ranks and ours are started by this command itself; run it "
+          fmt::format("--against {}: its ranks and ours are started by this command itself; run it "
                       "without a launcher",
                       other));
   }
@@ -152,7 +178,13 @@ void check_flags(const BenchOptions& options, bool seconds_given) {
   if (options.with_launch) throw InvalidArgument("--with-launch is for --backend cuda");
   if (options.workspace_bytes != 0) throw InvalidArgument("--workspace-mib is for --backend cuda");
   if (options.lanes != std::vector{0}) throw InvalidArgument("--lanes is for --backend cuda");
-  if (options.threads != std::vector{0}) throw InvalidArgument("--threads is for --backend cuda");
+  if (options.threads.size() != 1)
+    throw InvalidArgument(
+        "--threads: with --backend cpu it is one number, the threads of each rank; run the command once for "
+        "each");
+  if (options.threads.front() > most_threads)
+    throw InvalidArgument(fmt::format("--threads {}: a rank has at most {} threads with --backend cpu",
+                                      options.threads.front(), most_threads));
   if (options.max_lanes != 0) throw InvalidArgument("--max-lanes is for --backend cuda");
   if (options.needs_nccl()) throw InvalidArgument("--algorithm nccl is for --backend cuda");
   if (options.protocols != std::vector{Protocol::automatic})
@@ -224,6 +256,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
       flags,
       {"--buffers", "Kinds of memory (symmetric)", buffers_from_name, {Buffers::symmetric, Buffers::plain}},
       options->buffers);
+<<<<<<< HEAD
   flags.list("--against", options->against, "NAME,...",
              "What to compare with: composed, which is always measured; CPU: openmpi, mpich; CUDA: nccl");
   flags.file("--json", options->json_path, "Write the results to a file");
@@ -247,10 +280,47 @@ void add_bench(CLI::App& app, Invocation& invocation) {
   flags.then([&invocation, options, seconds] {
     const bool seconds_given = seconds.given();
     options->workspace_bytes = options->workspace_mib << 20U;
+=======
+  sub->add_option(
+         "--against", options->against,
+         "What to compare with: composed, which is always measured; CPU: openmpi, mpich, deepspeed; CUDA: "
+         "nccl")
+      ->type_name("NAME,...")
+      ->delimiter(',');
+  sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
+  auto* iterations = sub->add_option("--iterations", options->effort.iterations,
+                                     "Calls of each algorithm in each cell; CUDA: launches of its graph (20)")
+                         ->check(CLI::Range(1, 1'000'000));
+  auto* seconds = sub->add_option("--seconds", options->effort.seconds, "Or: time for each cell (0.5)")
+                      ->check(CLI::Range(0.0, 3600.0))
+                      ->excludes(iterations);
+  sub->add_flag("--with-launch", options->with_launch,
+                "CUDA: time the launch of each graph as well; else an untimed one goes right before it");
+  sub->add_option("--lanes", options->lanes,
+                  "CUDA: thread blocks of each call, each in turn (0: the library's choice)")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1024));
+  sub->add_option("--threads", options->threads,
+                  "CPU: threads of each rank (1; under a launcher 0, the library's choice), each with a "
+                  "processor; CUDA: threads of a thread block, each in turn (0)")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1024));
+  sub->add_option_function<std::size_t>(
+         "--workspace-mib", [options](const std::size_t& mib) { options->workspace_bytes = mib << 20U; },
+         "CUDA: CommunicatorOptions::workspace_bytes, in MiB")
+      ->check(CLI::Range(1, 1024));
+  sub->add_option("--max-lanes", options->max_lanes, "CUDA: thread blocks of an operation at most")
+      ->check(CLI::Range(1, 1024));
+  add_tuning_flag(*sub, options->tuning_path);
+  add_rank_flags(*sub, options->ranks);
+  sub->callback([&invocation, options, seconds] {
+    const bool seconds_given = seconds->count() > 0;
+>>>>>>> threads
     if (options->backend.cuda() && options->effort.iterations == 0)
       options->effort.iterations = default_launches;
     invocation.action = [&invocation, options, seconds_given] {
       check_flags(*options, seconds_given);
+      options->against = usable_peers(options->against);
       options->tuning = tuning_table(options->tuning_path);
       return bench(*options, invocation.command_line);
     };

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <numeric>
+#include <thread>
 
 #include "tools/consume.hpp"
 #include "tools/processors.hpp"
@@ -18,7 +19,9 @@ constexpr std::uint64_t most_calls = 32;  ///< of a chunk
 constexpr std::uint64_t least_calls = 4;  ///< however slow
 constexpr double chunk_us = 2000;         ///< short against the seconds for which a machine stays as it is
 constexpr std::uint64_t warm_up_calls = 8;
-constexpr int least_chunks = 8;          ///< however slow, so that a p50 means something
+constexpr int least_chunks = 8;  ///< however slow, so that a p50 means something
+/// As long as idle threads of a rank, ours or OpenMP's, may look for work before they sleep.
+constexpr std::chrono::milliseconds until_idle{15};
 constexpr std::size_t alignment = 4096;  ///< of symmetric memory, and so of plain
 
 std::byte* aligned(const std::vector<std::byte>& memory) {
@@ -66,32 +69,36 @@ CpuBench::CpuBench(Bootstrap& bootstrap, Communicator& communicator, const Optio
       jobs_(jobs),
       meeting_(bootstrap, most_calls, communicator.options().timeout),
       probe_(bootstrap, communicator.options().timeout, options.probes && has_processor_each(bootstrap)),
-      bound_(bootstrap, options.most_bytes, communicator.options().timeout),
+      bound_(bootstrap, options.most_bytes, communicator.options().timeout, options.threads),
       inputs_(options.dtype, options.most_bytes),
       in_(communicator.allocate(std::max<std::size_t>(options.most_bytes, 1))),
       out_(communicator.allocate(std::max<std::size_t>(options.most_bytes, 1))),
       plain_in_(options.most_bytes + alignment),
-      plain_out_(options.most_bytes + alignment) {
-  if (options.binds) bind_to_processor_of(bootstrap.rank());
-}
+      plain_out_(options.most_bytes + alignment) {}
 
 CellResult CpuBench::measure(const Cell& cell, const Effort& effort) {
   const std::size_t own = cell.variants.size() + 1;  // the bound
   const std::size_t count = own + jobs_.size();
   CellResult result;
   result.wrong = check(cell);
+  if (options_.threads > 1) result.copy_us = copy_us(cell);
   std::vector<std::uint64_t> chunk(count, most_calls);
-  for (std::size_t i = 0; i < count; ++i) chunk[i] = chunk_calls(cell, i);
-
   std::vector<Measured> measured(count);
+  std::vector<std::size_t> able;
+  for (std::size_t i = 0; i < count; ++i) {
+    measured[i].takes_part = i < own || jobs_[i - own]->can(cell.op);
+    if (!measured[i].takes_part) continue;
+    able.push_back(i);
+    chunk[i] = chunk_calls(cell, i);
+  }
   const auto start = Clock::now();
   double before = probe_.measure();
   std::uint64_t calls = 0;
   std::uint64_t more = 1;
   for (std::size_t round = 0; more != 0; ++round) {
-    for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t i = 0; i < able.size(); ++i) {
       // None is always first, or always behind the same other one.
-      const std::size_t which = (i + round) % count;
+      const std::size_t which = able[(i + round) % able.size()];
       const std::uint64_t now = effort.iterations == 0
                                     ? chunk[which]
                                     : std::min<std::uint64_t>(most_calls, effort.iterations - calls);
@@ -154,9 +161,11 @@ void CpuBench::turn(const Cell& cell, std::size_t contestant, std::uint64_t call
 }
 
 void CpuBench::turn_of_job(const Cell& cell, const mpi::Job& job, std::uint64_t calls, bool check) {
+  if (options_.threads > 1) std::this_thread::sleep_for(until_idle);
   if (bootstrap_.rank() == 0) job.order(cell, options_.hidden, static_cast<std::uint32_t>(calls), check);
   meeting_.barrier();
   job.wait();
+  if (options_.threads > 1) std::this_thread::sleep_for(until_idle);
 }
 
 Latencies CpuBench::collect(const Cell& cell, std::size_t contestant, std::uint64_t calls) const {
@@ -184,6 +193,22 @@ std::uint64_t CpuBench::chunk_calls(const Cell& cell, std::size_t contestant) {
   return meeting_.decided_by_rank_0(calls);
 }
 
+double CpuBench::copy_us(const Cell& cell) {
+  const std::size_t bytes = tensor_bytes(cell, options_.hidden, options_.dtype);
+  const Memory memory = memory_of(cell);
+  for (std::uint64_t i = 0; i < most_calls; ++i) {
+    meeting_.barrier();
+    const auto begin = Clock::now();
+    copy_with(options_.threads, memory.out, memory.in, bytes);
+    meeting_.latencies(bootstrap_.rank())[i] =
+        std::chrono::duration<float, std::micro>(Clock::now() - begin).count();
+  }
+  meeting_.barrier();
+  const double us = bootstrap_.rank() == 0 ? median(collect(cell, 0, most_calls)) : 0;
+  meeting_.barrier();
+  return us;
+}
+
 std::string CpuBench::check(const Cell& cell) {
   const Grid& grid = communicator_.grid();
   std::string wrong;
@@ -193,7 +218,8 @@ std::string CpuBench::check(const Cell& cell) {
     if (wrong.empty() && !found.empty()) wrong = to_string(cell.variants[i]) + ", " + found;
   }
   // MPI rounds at every step, but these sums are exact.
-  for (const auto& job : jobs_) turn_of_job(cell, *job, 1, true);
+  for (const auto& job : jobs_)
+    if (job->can(cell.op)) turn_of_job(cell, *job, 1, true);
   return wrong;
 }
 

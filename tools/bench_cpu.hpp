@@ -22,6 +22,7 @@ struct Chunk {
 };
 /// What was measured of one contestant.
 struct Measured {
+  bool takes_part = true;  ///< else there are no chunks: it cannot do that
   std::vector<Chunk> chunks;
   /// Of the chunks at that distance; for `mixed`, of all.
   [[nodiscard]] Latencies at(Distance distance) const;
@@ -33,6 +34,7 @@ struct CellResult {
   std::vector<Measured> jobs;      ///< by MPI job
   Measured bound;                  ///< MachineBound
   std::vector<double> flags_ns;    ///< the probes between the chunks
+  double copy_us = 0;              ///< all ranks at once, each with all threads: as many bytes as the tensor
   std::string wrong;               ///< which result was not the exact sum, on the rank that had it
 };
 
@@ -42,7 +44,7 @@ class CpuBench {
     std::size_t hidden = 4096;
     DType dtype = DType::bf16;
     std::size_t most_bytes = 0;  ///< of tensor_bytes() of the cells to come
-    bool binds = true;           ///< each rank to a processor
+    int threads = 1;             ///< of each rank, which has a processor for each
     bool probes = true;          ///< how far apart processors are, where ranks 0 and 1 are bound to two
   };
   /// Collective.
@@ -66,6 +68,7 @@ class CpuBench {
   /// How many calls make a chunk.
   [[nodiscard]] std::uint64_t chunk_calls(const Cell& cell, std::size_t contestant);
   [[nodiscard]] std::string check(const Cell& cell);
+  [[nodiscard]] double copy_us(const Cell& cell);
   [[nodiscard]] Memory memory_of(const Cell& cell) const;
 
   Bootstrap& bootstrap_;

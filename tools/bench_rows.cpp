@@ -34,6 +34,7 @@ std::size_t known_block_bytes(const BenchOptions& options, const Cell& cell) {
 
 /// Every shape that was asked for, of those that the algorithm has.
 std::vector<LaunchShape> shapes_of(const BenchOptions& options, Algorithm algorithm) {
+  if (!options.backend.cuda()) return {{}};
   std::vector<LaunchShape> shapes;
   for (const Protocol protocol : options.protocols)
     for (const int lanes : options.lanes)

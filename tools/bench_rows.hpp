@@ -24,7 +24,7 @@ struct BenchOptions {
   std::vector<Algorithm> algorithms = algorithms_flag().all;
   std::vector<Protocol> protocols{Protocol::automatic};
   std::vector<int> lanes{0};    ///< LaunchShape::lanes, each with each protocol
-  std::vector<int> threads{0};  ///< ... threads
+  std::vector<int> threads{0};  ///< ... threads; CPU: of each rank, the first alone
   std::vector<Buffers> buffers{Buffers::symmetric};
   BackendFlags backend;
   std::vector<std::string> against;

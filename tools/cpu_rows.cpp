@@ -27,7 +27,8 @@ std::size_t chunks_at(const Measured& measured, Distance distance) {
 std::size_t chunks_at(const CellResult& result, Distance distance) {
   std::size_t fewest = chunks_at(result.bound, distance);
   for (const auto* some : {&result.variants, &result.jobs})
-    for (const Measured& each : *some) fewest = std::min(fewest, chunks_at(each, distance));
+    for (const Measured& each : *some)
+      if (each.takes_part) fewest = std::min(fewest, chunks_at(each, distance));
   return fewest;
 }
 
@@ -35,6 +36,7 @@ std::size_t chunks_at(const CellResult& result, Distance distance) {
 void add_jobs(Json& row, const CellResult& result, const std::vector<std::unique_ptr<mpi::Job>>& jobs,
               Distance distance) {
   for (std::size_t i = 0; i < jobs.size(); ++i) {
+    if (!result.jobs[i].takes_part) continue;
     const std::string& flavour = jobs[i]->flavour();
     const double p50 = rounded(median(result.jobs[i].at(distance)));
     if (row["against"].contains(flavour) && row["against"][flavour].get<double>() <= p50) continue;
@@ -53,11 +55,15 @@ double flag_ns(const CellResult& result, Distance distance) {
 Json rows_at(const BenchOptions& options, const Row& row, const CellResult& result, Distance distance) {
   std::vector<Latencies> latencies;
   for (const Measured& variant : result.variants) latencies.push_back(variant.at(distance));
-  return cell_json(options, row, latencies,
-                   {{"distance", name(distance)},
-                    {"flag_ns", flag_ns(result, distance)},
-                    {"chunks", chunks_at(result, distance)},
-                    {"bound_us", rounded(median(result.bound.at(distance)))}});
+  Json more{{"distance", name(distance)},
+            {"flag_ns", flag_ns(result, distance)},
+            {"chunks", chunks_at(result, distance)},
+            {"bound_us", rounded(median(result.bound.at(distance)))}};
+  if (result.copy_us > 0) {
+    const auto bytes = static_cast<double>(tensor_bytes(row.cell, options.hidden, options.dtype));
+    more["copy_gbps"] = rounded(bytes / result.copy_us / 1000);
+  }
+  return cell_json(options, row, latencies, more);
 }
 
 }  // namespace
@@ -85,20 +91,28 @@ Json cpu_cell_json(const BenchOptions& options, const Row& row, const CellResult
 }
 
 void print_cpu_table(const Json& results) {
-  fmt::print("\n{:26} {:>5} {:>10} {:11} {:10} {:>8} {:>9} {:>9} {:>9} {:>9}\n", "op", "grid", "rows",
-             "algorithm", "buffers", "distance", "bound us", "of bound", "openmpi", "mpich");
-  const auto print_one = [](const Json& row, const Json& values) {
+  std::vector<std::string> others;
+  for (const std::string& name : mpi::flavour_names())
+    if (std::any_of(results.begin(), results.end(),
+                    [&](const Json& r) { return r["against"].contains(name); }))
+      others.push_back(name);
+  fmt::print("\n{:26} {:>5} {:>10} {:11} {:10} {:>8} {:>9} {:>9}", "op", "grid", "rows", "algorithm",
+             "buffers", "distance", "bound us", "of bound");
+  for (const std::string& other : others) fmt::print(" {:>9}", other);
+  fmt::print("\n");
+  const auto print_one = [&](const Json& row, const Json& values) {
     const double p50 = values["p50_us"].get<double>();
-    const auto ratio = [&](const char* other) {
-      const Json& against = values["against"];
-      return against.contains(other) ? fmt::format("{:.2f}", p50 / against[other].get<double>()) : "";
-    };
     const double bound = values["bound_us"].get<double>();
-    fmt::print("{:26} {:>5} {:>10} {:11} {:10} {:>8} {:>9.2f} {:>9.2f} {:>9} {:>9}\n",
-               row["op"].get<std::string>(), fmt::format("{}x{}", row["tp"].get<int>(), row["dp"].get<int>()),
+    fmt::print("{:26} {:>5} {:>10} {:11} {:10} {:>8} {:>9.2f} {:>9.2f}", row["op"].get<std::string>(),
+               fmt::format("{}x{}", row["tp"].get<int>(), row["dp"].get<int>()),
                rows_text(row["rows"].get<std::vector<std::size_t>>()), row["algorithm"].get<std::string>(),
                row["buffers"].get<std::string>(), values["distance"].get<std::string>(), bound,
-               bound > 0 ? p50 / bound : 0, ratio("openmpi"), ratio("mpich"));
+               bound > 0 ? p50 / bound : 0);
+    const Json& against = values["against"];
+    for (const std::string& other : others)
+      fmt::print(" {:>9}",
+                 against.contains(other) ? fmt::format("{:.2f}", p50 / against[other].get<double>()) : "");
+    fmt::print("\n");
   };
   for (const Json& row : results) {
     print_one(row, row);
@@ -106,9 +120,8 @@ void print_cpu_table(const Json& results) {
   }
   fmt::print(
       "distance: near or far, as the processors were around these calls; bound: one meeting of the ranks and "
-      "the "
-      "copies of as many bytes, measured in turns with the rest; of bound, openmpi, mpich: p50 over that "
-      "one's p50\n");
+      "the copies of as many bytes, measured in turns with the rest; of bound, and under the name of another "
+      "library: p50 over that one's p50\n");
 }
 
 }  // namespace mixcomm::tools

@@ -6,7 +6,9 @@
 #include <memory>
 
 #include "bootstrap/system_call.hpp"
+#include "cpu/processors.hpp"
 #include "death_watch.hpp"
+#include "environment.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "tools/backend.hpp"
 #include "tools/gpus.hpp"
@@ -65,12 +67,24 @@ Json deaths() {
   }
 }
 
+/// Threads of a rank that has what this process may run on, alone or with others.
+Json threads() {
+  std::vector<cpu::RankProcessors> ranks(2, cpu::own_processors(with_environment({}).cpu));
+  const cpu::ThreadShare alone = cpu::threads_of({ranks.data(), 1}).front();
+  return {{"one_rank", alone.threads},
+          {"each_of_two", cpu::threads_of(ranks).front().threads},
+          {"why", alone.why}};
+}
+
 Json describe() {
   Json info;
   info["version"] = MIXCOMM_VERSION;
   info["machine"] = machine();
   info["backends"] = {
-      {"cpu", {{"available", true}, {"instruction_set", info["machine"]["instruction_set"]}}},
+      {"cpu",
+       {{"available", true},
+        {"instruction_set", info["machine"]["instruction_set"]},
+        {"threads", threads()}}},
       {"cuda", gpus()},
   };
   info["between_hosts"] = {{"available", false},
@@ -92,8 +106,13 @@ std::string text_of(const Json& info) {
   };
   std::string text = fmt::format("mixcomm {}\n\nmachine\n{}", info["version"].get<std::string>(),
                                  machine_text(info["machine"]));
-  text += fmt::format("\nbackends\n  cpu           available, {}\n",
-                      info["backends"]["cpu"]["instruction_set"].get<std::string>());
+  const Json& cpu = info["backends"]["cpu"];
+  const Json& rank_threads = cpu["threads"];
+  text +=
+      fmt::format("\nbackends\n  cpu           available, {}\n", cpu["instruction_set"].get<std::string>());
+  text += fmt::format("                threads of a rank: {} ({}); {} of each of two that share them\n",
+                      rank_threads["one_rank"].get<int>(), rank_threads["why"].get<std::string>(),
+                      rank_threads["each_of_two"].get<int>());
   text += fmt::format("  cuda          {}", gpus_text(info["backends"]["cuda"]));
   text += fmt::format("  between hosts {}\n", info["between_hosts"]["why"].get<std::string>());
   text += fmt::format("\noperations      {}\nalgorithms      {}\ndtypes          {}\nmost ranks      {}\n",

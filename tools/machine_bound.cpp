@@ -4,12 +4,29 @@
 #include <cstring>
 
 #include "algorithms/blocks.hpp"
+#include "cpu/thread_team.hpp"
 #include "tools/traffic.hpp"
 
 namespace mixcomm::tools {
 
-MachineBound::MachineBound(Bootstrap& bootstrap, std::size_t most_bytes, Milliseconds timeout)
+void copy_with(int threads, std::byte* to, const std::byte* from, std::size_t bytes) {
+  constexpr std::size_t least_each = std::size_t{8} << 10U;
+  const auto pieces =
+      std::clamp(static_cast<int>(std::min(bytes / least_each, std::size_t{1024})), 1, threads);
+  if (pieces == 1) {
+    std::memcpy(to, from, bytes);
+    return;
+  }
+  static thread_local const auto team = cpu::ThreadTeam::of_this_thread();
+  team->run(pieces, [&](int i) {
+    const Range some = part(bytes, i, pieces);
+    std::memcpy(to + some.begin, from + some.begin, some.size);
+  });
+}
+
+MachineBound::MachineBound(Bootstrap& bootstrap, std::size_t most_bytes, Milliseconds timeout, int threads)
     : rank_(bootstrap.rank()),
+      threads_(threads),
       world_(bootstrap.world()),
       // An all-reduce receives nearly twice its tensor.
       stride_(4 * round_up(std::max<std::size_t>(most_bytes, 1), 4096)),
@@ -31,12 +48,12 @@ void MachineBound::run(const Cell& cell, int tp, int dp, std::size_t tensor_byte
     const std::byte* theirs = area((rank_ + i) % world_);
     for (std::size_t done = 0; done < from_each && written_ != 0;) {
       const std::size_t some = std::min(from_each - done, written_);
-      std::memcpy(out, theirs, some);
+      copy_with(threads_, out, theirs, some);
       out += some;
       done += some;
     }
   }
-  std::memcpy(out, area(rank_), std::min(tensor_bytes / static_cast<std::size_t>(world_), written_));
+  copy_with(threads_, out, area(rank_), std::min(tensor_bytes / static_cast<std::size_t>(world_), written_));
 }
 
 }  // namespace mixcomm::tools

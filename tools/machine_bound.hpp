@@ -11,13 +11,16 @@
 
 namespace mixcomm::tools {
 
+/// memcpy with up to so many threads of the calling one's team.
+void copy_with(int threads, std::byte* to, const std::byte* from, std::size_t bytes);
+
 /// All ranks meet once (their flags cross), then each copies as many bytes as it must receive (wire_bytes)
 /// out of what the others have just written, and its share of the tensor with all rows out of what it has
 /// written itself. No sums, no staging, and no second meeting, so no correct operation takes less.
 class MachineBound {
  public:
-  /// Collective. `most_bytes`: of the largest tensor.
-  MachineBound(Bootstrap& bootstrap, std::size_t most_bytes, Milliseconds timeout);
+  /// Collective. `most_bytes`: of the largest tensor. Copies with up to so many threads a rank.
+  MachineBound(Bootstrap& bootstrap, std::size_t most_bytes, Milliseconds timeout, int threads);
 
   /// Writes this rank's part anew, as callers write inputs.
   void write(const std::byte* source, std::size_t bytes);
@@ -30,6 +33,7 @@ class MachineBound {
   }
 
   int rank_;
+  int threads_;
   int world_;
   std::size_t stride_;
   std::shared_ptr<std::byte> memory_;  ///< of each rank what it has written, and what it copies

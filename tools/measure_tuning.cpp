@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/cpu_backend.hpp"
+#include "cpu/processors.hpp"
 #include "mixcomm/error.hpp"
 #include "tools/bench_cpu.hpp"
 #include "tools/exchange_long.hpp"
@@ -66,26 +66,29 @@ TuningTable measure(Bootstrap& bootstrap, const TuneOptions& options, const Tune
                     .backend = options.backend,
                     .tp = options.tp,
                     .dp = options.dp,
-                    .crowded = options.tp * options.dp > cpu::usable_processors(bootstrap),
+                    .crowded = options.tp * options.dp > cpu::usable_processors(cpu::exchange_processors(
+                                                             bootstrap, cpu::own_processors({}))),
                     .costs = {},
                     .choices = {}};
   const std::vector<Variant> candidates{{Algorithm::one_shot}, {Algorithm::two_shot}};
   std::vector<SweepPoint> points = points_of(sweep_of(options));
-  Communicator communicator(bootstrap, {.tp = options.tp, .dp = options.dp, .timeout = options.timeout});
+  // One thread where each rank is bound to one processor.
+  Communicator communicator(bootstrap, {.tp = options.tp,
+                                        .dp = options.dp,
+                                        .timeout = options.timeout,
+                                        .cpu = {.threads = options.binds ? 1 : 0}});
   const std::vector<std::unique_ptr<mpi::Job>> no_jobs;
   std::size_t most = 0;
   for (SweepPoint& point : points) {
     point.cell.variants = candidates;
     most = std::max(most, point.bytes);
   }
-  CpuBench bench(
-      bootstrap, communicator,
-      {.hidden = hidden, .dtype = dtype, .most_bytes = most, .binds = false, .probes = options.binds},
-      no_jobs);
-  CpuBench tiny(bootstrap, communicator,
-                {.hidden = 1, .dtype = dtype, .most_bytes = 4096, .binds = false, .probes = false}, no_jobs);
+  CpuBench bench(bootstrap, communicator,
+                 {.hidden = hidden, .dtype = dtype, .most_bytes = most, .probes = options.binds}, no_jobs);
+  CpuBench tiny(bootstrap, communicator, {.hidden = 1, .dtype = dtype, .most_bytes = 4096, .probes = false},
+                no_jobs);
   if (options.binds)
-    bind_to_processor_of(bootstrap.rank());  // now that they know how many processors there are
+    bind_to_processors_of(bootstrap.rank());  // now that they know how many processors there are
   table.costs.wait_us = rounded(measure_wait_us(tiny, options));
   const Effort effort{.iterations = 0, .seconds = options.seconds / static_cast<double>(points.size())};
   std::unique_ptr<ChoiceMaker> maker;

@@ -2,25 +2,15 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sched.h>
 
 #include <chrono>
 #include <thread>
 #include <vector>
 
 #include "mixcomm/error.hpp"
+#include "tools/processors.hpp"
 
 namespace mixcomm::tools {
-namespace {
-
-bool more_than_processors(int ranks) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) != 0 || ranks > CPU_COUNT(&set);
-}
-
-}  // namespace
-
 std::size_t Meeting::bytes(int world, std::size_t capacity) {
   const auto ranks = static_cast<std::size_t>(world);
   return (ranks + 1) * sizeof(Line) + ranks * capacity * sizeof(float);
@@ -36,7 +26,7 @@ Meeting::Meeting(std::shared_ptr<std::byte> memory, const Team& world, std::size
       world_(world.size),
       capacity_(capacity),
       timeout_(timeout),
-      crowded_(more_than_processors(world.size)),
+      crowded_(world.size > usable_processors()),
       memory_(std::move(memory)),
       // Zeroed memory is what these begin with.
       arrivals_(reinterpret_cast<Line*>(memory_.get())),

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,6 +17,26 @@
 #include "mixcomm/tuning.hpp"
 
 namespace MIXCOMM_API mixcomm {
+
+/// Threads of one rank at most, on the CPU backend.
+inline constexpr int most_threads = 256;
+
+/// Runs piece(0), ..., piece(pieces - 1), each once, on any threads and in any order, and returns when all
+/// are through. Pieces wait for nothing and do not throw. What the caller wrote before is seen by all of
+/// them, and what they wrote by the caller.
+using RunPieces = std::function<void(int pieces, const std::function<void(int)>& piece)>;
+
+/// What only the CPU backend looks at. Ranks may differ in all of it: results are the same bits.
+struct CpuOptions {
+  /// With how many threads at most a rank copies and sums, the calling one included, 1 to most_threads. An
+  /// operation takes as many of them as its size pays for, small ones the calling thread alone. 0: what
+  /// MIXCOMM_THREADS says; else the cores that the thread which makes the communicator may run on, divided
+  /// among the ranks that share them, but no more than OMP_NUM_THREADS.
+  int threads = 0;
+  /// The caller's own threads, to serve in place of helpers that the library starts: for an engine whose
+  /// worker threads would otherwise want the same processors.
+  RunPieces workers{};
+};
 
 /// What only the CUDA backend looks at.
 struct CudaOptions {
@@ -45,6 +66,7 @@ struct CommunicatorOptions {
   std::size_t workspace_bytes = 0;  ///< staging per rank, team kind and area; larger messages pass in chunks.
                                     ///< 0: 1 MiB for CPU, 4 MiB for CUDA
   BackendKind backend = BackendKind::cpu;
+  CpuOptions cpu{};
   CudaOptions cuda{};
   std::optional<TuningTable> tuning{};  ///< for automatic algorithms; the same on all ranks, and made on this
                                         ///< machine for this grid and backend; none: static rules

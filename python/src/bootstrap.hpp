@@ -95,6 +95,7 @@ inline CommunicatorOptions options_from(const nanobind::dict& given) {
   options.check_agreement = nb::cast<std::optional<bool>>(given["check_agreement"]);
   options.workspace_bytes = nb::cast<std::size_t>(given["workspace_bytes"]);
   options.backend = backend_from_name(nb::cast<std::string>(given["backend"]));
+  options.cpu.threads = nb::cast<int>(given["threads"]);
   options.cuda.device = nb::cast<int>(given["device"]);
   options.cuda.protocol = protocol_from_name(nb::cast<std::string>(given["protocol"]));
   options.cuda.max_lanes = nb::cast<int>(given["max_lanes"]);

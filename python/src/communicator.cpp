@@ -157,6 +157,7 @@ class PyCommunicator {
     info["timeout"] = static_cast<double>(options.timeout.count()) / 1000.0;
     info["check_agreement"] = options.check_agreement.value_or(false);
     info["workspace_bytes"] = options.workspace_bytes;
+    info["threads"] = options.cpu.threads;
     return info;
   }
 

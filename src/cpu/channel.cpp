@@ -2,17 +2,13 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <linux/futex.h>
 #include <sched.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
-#include <climits>
-#include <ctime>
 #include <thread>
 
+#include "cpu/wait.hpp"
 #include "failure_text.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/interrupt.hpp"
@@ -21,25 +17,6 @@ namespace mixcomm::cpu {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-/// Sleeps while `word` is `expected`, until woken or for `limit`.
-void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected, std::chrono::nanoseconds limit) {
-  const auto ns = std::max<std::int64_t>(limit.count(), 0);
-  const timespec time{static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
-  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT, expected, &time, nullptr, 0);
-}
-
-void futex_wake_all(std::atomic<std::uint32_t>& word) {
-  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
-}
-
-void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 void ring(Bell& bell) {
   bell.rings.fetch_add(1);

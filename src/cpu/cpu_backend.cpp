@@ -1,12 +1,11 @@
 #include "cpu/cpu_backend.hpp"
 
-#include <fmt/format.h>
 #include <sched.h>
 
 #include <algorithm>
 #include <cstring>
-#include <fstream>
 #include <new>
+#include <optional>
 #include <vector>
 
 #include "algorithms/one_shot.hpp"
@@ -16,7 +15,9 @@
 #include "bootstrap/memory.hpp"
 #include "cpu/context.hpp"
 #include "cpu/numa.hpp"
+#include "cpu/processors.hpp"
 #include "cpu/staging.hpp"
+#include "cpu/thread_count.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cpu {
@@ -84,7 +85,7 @@ class CpuBackend final : public Backend {
       ranks_.push_back(std::launder(reinterpret_cast<RankState*>(slices_.of(r) + sizeof(Failure))));
     }
     watch_ = DeathWatch(bootstrap.processes());
-    crowded_ = world > usable_processors(bootstrap);
+    use_threads(exchange_processors(bootstrap, own_processors(options.cpu)), options.cpu.workers);
     shared_ = {.ranks = ranks_,
                .failure = std::launder(reinterpret_cast<Failure*>(slices_.of(0))),
                .watch = &watch_,
@@ -109,6 +110,8 @@ class CpuBackend final : public Backend {
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
     return allocations_.place(data, bytes);
   }
+
+  [[nodiscard]] int threads() const override { return threads_; }
 
   void settle() override {}  // a call ends when its results are there
 
@@ -147,6 +150,8 @@ class CpuBackend final : public Backend {
       if (call.in != call.out) std::memcpy(call.out, call.in, call.blocks.elements() * size_of(call.dtype));
       return;
     }
+    if (helpers_.team && thread_count_->is_shared(call.blocks.elements() * size_of(call.dtype)))
+      helpers_.team->rouse(threads_);
 
     // A pass holds what the workspace does, or everything where it is not needed.
     const bool staged = is_staged(call);
@@ -168,17 +173,39 @@ class CpuBackend final : public Backend {
       const StagingStores::Work work{
           kind * 4 + (call.gathers ? 2 : 0) + (call.algorithm == Algorithm::one_shot ? 1 : 0),
           call.blocks.packed_size() * size_of(call.dtype)};
+      const ThreadCount::Work shared_work{work.kind * 2 + (staged ? 1 : 0), work.bytes};
+      helpers_.threads = thread_count_->choose(shared_work, passes_[kind]);
+      buffers.helpers = helpers_.threads > 1 ? &helpers_ : nullptr;
+      helpers_.tasks.clear();  // what a call that failed has left
       const Stores learnt = staging_.choose(work, passes_[kind]);
       buffers.staging = changes_hands ? Stores::cached : learnt;
       if (crowded_) buffers.pushing = learnt;
       ++passes_[kind];
       const std::uint64_t begin = ticks();
       const std::uint64_t waited = run_pass(call, grid, channels_[kind], buffers);
-      if (learns) staging_.note(work, learnt, ticks() - begin - waited);
+      if (!learns && !thread_count_->is_shared(work.bytes)) continue;
+      const std::uint64_t cost = ticks() - begin - waited;
+      if (learns) staging_.note(work, learnt, cost);
+      thread_count_->note(shared_work, helpers_.threads, cost);
     }
   }
 
  private:
+  void use_threads(const std::vector<RankProcessors>& ranks, const RunPieces& workers) {
+    const int processors = usable_processors(ranks);
+    crowded_ = grid_.world.size > processors;
+    const std::vector<ThreadShare> shares = threads_of(ranks);
+    int of_all = 0;
+    for (const ThreadShare& each : shares) of_all += each.threads;
+    const auto own = static_cast<std::size_t>(grid_.rank());
+    threads_ = shares[own].threads;
+    thread_count_.emplace(threads_, StagingStores::most_kinds * 2);
+    helpers_.workers = workers;
+    if (threads_ == 1 || workers) return;
+    helpers_.team = ThreadTeam::of_this_thread();
+    if (of_all > processors || threads_ > CPU_COUNT(&ranks[own].usable)) helpers_.team->share_processors();
+  }
+
   static constexpr std::size_t areas = std::size_t{team_kinds} * 2 * 2;
   static constexpr std::size_t state_bytes = round_up(sizeof(Failure) + sizeof(RankState), page);
 
@@ -230,33 +257,14 @@ class CpuBackend final : public Backend {
   std::vector<Channel> channels_;
   std::array<std::size_t, team_kinds> passes_{};
   StagingStores staging_;
+  int threads_ = 1;
+  std::optional<ThreadCount> thread_count_;
+  Helpers helpers_;
   static_assert(StagingStores::most_kinds == std::size_t{team_kinds} * 4);
   Allocations<std::size_t> allocations_;  ///< with their strides
 };
 
 }  // namespace
-
-int usable_processors(Bootstrap& bootstrap) {
-  cpu_set_t mine;
-  CPU_ZERO(&mine);
-  sched_getaffinity(0, sizeof(mine), &mine);
-  cpu_set_t all = mine;
-  for (const std::string& theirs :
-       bootstrap.exchange("comparing processors", {reinterpret_cast<const char*>(&mine), sizeof(mine)})) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    std::memcpy(&set, theirs.data(), std::min(theirs.size(), sizeof(set)));
-    CPU_OR(&all, &all, &set);
-  }
-  int count = std::max(CPU_COUNT(&all), 1);
-  // "200000 100000" is time for two processors; "max 100000" is no limit.
-  double quota = 0;
-  double period = 0;
-  std::ifstream limit("/sys/fs/cgroup/cpu.max");
-  if (limit >> quota >> period && period > 0)
-    count = std::min(count, std::max(1, static_cast<int>(quota / period)));
-  return count;
-}
 
 std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
                                       const CommunicatorOptions& options) {

@@ -12,8 +12,4 @@ namespace mixcomm::cpu {
 [[nodiscard]] std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
                                                     const CommunicatorOptions& options);
 
-/// Processors that the ranks may run on together: ranks may be bound to one each, and a container may have
-/// fewer than it sees. With more ranks than those they are crowded. Collective.
-[[nodiscard]] int usable_processors(Bootstrap& bootstrap);
-
 }  // namespace mixcomm::cpu

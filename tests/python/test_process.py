@@ -57,6 +57,7 @@ def test_wrong_options_are_refused():
         ({"backend": "tpu"}, "cuda"),
         ({"timeout": -1}, "timeout"),
         ({"workspace_bytes": 7}, "workspace_bytes"),
+        ({"threads": 257}, "threads is 257"),
     ]:
         with pytest.raises(mixcomm.InvalidArgument, match=message):
             mixcomm.Communicator(mixcomm.from_env(), **options)

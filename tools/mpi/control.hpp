@@ -31,8 +31,9 @@ struct Control {
   std::int32_t dp;
   std::int32_t owner;  ///< process of the bench: without it, the job ends
   std::int32_t timeout_ms;
+  std::int32_t threads;  ///< of each rank
   DType dtype;
-  bool binds;  ///< each rank to a processor
+  bool binds;  ///< each rank to a processor for each of its threads
 
   Order order;
   alignas(128) std::atomic<std::uint32_t> ordered;  ///< orders given; the job sleeps on it

@@ -8,9 +8,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -37,7 +39,24 @@ bool in_path(const std::string& program) {
   std::replace(text.begin(), text.end(), ':', ',');
   for (const std::string& directory : split(text))
     if (access((std::filesystem::path(directory) / program).c_str(), X_OK) == 0) return true;
-  return false;
+  return access(program.c_str(), X_OK) == 0 && program.find('/') != std::string::npos;
+}
+
+/// Asks the script whether its package is there.
+void check_peer(const Flavour& flavour) {
+  if (!in_path(flavour.launcher))
+    throw Unsupported(
+        fmt::format("--against {}: there is no {}; set MIXCOMM_PEER_PYTHON", flavour.name, flavour.launcher));
+  std::string command = flavour.launcher;
+  for (const std::string& word : flavour.settings.front().arguments) command += fmt::format(" '{}'", word);
+  FILE* said = popen((command + " --probe 2>&1").c_str(), "re");
+  if (said == nullptr) throw SystemError(fmt::format("--against {}: {}", flavour.name, std::strerror(errno)));
+  std::string text;
+  std::array<char, 512> some{};
+  for (std::size_t n = 0; (n = fread(some.data(), 1, some.size(), said)) > 0;) text.append(some.data(), n);
+  if (pclose(said) == 0) return;
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  throw Unsupported(fmt::format("--against {}: {}", flavour.name, text));
 }
 
 /// glibc gives large buffers back to the system and takes them anew for each call, whose page faults would be
@@ -57,6 +76,11 @@ std::string find_worker(const Flavour& flavour) {
   const auto here = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
   std::string worker = (here / flavour.worker).string();
   const bool built = access(worker.c_str(), X_OK) == 0;
+  if (!flavour.is_mpi) {
+    if (!built) throw Unsupported(fmt::format("--against {}: {} was not built", flavour.name, worker));
+    check_peer(flavour);
+    return worker;
+  }
   if (!built || !in_path(flavour.launcher))
     throw Unsupported(fmt::format(
         "--against {}: {}; install {} (scripts/setup --mpi does), and build again", flavour.name,
@@ -89,6 +113,7 @@ Job::Job(const Flavour& flavour, const Setting& setting, const JobOptions& optio
   control_->owner = getpid();
   control_->timeout_ms =
       static_cast<std::int32_t>(std::min<std::int64_t>(options.timeout.count(), INT32_MAX));
+  control_->threads = options.threads;
   control_->dtype = options.dtype;
   control_->binds = setting.binds;
   place_ = std::make_unique<Meeting>(std::shared_ptr<std::byte>(memory_, memory_.get() + sizeof(Control)),

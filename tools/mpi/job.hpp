@@ -1,4 +1,4 @@
-// A job of another MPI that waits beside the measured ranks, asleep, until it is its turn.
+// A job of another library that waits beside the measured ranks, asleep, until it is its turn.
 #pragma once
 
 #include <memory>
@@ -16,6 +16,7 @@ namespace mixcomm::tools::mpi {
 struct JobOptions {
   int tp = 1;
   int dp = 1;
+  int threads = 1;  ///< of each rank
   DType dtype = DType::bf16;
   std::size_t most_bytes = 0;  ///< of the largest tensor
   Milliseconds timeout = default_timeout;
@@ -34,6 +35,8 @@ class Job {
   [[nodiscard]] std::string name() const;
   [[nodiscard]] const std::string& flavour() const { return flavour_.name; }
   [[nodiscard]] const std::string& setting() const { return setting_.name; }
+  /// Whether it can carry out that operation on its grid.
+  [[nodiscard]] bool can(Op op) const { return flavour_.can(op, options_.tp, options_.dp); }
 
   /// By one rank: has it run some calls of `cell`.
   void order(const Cell& cell, std::size_t hidden, std::uint32_t calls, bool check) const;
@@ -59,8 +62,8 @@ class Job {
   int pid_ = -1;
 };
 
-/// Where the program that serves as a rank of that MPI is. Throws Unsupported if it, or its launcher, is not
-/// there.
+/// Where the program (or library) that serves as a rank of that flavour is. Throws Unsupported, saying what
+/// to install, if it, or its launcher, or the package itself is not there.
 [[nodiscard]] std::string find_worker(const Flavour& flavour);
 
 }  // namespace mixcomm::tools::mpi

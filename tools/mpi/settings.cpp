@@ -1,6 +1,8 @@
 #include "tools/mpi/settings.hpp"
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 
 namespace mixcomm::tools::mpi {
 namespace {
@@ -31,14 +33,45 @@ std::vector<Flavour> flavours(bool crowded) {
   mpich.settings.push_back({"default", {"-bind-to", "none"}, {}});
   if (crowded)
     mpich.settings.push_back({"yielding", {"-bind-to", "none"}, {{"MPIR_CVAR_POLLS_BEFORE_YIELD", "1"}}});
-  return {openmpi, mpich};
+  // One setting each: they have no others that matter on one host.
+  const auto peer = [](std::string name, bool one_team_alone) {
+    const char* python = std::getenv("MIXCOMM_PEER_PYTHON");
+    std::error_code ignored;
+    const auto here = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
+    const std::string script = (here / "mixcomm-peer.py").string();
+    return Flavour{.name = name,
+                   .launcher = python != nullptr && *python != '\0' ? python : "python3",
+                   .worker = "libmixcomm-peer.so",
+                   .packages = "",
+                   .settings = {{"default", {script, name}, {}}},
+                   .is_mpi = false,
+                   .one_team_alone = one_team_alone};
+  };
+  return {openmpi, mpich, peer("deepspeed", true)};
+}
+
+const std::vector<Flavour>& all_flavours(bool crowded) {
+  static const std::vector<Flavour> all[] = {flavours(false), flavours(true)};
+  return all[crowded ? 1 : 0];
 }
 
 }  // namespace
 
+bool Flavour::can(Op op, int tp, int dp) const {
+  if (!one_team_alone) return true;
+  const bool over_tp = op == Op::all_reduce;
+  const bool over_dp = op == Op::all_gather || op == Op::reduce_scatter;
+  return !(over_tp && dp > 1) && !(over_dp && tp > 1);
+}
+
+std::vector<std::string> flavour_names() {
+  std::vector<std::string> names;
+  for (const Flavour& each : all_flavours(false)) names.push_back(each.name);
+  return names;
+}
+
 const Flavour* flavour(std::string_view name, bool crowded) {
-  static const std::vector<Flavour> all[] = {flavours(false), flavours(true)};
-  const auto& some = all[crowded ? 1 : 0];
+  const auto& some = all_flavours(crowded);
   const auto found = std::find_if(some.begin(), some.end(), [&](const Flavour& f) { return f.name == name; });
   return found == some.end() ? nullptr : &*found;
 }

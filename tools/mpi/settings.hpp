@@ -1,4 +1,4 @@
-// Which MPIs `mixcomm bench --against` knows, and with which of their settings it runs each.
+// Which other libraries `mixcomm bench --against` knows, and with which of their settings it runs each.
 #pragma once
 
 #include <string>
@@ -6,14 +6,16 @@
 #include <utility>
 #include <vector>
 
+#include "mixcomm/operation.hpp"
+
 namespace mixcomm::tools::mpi {
 
-/// One way to start a job of an MPI.
+/// One way to start a job of such a library.
 struct Setting {
   std::string name;
-  std::vector<std::string> arguments;  ///< of mpiexec
+  std::vector<std::string> arguments;  ///< of the launcher
   std::vector<std::pair<std::string, std::string>> environment;
-  bool binds = true;  ///< ranks bind themselves to a processor each, as ours do
+  bool binds = true;  ///< ranks bind themselves to processors, as ours do
 };
 
 struct Flavour {
@@ -22,8 +24,15 @@ struct Flavour {
   std::string worker;    ///< the program beside this command
   std::string packages;  ///< that bring it
   std::vector<Setting> settings;
+  bool is_mpi = true;           ///< else what a Python environment has, started by tools/peers/peer.py
+  bool one_team_alone = false;  ///< it has one team per process, of all ranks
+
+  /// Whether it can carry out the operation on that grid.
+  [[nodiscard]] bool can(Op op, int tp, int dp) const;
 };
 
+/// All names.
+[[nodiscard]] std::vector<std::string> flavour_names();
 /// The flavour of that name, or null. `crowded`: with more ranks than processors.
 [[nodiscard]] const Flavour* flavour(std::string_view name, bool crowded);
 
