@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from releases import release
 
 HIDDEN = 64
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
@@ -32,6 +33,7 @@ class Here:
         self.rank, self.tp, self.dp = rank, tp, dp
         self.t, self.d = rank % tp, rank // tp
         self.dp_attention = dp_attention
+        self.release = release(tp)
 
     def data(self, rank: int, rows: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
         """What ``rank`` passes; each rank can say it of all."""
@@ -81,8 +83,9 @@ class Here:
             dp_local_start_pos=None,
             dp_local_num_tokens=None,
             forward_mode=ForwardMode.DECODE,
+            attn_cp_metadata=None,
         )
-        self.dp_attention.set_dp_buffer_len_from_batch(made)
+        self.release.set_sizes(made, self.d)
         return made
 
 
@@ -195,57 +198,40 @@ def logits(here: Here, counts: list[int]) -> dict[str, Any]:
 
 
 def exit_of_ffn(here: Here, counts: list[int], max_len: bool, dtype: torch.dtype) -> dict[str, Any]:
-    """The way back: what SGLang selects before the FFN runs, and the step itself."""
-    from sglang.srt.layers.layer_boundary import exit as boundary_exit
-    from sglang.srt.layers.layer_boundary import ops
-
-    chosen = []
+    """The way back: what SGLang decides before the FFN runs, and the exit itself."""
+    reduces_first: list[bool] = []
 
     def action() -> torch.Tensor:
         batch = here.batch(counts, max_len, dtype)
         given = here.data(here.rank, sum(counts), dtype, 5)
-        step = boundary_exit._select_dp_reduce_scatter(batch, may_reduce_scatter=True, reduce_scatterv=False)
-        chosen.append(step)
-        if step is None:  # the FFN has all-reduced, and only the own rows are taken
-            from sglang.srt.runtime_context import get_parallel
-
-            return ops.all_reduce_to_dp_local(get_parallel().tp_group, batch, given)
-        return ops.to_dp_local(step, batch, given)
+        return here.release.exit(batch, given, reduces_first)
 
     stock, ours, fused = both(action)
     return judged(stock, ours, here.scattered(counts, dtype, 5), fused) | {
-        "stock_reduces_first": chosen[0] is None,
-        "we_reduce_first": chosen[1] is None,
+        "stock_reduces_first": reduces_first[0],
+        "we_reduce_first": reduces_first[1],
     }
 
 
 def exit_reduced_already(here: Here, counts: list[int]) -> dict[str, Any]:
-    """An FFN that may not leave its sum: nothing is selected, so nothing is summed twice."""
-    from sglang.srt.layers.layer_boundary import exit as boundary_exit
-
+    """An FFN that may not leave its sum: no exit pays it, so nothing is summed twice."""
     batch = here.batch(counts, False, torch.bfloat16)
-    step = boundary_exit._select_dp_reduce_scatter(batch, may_reduce_scatter=False, reduce_scatterv=False)
-    return {"step": step is not None}
+    return {"sum_left": here.release.sum_left_by_an_ffn_that_may_not(batch)}
 
 
 def reduce_scatterv(here: Here, counts: list[int]) -> dict[str, Any]:
-    """ops.dp_reduce_scatterv, which SGLang has for attention TP 1; gloo has none to compare with."""
-    from sglang.srt.layers.layer_boundary import exit as boundary_exit
-    from sglang.srt.layers.layer_boundary import ops
-
+    """SGLang's reduce_scatterv, which it has for attention TP 1; gloo has none to compare with."""
     from mixcomm.sglang import tally
 
     batch = here.batch(counts, False, torch.bfloat16)
     tally.reset()
-    step = boundary_exit._select_dp_reduce_scatter(batch, may_reduce_scatter=True, reduce_scatterv=True)
-    ours = ops.to_dp_local(step, batch, here.data(here.rank, sum(counts), torch.bfloat16, 6))
+    ours = here.release.reduce_scatterv(batch, here.data(here.rank, sum(counts), torch.bfloat16, 6))
     fused = "fused" in tally.counters().get("reduce_scatterv", {})
     return judged(None, ours, here.scattered(counts, torch.bfloat16, 6), fused)
 
 
 def entry(here: Here, counts: list[int], max_len: bool, dtype: torch.dtype) -> dict[str, Any]:
     """The whole way into the FFN under attention TP: residual on TP rank 0, gather, own rows, norm."""
-    from sglang.srt.layers.layer_boundary import prepare
     from sglang.srt.layers.layernorm import RMSNorm
 
     norm = RMSNorm(HIDDEN)
@@ -257,8 +243,8 @@ def entry(here: Here, counts: list[int], max_len: bool, dtype: torch.dtype) -> d
     def action() -> torch.Tensor:
         batch = here.batch(counts, max_len, dtype)
         residual = here.data(here.d, counts[here.d], dtype, 8)
-        hidden, residual = prepare._dp_gather_sum_read(
-            here.data(here.rank, counts[here.d], dtype, 7), residual, batch, norm, gathers_residual=False
+        hidden, residual = here.release.entry(
+            batch, here.data(here.rank, counts[here.d], dtype, 7), residual, norm
         )
         residuals.append(residual.clone())
         found.append(hidden)
@@ -277,7 +263,6 @@ def entry(here: Here, counts: list[int], max_len: bool, dtype: torch.dtype) -> d
 
 def entry_norm_first(here: Here, counts: list[int], max_len: bool) -> dict[str, Any]:
     """The way into the FFN with attention TP 1: the norm first, then the gather."""
-    from sglang.srt.layers.layer_boundary import prepare
     from sglang.srt.layers.layernorm import RMSNorm
 
     dtype = torch.bfloat16
@@ -285,15 +270,8 @@ def entry_norm_first(here: Here, counts: list[int], max_len: bool) -> dict[str, 
 
     def action() -> torch.Tensor:
         batch = here.batch(counts, max_len, dtype)
-        hidden, _ = prepare._reduce_update_read_dp_gather(
-            here.data(here.rank, counts[here.d], dtype, 9),
-            here.data(here.rank, counts[here.d], dtype, 10),
-            batch,
-            norm,
-            gathers_residual=False,
-            reduces_attention_tp=False,
-        )
-        return hidden
+        given = [here.data(here.rank, counts[here.d], dtype, seed) for seed in (9, 10)]
+        return here.release.entry(batch, *given, norm)[0]
 
     with torch.no_grad():
         stock, ours, fused = both(action)
@@ -339,8 +317,6 @@ def compiled(here: Here) -> dict[str, Any]:
 
 def left(here: Here) -> dict[str, Any]:
     """What each refusal of a call counts as; SGLang's own is called once, on all ranks."""
-    from sglang.srt.distributed.parallel_state import patch_tensor_parallel_group
-    from sglang.srt.runtime_context import get_parallel
 
     import mixcomm.sglang.boundary as boundary
     from mixcomm.sglang import link, tally
@@ -373,7 +349,7 @@ def left(here: Here) -> dict[str, Any]:
     refused("idle", [0] * here.dp)
     refused("context shards", counts, cp_shard_counts=[4])
     refused("large", [4000] * here.dp)
-    with patch_tensor_parallel_group(get_parallel().attn_tp_group, owns_attention=True):  # a draft model's
+    with here.release.draft():
         refused("draft", counts)
     if here.dp > 1:
         batch_counts = here.dp_attention._DpGatheredBufferWrapper
@@ -401,6 +377,8 @@ def noted(here: Here) -> dict[str, Any]:
     from sglang.srt.runtime_context import get_flags
 
     dp = get_flags().dp
+    if not hasattr(dp, "capturing_prefill_graph"):  # 0.5.17
+        return {"entered": True, "left": True}
     dp.capturing_prefill_graph, dp.prefill_graph_has_dp_gather = True, False
     gather(here, True, [4] * here.dp, True, torch.bfloat16)
     entered = dp.prefill_graph_has_dp_gather

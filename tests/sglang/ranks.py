@@ -1,4 +1,4 @@
-"""Four processes of the real SGLang 0.5.23 on the CPU, which run cases.py.
+"""Four processes of the real SGLang on the CPU, which run cases.py.
 
 ranks.py TP DP OUT.json [VARIABLE=VALUE]...: with those variables, which switch the plug-in on.
 
@@ -47,35 +47,97 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def set_up(rank: int, tp: int, dp: int, port: int, folder: pathlib.Path, **arguments: object) -> None:
+def _copy_rows(dst, src, dim, offset, sz, offset_src) -> None:
+    """What SGLang's memcpy_triton does, for tensors on the CPU."""
+    offset, sz = int(offset), int(sz)
+    if offset_src:
+        rows = min(sz, dst.shape[0], src.shape[0] - offset)
+        dst[:rows].copy_(src[offset : offset + rows])
+    else:
+        rows = min(sz, src.shape[0], dst.shape[0] - offset)
+        dst[offset : offset + rows].copy_(src[:rows])
+
+
+def arguments(tp: int, dp: int, folder: pathlib.Path, **more: object) -> dict[str, object]:
+    """SGLang's own, for attention TP x DP on the CPU."""
+    import sglang
+
+    attention = (
+        {"attn_dp_size": dp}
+        if sglang.__version__ != "0.5.17"
+        else {"dp_size": dp, "enable_dp_attention": dp > 1}
+    )
+    return {
+        "model_path": str(folder),
+        "device": "cpu",
+        "tp_size": tp * dp,
+        "load_format": "dummy",
+        "disable_custom_all_reduce": True,
+        "skip_tokenizer_init": True,
+        **attention,
+        **more,
+    }
+
+
+def set_up(rank: int, tp: int, dp: int, port: int, folder: pathlib.Path, **more: object) -> None:
     """What a scheduler of SGLang does before it loads a model: plug-ins, configuration, groups."""
+    import sglang
     import torch
+    from sglang.srt import runtime_context
     from sglang.srt.distributed import bootstrap, parallel_state
     from sglang.srt.layers import dp_attention
     from sglang.srt.plugins import load_plugins
-    from sglang.srt.runtime_context import SpawnRanks, publish
     from sglang.srt.server_args import ServerArgs
 
     torch.set_num_threads(1)
-    # SGLang's own branches for the CPU, which it takes by itself only beside its CPU kernels (they are no
-    # package).
+    # SGLang's own branches for the CPU, which it takes by itself only beside its CPU kernels (no package).
     parallel_state._is_cpu = True
-    dp_attention.memcpy_func = dp_attention.memcpy_cpu
     load_plugins()
-    server_args = ServerArgs(
-        model_path=str(folder),
-        device="cpu",
-        tp_size=tp * dp,
-        attn_dp_size=dp,
-        load_format="dummy",
-        disable_custom_all_reduce=True,
-        skip_tokenizer_init=True,
-        **arguments,
-    )
-    publish(server_args, role="scheduler", ranks=SpawnRanks(world_rank=rank, gpu_id=0))
-    bootstrap._init_parallel_groups(
-        backend="gloo", dist_init_method=f"tcp://127.0.0.1:{port}", server_args=server_args, gpu_id=0
-    )
+    server_args = ServerArgs(**arguments(tp, dp, folder, **more))
+    meeting = {"backend": "gloo", "dist_init_method": f"tcp://127.0.0.1:{port}", "server_args": server_args}
+    if sglang.__version__ == "0.5.17":
+        from types import SimpleNamespace
+
+        dp_attention.memcpy_triton = _copy_rows
+        gloo_in_place_of_nccl(parallel_state.GroupCoordinator)
+        runtime_context.publish(server_args, role="scheduler")
+        bootstrap._init_parallel_groups(
+            **meeting,
+            model_config=SimpleNamespace(hidden_size=64, dtype=torch.bfloat16, hf_config=None),
+            gpu_id=0,
+            tp_rank=rank,
+            tp_size=tp * dp,
+            pp_rank=0,
+            pp_size=1,
+            attn_dp_size=dp,
+            attn_cp_size=1,
+            moe_ep_size=1,
+            moe_dp_size=1,
+            dcp_size=1,
+        )
+    else:
+        dp_attention.memcpy_func = dp_attention.memcpy_cpu
+        ranks = runtime_context.SpawnRanks(world_rank=rank, gpu_id=0)
+        runtime_context.publish(server_args, role="scheduler", ranks=ranks)
+        bootstrap._init_parallel_groups(**meeting, gpu_id=0)
+
+
+def gloo_in_place_of_nccl(coordinator: type) -> None:
+    """0.5.17 has no collectives of host memory for its boundaries; these are what its own do on GPUs."""
+    import torch.distributed as dist
+
+    def reduce_scatter_tensor(self, output, input) -> None:
+        sums = input.clone()
+        dist.all_reduce(sums, group=self.device_group)
+        output.copy_(sums.tensor_split(self.world_size)[self.rank_in_group])
+
+    def all_gather_into_tensor(self, output, input) -> None:
+        dist.all_gather(
+            list(output.tensor_split(self.world_size)), input.contiguous(), group=self.device_group
+        )
+
+    coordinator.reduce_scatter_tensor = reduce_scatter_tensor
+    coordinator.all_gather_into_tensor = all_gather_into_tensor
 
 
 def rank_main(rank: int, tp: int, dp: int, port: int, out: str, folder: pathlib.Path) -> None:
@@ -103,7 +165,6 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(MODEL))
     import sglang.srt.distributed.bootstrap
-    import sglang.srt.layers.layer_boundary.exit
     import sglang.srt.layers.logits_processor
     import sglang.srt.server_args  # noqa: F401
 
