@@ -18,7 +18,7 @@ from .link import Link
 
 logger = logging.getLogger("mixcomm.sglang")
 
-_MOST_KINDS = 48  # of each call
+_MOST_KINDS = 24  # of each call
 _seen: dict[str, set[object]] = {}
 
 
