@@ -143,9 +143,11 @@ def gloo_in_place_of_nccl(coordinator: type) -> None:
 def rank_main(rank: int, tp: int, dp: int, port: int, out: str, folder: pathlib.Path) -> None:
     """One rank: all cases, in order."""
     import cases
+    import torch
 
     try:
         set_up(rank, tp, dp, port, folder)
+        torch.distributed.barrier()  # nobody leaves while others still make their groups
         found = cases.run(rank, tp, dp)
     except BaseException:
         found = {"set_up": {"error": traceback.format_exc()}}
