@@ -76,9 +76,16 @@ def replace(link: Link | None) -> None:
 
 def _applied(hooks: list[Hook]) -> None:
     """SGLang only logs a hook that it could not apply; half of them would be wrong sums."""
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    done = getattr(HookRegistry, "_patched", None)
     for hook in hooks:
-        found = pkgutil.resolve_name(hook.target)
-        if not hasattr(found, "__wrapped__"):
+        found = (
+            hook.target in done
+            if done is not None
+            else hasattr(pkgutil.resolve_name(hook.target), "__wrapped__")
+        )
+        if not found:
             raise Unsupported(
                 f"SGLang has not applied the hook on {hook.target} (its log says why, above); nothing "
                 f"is fused without "

@@ -5,8 +5,6 @@ from __future__ import annotations
 import collections
 import logging
 
-import torch
-
 logger = logging.getLogger("mixcomm.sglang")
 
 # Why a call is left to SGLang: only what all ranks see alike may decide.
@@ -31,6 +29,8 @@ def count(call: str, what: str = FUSED) -> None:
     What a CUDA graph captures is counted when it is captured, not when it is replayed; compiled code not at
     all.
     """
+    import torch
+
     if torch.compiler.is_compiling():
         return
     key = (call, what)
