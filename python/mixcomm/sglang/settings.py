@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from ..errors import InvalidArgument
 
-# The largest tensor with all rows, in bytes, up to which fused operations were measured to be ahead of two
-# NCCL calls on every grid of four H100 (docs/performance.md: 20 against 53 us there). Nothing larger was
-# measured.
-DEFAULT_MAX_BYTES = 8 << 20
+# The largest tensor with all rows, in bytes, that was measured: there the fused operations take 20 us, two
+# NCCL calls 53 (four H100, docs/performance.md). bench/sglang_limit.py measures larger ones.
+DEFAULT_MAX_BYTES = 4 << 20
 # As SGLang's own --watchdog-timeout: ranks may be minutes apart while kernels are compiled at the first
 # batch.
 DEFAULT_TIMEOUT = 300.0
