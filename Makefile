@@ -1,5 +1,5 @@
 # The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
-.PHONY: help build demo check check-plan check-python check-cuda bench-cpu cycles lint format asan tsan fuzz clean
+.PHONY: help build demo check check-plan check-python check-sglang check-cuda bench-cpu cycles lint format asan tsan fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -19,6 +19,7 @@ check: build ## every test but those on a GPU, the Python package, the library's
 	@$(MAKE) --no-print-directory tsan
 	@scripts/fuzz --seconds 3
 	@scripts/check-cuda --status
+	@scripts/check-sglang --status
 
 check-plan: build ## the whole of the planner's checks, some minutes; 'make check' runs a part of them
 	@build/tools/mixcomm check --plan
@@ -27,6 +28,9 @@ check-python: ## pip install, the Python tests and examples; with PyTorch where 
 	@scripts/setup
 	@scripts/check-python -q
 	@scripts/check-wheel
+
+check-sglang: ## the plug-in against the real SGLang on the CPU; makes an environment of 6 GB first, so not in make check
+	@scripts/check-sglang
 
 check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer, the Python package
 	@scripts/check-cuda

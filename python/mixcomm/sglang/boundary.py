@@ -1,0 +1,197 @@
+"""The fused operations in the place of SGLang's: gathers into the FFN, exits out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import tally
+from .compare import compare_gather, compare_scatter
+from .decide import exit_left_because, left_because, row_counts
+from .link import Link, current
+
+
+def note_gather() -> None:
+    """Tells SGLang of a gather, as its own functions do, for prefill graphs that have one."""
+    from sglang.srt.layers import dp_attention
+
+    note = getattr(dp_attention, "_note_dp_gather_in_prefill_graph", None)
+    if note is not None:
+        note()
+
+
+def _own_rows(local: torch.Tensor, rows: int) -> torch.Tensor:
+    """``local`` with as many rows as all ranks were told: cut, or with zeros behind."""
+    if local.shape[0] == rows:
+        return local
+    if local.shape[0] > rows:
+        return local[:rows]
+    padded = local.new_zeros((rows, *local.shape[1:]))
+    padded[: local.shape[0]].copy_(local)
+    return padded
+
+
+def _gathered(link: Link, op: str, all_rows: torch.Tensor, local: torch.Tensor, rows: list[int]) -> None:
+    note_gather()
+    link.run(op, _own_rows(local, rows[link.dp_rank]), all_rows, rows)
+
+
+def _gather(
+    call: str,
+    partial: bool,
+    original: Callable[..., None],
+    all_rows: torch.Tensor,
+    local: torch.Tensor,
+    forward_batch: Any,
+    cp_shard_counts: Any = None,
+) -> None:
+    link = current()
+    rest = () if cp_shard_counts is None else (cp_shard_counts,)
+    if link is None:
+        return original(all_rows, local, forward_batch, *rest)
+    rows = row_counts(forward_batch)
+    left = (
+        tally.CONTEXT_SHARDS
+        if cp_shard_counts is not None
+        else left_because(
+            link, rows, all_rows.shape[0], all_rows[0].numel() if all_rows.shape[0] else 0, all_rows.dtype
+        )
+    )
+    if left is None and all_rows.dtype != local.dtype:
+        left = tally.OTHER_DTYPE
+    tally.count(call, left or tally.FUSED)
+    if left is not None:
+        return original(all_rows, local, forward_batch, *rest)
+    op = link.gather_partial if partial else "all_gather"
+    if link.asked.check:
+        compare_gather(link, call, op, original, all_rows, local, forward_batch, rows)
+    return _gathered(link, op, all_rows, local, rows)
+
+
+def gather_partial(original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """dp_gather_partial(global_tokens, local_tokens, forward_batch): block d = sum over t of local@(t, d)."""
+    return _gather("dp_gather_partial", True, original, *args, **_named(kwargs))
+
+
+def gather_replicate(original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """dp_gather_replicate(global_tokens, local_tokens, forward_batch): block d = local@(t, d)."""
+    return _gather("dp_gather_replicate", False, original, *args, **_named(kwargs))
+
+
+def _named(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """SGLang's names of the arguments, as ours."""
+    names = {"global_tokens": "all_rows", "local_tokens": "local"}
+    return {names.get(name, name): value for name, value in kwargs.items()}
+
+
+def reduce_scatter_tensor(original: Callable[..., None], output: torch.Tensor, input: torch.Tensor) -> None:
+    """dp_reduce_scatter_tensor(output, input): output = sum over all ranks of block d (MAX_LEN)."""
+    link = current()
+    if link is None:
+        return original(output, input)
+    rows = row_counts()
+    left = left_because(link, rows, input.shape[0], input[0].numel() if input.shape[0] else 0, input.dtype)
+    tally.count("dp_reduce_scatter_tensor", left or tally.FUSED)
+    if left is not None:
+        return original(output, input)
+    if link.asked.check:
+        compare_scatter(link, "dp_reduce_scatter_tensor", link.exit, original, output, input, rows)
+    return _scattered(link, output, input, rows)
+
+
+def _scattered(link: Link, output: torch.Tensor, input: torch.Tensor, rows: list[int]) -> None:
+    note_gather()
+    mine = rows[link.dp_rank]
+    if output.shape[0] == mine:
+        return link.run(link.exit, input, output, rows)
+    own = output[:mine] if output.shape[0] > mine else output.new_empty((mine, *output.shape[1:]))
+    link.run(link.exit, input, own, rows)
+    if output.shape[0] > mine:
+        output[mine:].zero_()
+    else:
+        output.copy_(own[: output.shape[0]])
+    return None
+
+
+def exit_is_fused(call: str) -> bool:
+    """Whether an FFN's exit with counts is fused; asked before the FFN runs."""
+    link = current()
+    if link is None:
+        return False
+    left = exit_left_because(link, row_counts())
+    tally.count(call, left or tally.FUSED)
+    return left is None
+
+
+def exit_with_counts(
+    output: torch.Tensor, input: torch.Tensor, call: str, stock: Callable[..., None]
+) -> None:
+    """The exit of which exit_is_fused() has said yes; it is not decided again, for the FFN has left its sum.
+
+    stock(output, input): SGLang's own way, for comparison.
+    """
+    link = current()
+    rows = row_counts()
+    if link is None or rows is None:
+        raise RuntimeError("mixcomm.sglang: an FFN left its sum to an exit that is no longer fused")
+    if link.asked.check:
+        compare_scatter(link, call, link.exit, stock, output, input, rows)
+    return _scattered(link, output, input, rows)
+
+
+def all_reduce_and_cut(output: torch.Tensor, input: torch.Tensor) -> None:
+    """SGLang's exit with SUM_LEN padding: an all-reduce over the TP group, and the own rows of it."""
+    link = current()
+    assert link is not None
+    rows = row_counts()
+    assert rows is not None
+    first = sum(rows[: link.dp_rank])
+    sums = link.tp_group.all_reduce(input)
+    output.copy_(sums[first : first + output.shape[0]])
+
+
+# Norms of SGLang that leave their input as it is where they are not given a residual.
+_NORMS = ("RMSNorm", "GemmaRMSNorm")
+
+
+def _keeps_its_input(norm: Any) -> bool:
+    kind = type(norm)
+    return kind.__name__ in _NORMS and kind.__module__ == "sglang.srt.layers.layernorm"
+
+
+def gather_sum_residual(
+    hidden_states: torch.Tensor, residual: torch.Tensor, forward_batch: Any, norm: Any
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The way into the FFN under attention TP x DP: adds the residual on TP rank 0, and gathers the sums.
+
+    Gives the gathered rows and the new residual, which is this rank's part of them in place (SGLang copies
+    it), or None where SGLang's own function is to run, since the gather would be left to it. hidden_states is
+    overwritten.
+    """
+    link = current()
+    if link is None:
+        return None
+    from sglang.srt.layers.dp_attention import (
+        dp_gather_partial,
+        dp_scatter,
+        get_dp_dtype,
+        get_dp_hidden_size,
+        get_global_dp_buffer,
+        get_global_dp_buffer_len,
+    )
+
+    rows = row_counts(forward_batch)
+    if left_because(link, rows, get_global_dp_buffer_len(), get_dp_hidden_size(), get_dp_dtype()) is not None:
+        return None
+    assert rows is not None
+    if link.communicator.tp_rank == 0:
+        hidden_states += residual
+    all_rows = get_global_dp_buffer(link.tp_group)
+    dp_gather_partial(all_rows, hidden_states, forward_batch)
+    if residual.shape[0] == rows[link.dp_rank] and _keeps_its_input(norm):
+        residual = all_rows.narrow(0, sum(rows[: link.dp_rank]), residual.shape[0])
+    else:
+        dp_scatter(residual, all_rows, forward_batch)
+    return all_rows, residual

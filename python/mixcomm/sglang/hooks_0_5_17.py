@@ -1,0 +1,180 @@
+"""SGLang 0.5.17: boundaries in layers/communicator.py; MAX_LEN padding in decode graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import boundary, link
+from .versions import Hook
+
+_COMMUNICATOR = "sglang.srt.layers.communicator"
+_DP_ATTENTION = "sglang.srt.layers.dp_attention"
+
+# On a LayerCommunicator: its FFN was told to leave its sum to a fused exit.
+_OWES = "_mixcomm_owes_sum"
+
+
+def after_initialize(result: Any, server_args: Any, model_config: Any) -> None:
+    """initialize_dp_attention(server_args, model_config): SGLang's groups are there."""
+    link.make(server_args, hooks())
+
+
+def should_use_reduce_scatter(original: Callable[..., bool], self: Any, forward_batch: Any) -> bool:
+    """LayerCommunicator.should_use_reduce_scatter: whether the FFN leaves its sum; now also with SUM_LEN."""
+    from sglang.srt.layers.communicator import CommunicateSummableTensorPairFn
+
+    setattr(self, _OWES, False)
+    if original(self, forward_batch):
+        return True
+    if (
+        not self.allow_reduce_scatter
+        or self._communicate_summable_tensor_pair_fn
+        is not CommunicateSummableTensorPairFn._scatter_hidden_states
+        or forward_batch.dp_padding_mode.is_max_len()
+    ):
+        return False
+    fused = boundary.exit_is_fused("exit with SUM_LEN padding")
+    setattr(self, _OWES, fused)
+    return fused
+
+
+def postprocess_layer(
+    original: Callable[..., Any],
+    self: Any,
+    hidden_states: torch.Tensor,
+    residual: torch.Tensor,
+    forward_batch: Any,
+) -> Any:
+    """LayerCommunicator.postprocess_layer: the exit itself."""
+    owes, mine = getattr(self, _OWES, False), link.current()
+    setattr(self, _OWES, False)
+    if not owes or mine is None:
+        return original(self, hidden_states, residual, forward_batch)
+    from sglang.srt.layers.dp_attention import get_local_dp_buffer
+    from sglang.srt.runtime_context import get_parallel
+
+    output = get_local_dp_buffer(get_parallel().attn_tp_group)
+    boundary.exit_with_counts(output, hidden_states, "exit with SUM_LEN padding", boundary.all_reduce_and_cut)
+    return output, residual
+
+
+def scatter_hidden_states(
+    original: Callable[..., Any],
+    hidden_states: torch.Tensor,
+    residual: torch.Tensor,
+    forward_batch: Any,
+    context: Any,
+    allow_reduce_scatter: bool = False,
+) -> Any:
+    """CommunicateSummableTensorPairFn._scatter_hidden_states, where it calls reduce_scatterv itself."""
+    from sglang.srt.layers.dp_attention import get_local_dp_buffer
+    from sglang.srt.layers.moe import should_use_dp_reduce_scatterv
+
+    mine = link.current()
+    if mine is not None and should_use_dp_reduce_scatterv() and boundary.exit_is_fused("reduce_scatterv"):
+        rows = boundary.row_counts()
+        output = get_local_dp_buffer(mine.tp_group)
+
+        def stock(out: torch.Tensor, all_rows: torch.Tensor) -> None:
+            mine.tp_group.reduce_scatterv(all_rows, output=out, sizes=rows)
+
+        boundary.exit_with_counts(output, hidden_states, "reduce_scatterv", stock)
+        return output, residual
+    return original(
+        hidden_states, residual, forward_batch, context, allow_reduce_scatter=allow_reduce_scatter
+    )
+
+
+def gather_hidden_states_and_residual(
+    original: Callable[..., Any],
+    hidden_states: torch.Tensor,
+    residual: torch.Tensor,
+    forward_batch: Any,
+    layernorm: Any,
+    context: Any,
+    *,
+    residual_input_mode: Any,
+) -> Any:
+    """_gather_hidden_states_and_residual of the class, where the gather owes attention's TP sum."""
+    from sglang.srt.layers.communicator import ScatterMode, get_attn_tp_context
+
+    if (
+        not get_attn_tp_context().input_scattered
+        and context.attn_dp_size != 1
+        and context.attn_tp_size > 1
+        and not context.force_layernorm_before_dp_gather
+        and residual_input_mode != ScatterMode.SCATTERED
+    ):
+        gathered = boundary.gather_sum_residual(hidden_states, residual, forward_batch, layernorm)
+        if gathered is not None:
+            hidden_states, residual = gathered
+            return (layernorm(hidden_states) if hidden_states.shape[0] != 0 else hidden_states), residual
+    return original(
+        hidden_states, residual, forward_batch, layernorm, context, residual_input_mode=residual_input_mode
+    )
+
+
+def hooks() -> list[Hook]:
+    """What is hooked."""
+    exits = f"{_COMMUNICATOR}.CommunicateSummableTensorPairFn"
+    entries = f"{_COMMUNICATOR}.CommunicateWithAllReduceAndLayerNormFn"
+    layer = ("hidden_states", "residual", "forward_batch")
+    return [
+        Hook(
+            f"{_DP_ATTENTION}.initialize_dp_attention",
+            "after",
+            after_initialize,
+            ("server_args", "model_config"),
+        ),
+        Hook(
+            f"{_DP_ATTENTION}.dp_gather_partial",
+            "around",
+            boundary.gather_partial,
+            ("global_tokens", "local_tokens", "forward_batch"),
+        ),
+        Hook(
+            f"{_DP_ATTENTION}.dp_gather_replicate",
+            "around",
+            boundary.gather_replicate,
+            ("global_tokens", "local_tokens", "forward_batch"),
+        ),
+        Hook(
+            f"{_DP_ATTENTION}.dp_reduce_scatter_tensor",
+            "around",
+            boundary.reduce_scatter_tensor,
+            ("output", "input"),
+        ),
+        Hook(
+            f"{_COMMUNICATOR}.LayerCommunicator.should_use_reduce_scatter",
+            "around",
+            should_use_reduce_scatter,
+            ("self", "forward_batch"),
+        ),
+        Hook(
+            f"{_COMMUNICATOR}.LayerCommunicator.postprocess_layer",
+            "around",
+            postprocess_layer,
+            ("self", *layer),
+        ),
+        Hook(
+            f"{exits}._scatter_hidden_states",
+            "around",
+            scatter_hidden_states,
+            (*layer, "context", "allow_reduce_scatter"),
+        ),
+        Hook(
+            f"{entries}._gather_hidden_states_and_residual",
+            "around",
+            gather_hidden_states_and_residual,
+            (*layer, "layernorm", "context", "residual_input_mode"),
+        ),
+        Hook(
+            "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
+            "before",
+            link.before_output,
+            ("self", "reqs", "return_logprob", "skip_req"),
+        ),
+    ]

@@ -1,0 +1,128 @@
+"""SGLang 0.5.23: boundaries in layers/layer_boundary/; small decode batches take SUM_LEN padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import boundary, link
+from .versions import Hook
+
+_DP_ATTENTION = "sglang.srt.layers.dp_attention"
+_BOUNDARY = "sglang.srt.layers.layer_boundary"
+_SUM_LEN = "exit with SUM_LEN padding"
+
+
+def after_initialize(result: Any, server_args: Any) -> None:
+    """initialize_dp_attention(server_args): SGLang's groups are there."""
+    link.make(server_args, hooks())
+
+
+def sum_len_exit(local_hidden_states: torch.Tensor, hidden_states: torch.Tensor, forward_batch: Any) -> None:
+    """A step as dp_reduce_scatter is one, for rows that differ: completes the FFN's sum on the way back."""
+    boundary.exit_with_counts(local_hidden_states, hidden_states, _SUM_LEN, boundary.all_reduce_and_cut)
+
+
+def select_dp_reduce_scatter(
+    original: Callable[..., Any], forward_batch: Any, *, may_reduce_scatter: bool, reduce_scatterv: bool
+) -> Any:
+    """_select_dp_reduce_scatter: which step brings the FFN's output back; asked before the FFN runs."""
+    from sglang.srt.layers.dp_attention import can_use_dp_reduce_scatter
+
+    step = original(forward_batch, may_reduce_scatter=may_reduce_scatter, reduce_scatterv=reduce_scatterv)
+    if (
+        step is None
+        and may_reduce_scatter
+        and can_use_dp_reduce_scatter()
+        and boundary.exit_is_fused(_SUM_LEN)
+    ):
+        return sum_len_exit
+    return step
+
+
+def dp_reduce_scatterv(
+    original: Callable[..., None],
+    local_hidden_states: torch.Tensor,
+    hidden_states: torch.Tensor,
+    forward_batch: Any,
+) -> None:
+    """ops.dp_reduce_scatterv: attention TP 1, EP = attention DP."""
+    if not boundary.exit_is_fused("reduce_scatterv"):
+        return original(local_hidden_states, hidden_states, forward_batch)
+
+    def stock(output: torch.Tensor, input: torch.Tensor) -> None:
+        original(output, input, forward_batch)
+
+    return boundary.exit_with_counts(local_hidden_states, hidden_states, "reduce_scatterv", stock)
+
+
+def dp_gather_sum_read(
+    original: Callable[..., Any],
+    hidden_states: torch.Tensor,
+    residual: torch.Tensor,
+    forward_batch: Any,
+    norm: Any,
+    *,
+    gathers_residual: bool,
+    places_cp_shards: bool = False,
+    read: Any = None,
+    **rest: Any,
+) -> Any:
+    """prepare._dp_gather_sum_read: the way into the FFN where the gather owes attention's TP sum."""
+    from sglang.srt.layers.layer_boundary.residual.add_norm import NORM_READOUT
+
+    read = NORM_READOUT if read is None else read
+    if not gathers_residual and not places_cp_shards and read is NORM_READOUT:
+        gathered = boundary.gather_sum_residual(hidden_states, residual, forward_batch, norm)
+        if gathered is not None:
+            hidden_states, residual = gathered
+            return read.read(hidden_states, norm)[0], residual
+    return original(
+        hidden_states,
+        residual,
+        forward_batch,
+        norm,
+        gathers_residual=gathers_residual,
+        places_cp_shards=places_cp_shards,
+        read=read,
+        **rest,
+    )
+
+
+def hooks() -> list[Hook]:
+    """What is hooked."""
+    gather = ("global_tokens", "local_tokens", "forward_batch", "cp_shard_counts")
+    step = ("local_hidden_states", "hidden_states", "forward_batch")
+    entry = ("hidden_states", "residual", "forward_batch", "norm")
+    return [
+        Hook(f"{_DP_ATTENTION}.initialize_dp_attention", "after", after_initialize, ("server_args",)),
+        Hook(f"{_DP_ATTENTION}.dp_gather_partial", "around", boundary.gather_partial, gather),
+        Hook(f"{_DP_ATTENTION}.dp_gather_replicate", "around", boundary.gather_replicate, gather),
+        Hook(
+            f"{_DP_ATTENTION}.dp_reduce_scatter_tensor",
+            "around",
+            boundary.reduce_scatter_tensor,
+            ("output", "input"),
+        ),
+        Hook(
+            f"{_BOUNDARY}.exit._select_dp_reduce_scatter",
+            "around",
+            select_dp_reduce_scatter,
+            ("forward_batch", "may_reduce_scatter", "reduce_scatterv"),
+        ),
+        Hook(f"{_BOUNDARY}.ops.dp_reduce_scatterv", "around", dp_reduce_scatterv, step),
+        Hook(
+            f"{_BOUNDARY}.prepare._dp_gather_sum_read",
+            "around",
+            dp_gather_sum_read,
+            (*entry, "cache", "gathers_residual", "places_cp_shards", "read", "update"),
+        ),
+        Hook(
+            "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
+            "before",
+            link.before_output,
+            ("self", "reqs", "return_logprob", "skip_req"),
+        ),
+    ]
