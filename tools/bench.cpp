@@ -256,9 +256,9 @@ void add_bench(CLI::App& app, Invocation& invocation) {
       flags,
       {"--buffers", "Kinds of memory (symmetric)", buffers_from_name, {Buffers::symmetric, Buffers::plain}},
       options->buffers);
-<<<<<<< HEAD
   flags.list("--against", options->against, "NAME,...",
-             "What to compare with: composed, which is always measured; CPU: openmpi, mpich; CUDA: nccl");
+             "What to compare with: composed, which is always measured; CPU: openmpi, mpich, deepspeed; CUDA: "
+             "nccl");
   flags.file("--json", options->json_path, "Write the results to a file");
   const Flag iterations =
       flags.number("--iterations", options->effort.iterations, {1, 1'000'000},
@@ -271,7 +271,9 @@ void add_bench(CLI::App& app, Invocation& invocation) {
   const Integers shape{0, 1024};
   flags.numbers("--lanes", options->lanes, shape,
                 "CUDA: thread blocks of each call, each in turn (0: the library's choice)");
-  flags.numbers("--threads", options->threads, shape, "CUDA: threads of a thread block, each in turn (0)");
+  flags.numbers("--threads", options->threads, shape,
+                "CPU: threads of each rank (1; under a launcher 0, the library's choice), each with a "
+                "processor; CUDA: threads of a thread block, each in turn (0)");
   flags.number("--workspace-mib", options->workspace_mib, {1, 1024},
                "CUDA: CommunicatorOptions::workspace_bytes, in MiB");
   flags.number("--max-lanes", options->max_lanes, {1, 1024}, "CUDA: thread blocks of an operation at most");
@@ -280,42 +282,6 @@ void add_bench(CLI::App& app, Invocation& invocation) {
   flags.then([&invocation, options, seconds] {
     const bool seconds_given = seconds.given();
     options->workspace_bytes = options->workspace_mib << 20U;
-=======
-  sub->add_option(
-         "--against", options->against,
-         "What to compare with: composed, which is always measured; CPU: openmpi, mpich, deepspeed; CUDA: "
-         "nccl")
-      ->type_name("NAME,...")
-      ->delimiter(',');
-  sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
-  auto* iterations = sub->add_option("--iterations", options->effort.iterations,
-                                     "Calls of each algorithm in each cell; CUDA: launches of its graph (20)")
-                         ->check(CLI::Range(1, 1'000'000));
-  auto* seconds = sub->add_option("--seconds", options->effort.seconds, "Or: time for each cell (0.5)")
-                      ->check(CLI::Range(0.0, 3600.0))
-                      ->excludes(iterations);
-  sub->add_flag("--with-launch", options->with_launch,
-                "CUDA: time the launch of each graph as well; else an untimed one goes right before it");
-  sub->add_option("--lanes", options->lanes,
-                  "CUDA: thread blocks of each call, each in turn (0: the library's choice)")
-      ->delimiter(',')
-      ->check(CLI::Range(0, 1024));
-  sub->add_option("--threads", options->threads,
-                  "CPU: threads of each rank (1; under a launcher 0, the library's choice), each with a "
-                  "processor; CUDA: threads of a thread block, each in turn (0)")
-      ->delimiter(',')
-      ->check(CLI::Range(0, 1024));
-  sub->add_option_function<std::size_t>(
-         "--workspace-mib", [options](const std::size_t& mib) { options->workspace_bytes = mib << 20U; },
-         "CUDA: CommunicatorOptions::workspace_bytes, in MiB")
-      ->check(CLI::Range(1, 1024));
-  sub->add_option("--max-lanes", options->max_lanes, "CUDA: thread blocks of an operation at most")
-      ->check(CLI::Range(1, 1024));
-  add_tuning_flag(*sub, options->tuning_path);
-  add_rank_flags(*sub, options->ranks);
-  sub->callback([&invocation, options, seconds] {
-    const bool seconds_given = seconds->count() > 0;
->>>>>>> threads
     if (options->backend.cuda() && options->effort.iterations == 0)
       options->effort.iterations = default_launches;
     invocation.action = [&invocation, options, seconds_given] {
