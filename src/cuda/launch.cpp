@@ -46,9 +46,13 @@ Way way_of(const Call& call, const LaunchLimits& limits) {
   return protocol == Protocol::packets ? Way::two_shot_packets : Way::two_shot_barriers;
 }
 
-/// So many threads share an SM before the next lane is begun.
-std::size_t fewest_threads(Way way, bool gathers_blocks) {
-  return way == Way::one_shot_lines && !gathers_blocks ? 192 : 256;
+/// A lane has so many threads unless the call says otherwise, or there is more to do than lanes.
+constexpr std::size_t usual_threads = 256;
+
+/// The SM's four parts have equally many warps: with 288 threads one of them has half as many again.
+std::size_t in_whole_rounds(std::size_t threads) {
+  constexpr std::size_t round = 4 * 32;
+  return (threads + round / 2) / round * round;
 }
 
 /// Two lines at a time where each team has several: measured over NVLink.
@@ -91,8 +95,7 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   const auto wanted = [&](const TileShape& tile) {
     return std::max(divide_up(touched * size_of(call.dtype), tile.bytes), std::size_t{1}) * tile.threads;
   };
-  std::size_t threads = call.shape.threads > 0 ? static_cast<std::size_t>(call.shape.threads)
-                                               : fewest_threads(launch.way, call.gathers && grid.dp.size > 1);
+  std::size_t threads = call.shape.threads > 0 ? static_cast<std::size_t>(call.shape.threads) : usual_threads;
   const auto most_threads = [&] { return static_cast<std::size_t>(most_threads_of(launch.way)); };
   threads = std::min(round_up(threads, 32), most_threads());
   const std::size_t lanes = std::min(divide_up(wanted(narrow), threads), most);
@@ -101,7 +104,7 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   if (launch.way == Way::two_shot_barriers && !crowded && threads <= 256)
     launch.way = Way::two_shot_barriers_few;
   if (crowded && call.shape.threads == 0) {
-    const std::size_t each = round_up(divide_up(wanted(tile_of(launch.way, call.dtype)), lanes), 32);
+    const std::size_t each = in_whole_rounds(divide_up(wanted(tile_of(launch.way, call.dtype)), lanes));
     threads =
         over_lines(launch.way) ? std::clamp<std::size_t>(each, threads, most_threads()) : most_threads();
   }
