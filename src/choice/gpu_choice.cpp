@@ -43,7 +43,7 @@ LaunchShape shape_on_gpus(const Circumstances& c, Algorithm algorithm) {
     shape.protocol = few ? Protocol::packets : Protocol::lines;
     shape.threads = few ? 64 : 0;
     // In place, what many bytes lose to the numbers of lines is more than two barriers.
-    if (c.symmetric && algorithm == Algorithm::two_shot && c.bytes > std::size_t{2} << 20U)
+    if (c.symmetric && algorithm == Algorithm::two_shot && c.bytes > std::size_t{6} << 20U)
       shape.protocol = Protocol::barriers;
     return shape;
   }

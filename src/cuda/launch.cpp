@@ -51,8 +51,7 @@ constexpr std::size_t usual_threads = 256;
 
 /// The SM's four parts have equally many warps: with 288 threads one of them has half as many again.
 std::size_t in_whole_rounds(std::size_t threads) {
-  constexpr std::size_t round = 4 * 32;
-  return (threads + round / 2) / round * round;
+  return round_up(threads, std::size_t{4} * 32);
 }
 
 /// Two lines at a time where each team has several: measured over NVLink.

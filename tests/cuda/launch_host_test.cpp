@@ -82,8 +82,9 @@ TEST(Launch, ManyLinesTakeTwoAtATimeAndWholeRoundsOfWarps) {
   EXPECT_EQ(launch(Op::reduce_scatter_all_reduce, two_shot, both, 256).way, Way::two_shot_lines);
   EXPECT_EQ(launch(Op::all_reduce_all_gather, one_shot, Grid::of(1, 4, 0), 64).way, Way::one_shot_lines_wide);
   EXPECT_EQ(launch(Op::reduce_scatter_all_reduce, one_shot, Grid::of(1, 4, 0), 64).way, Way::one_shot_lines);
-  EXPECT_EQ(launch(Op::reduce_scatter_all_reduce, two_shot, both, 64).threads, 256);
-  EXPECT_EQ(launch(Op::reduce_scatter_all_reduce, one_shot, Grid::of(1, 4, 0), 16).threads, 256);
+  EXPECT_EQ(launch(Op::reduce_scatter_all_reduce, two_shot, both, 16).threads, 256);
+  EXPECT_EQ(launch(Op::reduce_scatter_all_reduce, two_shot, both, 64).threads, 384);
+  EXPECT_EQ(launch(Op::reduce_scatter_all_reduce, one_shot, Grid::of(1, 4, 0), 16).threads, 384);
 }
 
 }  // namespace
