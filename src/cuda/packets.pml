@@ -29,10 +29,9 @@
  * so between two uses of one place lie as many passes as here, or more, and in each of them every rank is
  * heard of.
  *
- * What differs in the code: in two_shot a rank's own share does not travel. What goes from a rank to itself
- * here (goes, from == to) stays in a register there. Operations share an area out among the lanes that they
- * have, so the bytes of a place may be another lane's in the next operation: a rank begins that one only when
- * all its lanes are through with the last pass, in which each has heard of every other rank.
+ * A rank sends no data to itself. Operations share an area out among the lanes that they have, so the bytes
+ * of a place may be another lane's in the next operation: a rank begins that one only when all its lanes are
+ * through with the last pass, in which each has heard of every other rank.
  *
  * Abstracted: one lane (within an operation lanes share nothing); a rank's packets for another, of one phase
  * of a pass, are one packet, and a rank's threads end a pass together. All packets of a phase are sent in one step: a place that is taken when one of
@@ -123,13 +122,14 @@ inline choose() {
 #define any_goes(to) (has(wide, 0) || has(wide, 1) || has(wide, 2) || has(own, to))
 #define goes(what, from, to) \
   (what == hello || \
-   (what == in_place && \
-    ((kind == gathers && has(wide, from)) || (kind == scatters && has(wide, to)) || \
-     (kind == two_shot_gathers && (has(wide, from) || (from == to && has(own, from)))) || \
-     (kind == two_shot_scatters && has(wide | own, to)))) || \
-   (what == out_place && \
-    ((kind == two_shot_gathers && any_goes(from)) || \
-     (kind == two_shot_scatters && (has(wide, from) || (from == to && has(own, from)))))))
+   (from != to && \
+    ((what == in_place && \
+      ((kind == gathers && has(wide, from)) || (kind == scatters && has(wide, to)) || \
+       (kind == two_shot_gathers && has(wide, from)) || \
+       (kind == two_shot_scatters && has(wide | own, to)))) || \
+     (what == out_place && \
+      ((kind == two_shot_gathers && any_goes(from)) || \
+       (kind == two_shot_scatters && has(wide, from)))))))
 
 inline send(what) {
   d_step {
