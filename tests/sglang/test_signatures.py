@@ -43,7 +43,7 @@ def test_hooks(which):
     """Names and order of the parameters."""
     if which == "0.5.17" and not RELEASES[which]:
         pytest.skip("MIXCOMM_SGLANG_0_5_17 does not say where SGLang 0.5.17 is")
-    for hook in versions.known()[which]():
+    for hook in versions.hooks(which):
         arguments = find(sources(which), hook.target).args
         names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
         assert tuple(names) == hook.parameters, hook.target
