@@ -14,8 +14,9 @@ from mixcomm.sglang import versions
 
 def sources(which: str) -> pathlib.Path:
     """The folder that holds the package sglang of this release."""
-    if RELEASES[which]:
-        return pathlib.Path(RELEASES[which])
+    for folder in filter(None, RELEASES[which].split(":")):
+        if (pathlib.Path(folder) / "sglang").exists():
+            return pathlib.Path(folder)
     spec = importlib.util.find_spec("sglang")
     assert spec is not None and spec.origin is not None
     return pathlib.Path(spec.origin).parent.parent
