@@ -710,6 +710,7 @@ def main() -> int:
         (folder / "sglang-itl.json").write_text(json.dumps(found, indent=1) + "\n")
         print(json.dumps(found, indent=1))
         return 0
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
     driver = Driver(asked)
     driver.work.mkdir(parents=True, exist_ok=True)
     driver.say(f"{card()}; {os.cpu_count()} processors")

@@ -72,6 +72,11 @@ def main() -> None:
         def our_gather(mine=mine, everything=everything) -> None:
             communicator.all_reduce_all_gather(mine, out=everything)
 
+        shared = communicator.empty(everything.shape, torch.bfloat16)  # symmetric memory
+
+        def our_gather_there(mine=mine, shared=shared) -> None:
+            communicator.all_reduce_all_gather(mine, out=shared)
+
         def our_exit(everything=everything, out=out) -> None:
             communicator.reduce_scatter_all_reduce(everything, out=out)
 
@@ -79,6 +84,7 @@ def main() -> None:
             "bytes": everything.numel() * 2,
             "gather_us": round(median_us(our_gather), 1),
             "nccl_gather_us": round(median_us(nccl_gather), 1),
+            "gather_symmetric_us": round(median_us(our_gather_there), 1),
             "exit_us": round(median_us(our_exit), 1),
             "nccl_exit_us": round(median_us(nccl_exit), 1),
         }

@@ -172,6 +172,29 @@ def other_rows(here: Here) -> dict[str, Any]:
     return judged(None, all_rows, right, True)
 
 
+def other_dtypes(here: Here) -> dict[str, Any]:
+    """One rank's rows have another dtype, and an exit's output: converted, as SGLang's copies do."""
+    counts = [4] * here.dp
+    batch = here.batch(counts, False, torch.float32)
+    all_rows = here.dp_attention.get_global_dp_buffer(None)
+    mine = here.data(here.rank, 4, torch.bfloat16, 13)
+    here.dp_attention.dp_gather_partial(all_rows, mine if here.rank == 0 else mine.float(), batch)
+    right = torch.cat(
+        [
+            here.ordered_sum(
+                [here.data(d * here.tp + t, 4, torch.bfloat16, 13) for t in range(here.tp)], torch.float32
+            )
+            for d in range(here.dp)
+        ]
+    )
+    given = here.data(here.rank, sum(counts), torch.float32, 14)
+    out = torch.full((6, HIDDEN), 7.0, dtype=torch.bfloat16)
+    here.dp_attention.dp_reduce_scatter_tensor(out, given)
+    wanted = torch.zeros(6, HIDDEN, dtype=torch.bfloat16)
+    wanted[:4] = here.scattered(counts, torch.float32, 14).bfloat16()
+    return {"fused": True, "exact": torch.equal(all_rows, right) and torch.equal(out, wanted)}
+
+
 def logits(here: Here, counts: list[int]) -> dict[str, Any]:
     """The gather in front of the head, by counts of its own, with SGLang's own metadata."""
     from sglang.srt.layers.logits_processor import LogitsMetadata
@@ -470,6 +493,7 @@ def run(rank: int, tp: int, dp: int) -> dict[str, Any]:
         case(f"reduced_already {counts}", exit_reduced_already, counts)
     case("strided", strided_on_one_rank, COUNTS[dp][1])
     case("other_rows", other_rows)
+    case("other_dtypes", other_dtypes)
     case("left", left)
     case("noted", noted)
     case("compiled", compiled)

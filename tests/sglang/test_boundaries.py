@@ -41,9 +41,9 @@ def test_exit_with_sum_len_leaves_the_sum_to_us(cases, release, tp, dp):
 
 @pytest.mark.parametrize(("tp", "dp"), GRIDS)
 def test_one_ranks_affairs_decide_nothing(cases, release, tp, dp):
-    """Strides and numbers of rows of one rank: all ranks fuse all the same."""
+    """Strides, dtype and number of rows of one rank: all ranks fuse all the same."""
     for found in cases(release, tp, dp):
-        for name in ("strided", "other_rows"):
+        for name in ("strided", "other_rows", "other_dtypes"):
             assert found[name].get("fused") and found[name]["exact"], (name, found[name])
 
 

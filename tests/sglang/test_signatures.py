@@ -14,8 +14,9 @@ from mixcomm.sglang import versions
 
 def sources(which: str) -> pathlib.Path:
     """The folder that holds the package sglang of this release."""
-    if RELEASES[which]:
-        return pathlib.Path(RELEASES[which])
+    for folder in filter(None, RELEASES[which].split(":")):
+        if (pathlib.Path(folder) / "sglang").exists():
+            return pathlib.Path(folder)
     spec = importlib.util.find_spec("sglang")
     assert spec is not None and spec.origin is not None
     return pathlib.Path(spec.origin).parent.parent
@@ -43,7 +44,7 @@ def test_hooks(which):
     """Names and order of the parameters."""
     if which == "0.5.17" and not RELEASES[which]:
         pytest.skip("MIXCOMM_SGLANG_0_5_17 does not say where SGLang 0.5.17 is")
-    for hook in versions.known()[which]():
+    for hook in versions.hooks(which):
         arguments = find(sources(which), hook.target).args
         names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
         assert tuple(names) == hook.parameters, hook.target

@@ -21,8 +21,7 @@ def activate() -> None:
     import sglang
 
     version = getattr(sglang, "__version__", "of unknown version")
-    hooks = versions.known().get(version)
-    if hooks is None:
+    if version not in versions.known():
         text = versions.unknown_text(version)
         if settings.strict():
             raise SystemExit(f"mixcomm: {text}; {settings.STRICT} is set")
@@ -30,5 +29,5 @@ def activate() -> None:
         return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    for hook in hooks():
+    for hook in versions.hooks(version):
         HookRegistry.register(hook.target, hook.fn, HookType(hook.when))

@@ -35,7 +35,8 @@ def _own_rows(local: torch.Tensor, rows: int) -> torch.Tensor:
 
 def _gathered(link: Link, op: str, all_rows: torch.Tensor, local: torch.Tensor, rows: list[int]) -> None:
     note_gather()
-    link.run(op, _own_rows(local, rows[link.dp_rank]), all_rows, rows)
+    # A dtype that one rank alone has (an idle one's) is its own affair.
+    link.run(op, _own_rows(local.to(all_rows.dtype), rows[link.dp_rank]), all_rows, rows)
 
 
 def _gather(
@@ -59,8 +60,6 @@ def _gather(
             link, rows, all_rows.shape[0], all_rows[0].numel() if all_rows.shape[0] else 0, all_rows.dtype
         )
     )
-    if left is None and all_rows.dtype != local.dtype:
-        left = tally.OTHER_DTYPE
     tally.count(call, left or tally.FUSED)
     if left is not None:
         return original(all_rows, local, forward_batch, *rest)
@@ -104,14 +103,13 @@ def reduce_scatter_tensor(original: Callable[..., None], output: torch.Tensor, i
 def _scattered(link: Link, output: torch.Tensor, input: torch.Tensor, rows: list[int]) -> None:
     note_gather()
     mine = rows[link.dp_rank]
-    if output.shape[0] == mine:
+    if output.shape[0] == mine and output.dtype == input.dtype:
         return link.run(link.exit, input, output, rows)
-    own = output[:mine] if output.shape[0] > mine else output.new_empty((mine, *output.shape[1:]))
+    own = input.new_empty((mine, *output.shape[1:]))
     link.run(link.exit, input, own, rows)
-    if output.shape[0] > mine:
-        output[mine:].zero_()
-    else:
-        output.copy_(own[: output.shape[0]])
+    both = min(mine, output.shape[0])
+    output[:both].copy_(own[:both])
+    output[both:].zero_()
     return None
 
 

@@ -101,7 +101,7 @@ def compare_gather(
         return
     communicator = link.communicator
     seed = 1 + (communicator.dp_rank if op == "all_gather" else communicator.rank)
-    mine = _random_like(local, seed)
+    mine = _random_like(local.to(all_rows.dtype), seed)
     parts = _everyone(link, mine, max(max(rows), 1))
     blocks = []
     for d, count in enumerate(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,16 +22,23 @@ class Hook:
     parameters: tuple[str, ...]
 
 
-def known() -> dict[str, Callable[[], list[Hook]]]:
-    """The hooks of each release that was tested, by its version."""
-    from . import hooks_0_5_17, hooks_0_5_23
+# The releases that were tested, and the modules with their hooks.
+_MODULES = {"0.5.17": "hooks_0_5_17", "0.5.23": "hooks_0_5_23"}
 
-    return {"0.5.17": hooks_0_5_17.hooks, "0.5.23": hooks_0_5_23.hooks}
+
+def known() -> list[str]:
+    """The releases that were tested."""
+    return sorted(_MODULES)
+
+
+def hooks(version: str) -> list[Hook]:
+    """What is hooked in this release, which must be a known one."""
+    return importlib.import_module(f".{_MODULES[version]}", __package__).hooks()
 
 
 def unknown_text(version: str) -> str:
     """What to do about another release."""
-    releases = " and ".join(sorted(known()))
+    releases = " and ".join(known())
     return (
         f"this is SGLang {version}, and mixcomm.sglang knows {releases}: other releases have other "
         f"functions at their "
