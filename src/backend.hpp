@@ -8,6 +8,7 @@
 
 #include "algorithms/blocks.hpp"
 #include "call.hpp"
+#include "choice/learnt_choice.hpp"
 
 namespace mixcomm {
 
@@ -66,6 +67,8 @@ class Backend {
   [[nodiscard]] virtual std::string machine() const = 0;
   /// More ranks than processors; the same on every rank.
   [[nodiscard]] virtual bool crowded() const = 0;
+  /// Where the first member of a team says what it has learnt; null where nothing is learnt.
+  [[nodiscard]] virtual Announcements* announcements(TeamKind /*team*/) { return nullptr; }
   /// Throws the error of a rank that has failed.
   virtual void check_alive() const = 0;
   virtual void run(Call& call) = 0;

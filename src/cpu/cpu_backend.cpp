@@ -136,6 +136,14 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::string machine() const override { return machine_name(); }
   [[nodiscard]] bool crowded() const override { return crowded_; }
 
+  /// Where ranks share processors, how long a wait takes, and what is near, no rule can know.
+  [[nodiscard]] Announcements* announcements(TeamKind team) override {
+    if (!crowded_) return nullptr;
+    const auto kind = static_cast<std::size_t>(team);
+    const auto first = static_cast<std::size_t>(grids_[kind].world.first);
+    return &ranks_[first]->announcements[kind].choice;
+  }
+
   void check_alive() const override { shared_.failure->rethrow(); }
 
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cpu; }

@@ -1,0 +1,72 @@
+#include "choice/learnt_choice.hpp"
+
+#include <algorithm>
+#include <bit>
+
+namespace mixcomm {
+namespace {
+
+/// From which call on which work is done by which algorithm.
+std::uint64_t pack(std::uint32_t call, std::size_t work, Algorithm algorithm) {
+  return static_cast<std::uint64_t>(call) << 32U | static_cast<std::uint64_t>(work) << 8U |
+         static_cast<std::uint64_t>(algorithm);
+}
+
+std::size_t number(Algorithm algorithm) {
+  return static_cast<std::size_t>(algorithm);
+}
+
+}  // namespace
+
+LearntChoice::LearntChoice(Announcements& announcements, bool decides)
+    : announcements_(announcements), decides_(decides), known_(ops * 2 * sizes) {}
+
+std::size_t LearntChoice::index(const Work& work) {
+  const std::size_t kind = static_cast<std::size_t>(work.op) * 2 + (work.symmetric ? 1 : 0);
+  return kind * sizes + static_cast<std::size_t>(std::bit_width(work.bytes));
+}
+
+Algorithm LearntChoice::begin(const Work& work, std::span<const Algorithm> candidates) {
+  ++calls_;
+  const std::uint64_t said = announcements_.at[(calls_ - 1) % 2].load(std::memory_order_acquire);
+  if (said != 0 && static_cast<std::uint32_t>(said >> 32U) == calls_)
+    known_[said >> 8U & 0xFFFFFFU].runs = static_cast<Algorithm>(said & 0xFFU);
+
+  const std::size_t which = index(work);
+  Known& known = known_[which];
+  // Candidates may be fewer than when it was decided: then the first one is run.
+  const auto found = std::find(candidates.begin(), candidates.end(), known.runs);
+  const Algorithm runs = found == candidates.end() ? candidates.front() : known.runs;
+  if (decides_) {
+    ++known.calls;
+    if (const Algorithm wanted = next(known, candidates); wanted != runs)
+      announcements_.at[calls_ % 2].store(pack(calls_ + 1, which, wanted), std::memory_order_release);
+  }
+  return runs;
+}
+
+Algorithm LearntChoice::next(const Known& known, std::span<const Algorithm> candidates) {
+  const std::size_t count = candidates.size();
+  if (known.calls < first_calls * count) return candidates[known.calls / first_calls];
+  const auto cost = [&](Algorithm each) { return known.cost[number(each)]; };
+  Algorithm best = candidates.front();
+  for (const Algorithm each : candidates)
+    // By 3 %, so that what is as good does not change all the time.
+    if (cost(each) != 0 && (cost(best) == 0 || cost(each) * 33 < cost(best) * 32)) best = each;
+  if (known.calls % trial_period > 1) return best;
+  const std::uint32_t trial = known.calls / trial_period;
+  const Algorithm other = candidates[trial % count];
+  // One that takes far longer is tried less often.
+  return cost(other) > 2 * cost(best) && trial / count % 4 != 0 ? best : other;
+}
+
+void LearntChoice::note(const Work& work, Algorithm algorithm, std::uint64_t cost) {
+  if (!decides_) return;
+  std::uint64_t& known = known_[index(work)].cost[number(algorithm)];
+  if (known == 0 || cost < known)
+    known = std::max<std::uint64_t>(cost, 1);
+  else  // interruptions must not count for much, and a change of the machine must be noticed
+    known += (std::min(cost, 2 * known) - known) / 4;
+}
+
+}  // namespace mixcomm
