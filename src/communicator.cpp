@@ -124,10 +124,9 @@ struct Communicator::State {
     for (int k = 0; k < team_kinds; ++k) {
       const auto kind = static_cast<TeamKind>(k);
       const Team& team = grid_of(grid, kind).world;
-      Announcements* announcements = backend->announcements(kind);
-      if (announcements != nullptr && team.size > 1)
-        learnt[static_cast<std::size_t>(k)] =
-            std::make_unique<LearntChoice>(*announcements, team.member == 0);
+      std::vector<LearningNotes*> notes = backend->learning_notes(kind);
+      if (notes.size() > 1)
+        learnt[static_cast<std::size_t>(k)] = std::make_unique<LearntChoice>(std::move(notes), team.member);
     }
   }
 
@@ -350,8 +349,7 @@ struct Communicator::CallRun {
       in_two(chosen);
     else
       one(each, part, chosen, c);
-    learnt->note(work, chosen,
-                 static_cast<std::uint64_t>((std::chrono::steady_clock::now() - begin).count()));
+    learnt->note(static_cast<std::uint64_t>((std::chrono::steady_clock::now() - begin).count()));
   }
 
   /// Two operations one after the other, each carried out as it would be by itself.

