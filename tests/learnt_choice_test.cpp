@@ -61,6 +61,18 @@ TEST(LearntChoiceTest, FindsTheQuickestWithinAFewCalls) {
   }
 }
 
+TEST(LearntChoiceTest, ColdCallsAndInterruptionsDoNotCount) {
+  Team team(2);
+  const std::map<Algorithm, std::uint64_t> costs{{one_shot, 100}, {two_shot, 300}, {composed, 300}};
+  (void)team.run(1, {{one_shot, 5000}, {two_shot, 5000}, {composed, 5000}});
+  EXPECT_GT(team.run(120, costs).at(one_shot), 105);
+  for (int i = 0; i < 40; ++i) {  // one in ten is interrupted
+    (void)team.run(1, {{one_shot, 100'000}, {two_shot, 100'000}, {composed, 100'000}});
+    (void)team.run(9, costs);
+  }
+  EXPECT_GT(team.run(120, costs).at(one_shot), 110);
+}
+
 TEST(LearntChoiceTest, BeginsWithTheFirstAndKeepsItWhereOthersAreAsGood) {
   Team team(2);
   EXPECT_EQ(team.run(5, {{one_shot, 100}, {two_shot, 98}, {composed, 99}}),

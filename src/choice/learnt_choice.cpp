@@ -74,10 +74,17 @@ void LearntChoice::learn(const Ran& ran, std::size_t parity) {
   std::uint64_t cost = 1;
   for (const LearningNotes* each : notes_)
     cost = std::max(cost, each->took[parity].load(std::memory_order_acquire));
-  std::uint64_t& known = known_[ran.work].cost[number(ran.algorithm)];
-  // Towards the median: an interruption takes hundreds of times as long, and counts like any that is slower.
+  Known& of_work = known_[ran.work];
+  std::uint64_t& known = of_work.cost[number(ran.algorithm)];
+  std::uint32_t& heard = of_work.heard[number(ran.algorithm)];
+  // The first ones find memory and caches cold: the quickest of them counts. Then towards the median: an
+  // interruption takes hundreds of times as long, and counts like any that is slower.
   const std::uint64_t step = known / 8 + 1;
-  known = known == 0 ? cost : std::clamp(cost, known - std::min(step, known - 1), known + step);
+  if (heard < first_calls)
+    known = heard == 0 ? cost : std::min(known, cost);
+  else
+    known = std::clamp(cost, known - std::min(step, known - 1), known + step);
+  if (heard < first_calls) ++heard;
 }
 
 }  // namespace mixcomm

@@ -59,9 +59,10 @@ class LearntChoice {
   static constexpr std::uint32_t trial_calls = 2;
 
   struct Known {
-    Algorithm runs = Algorithm::automatic;         ///< automatic: the first candidate
-    std::uint32_t calls = 0;                       ///< of this work
-    std::array<std::uint64_t, algorithms> cost{};  ///< by algorithm, about the median; 0: not known
+    Algorithm runs = Algorithm::automatic;          ///< automatic: the first candidate
+    std::uint32_t calls = 0;                        ///< of this work
+    std::array<std::uint64_t, algorithms> cost{};   ///< by algorithm, about the median; 0: not known
+    std::array<std::uint32_t, algorithms> heard{};  ///< of how many calls
   };
   /// A call of this team.
   struct Ran {
