@@ -279,7 +279,7 @@ class CollectivesOfThreads : public testing::TestWithParam<Setup> {};
 
 TEST_P(CollectivesOfThreads, EveryCaseIsExact) {
   const ShareAll share_all;
-  const Setup& setup = GetParam();
+  const auto& setup = GetParam();
   const int tp = setup.tp;
   const int dp = setup.dp;
   verify::Matrix matrix{.tp = tp, .dp = dp, .ops = {}, .algorithms = {}, .dtypes = {}, .large = !sanitized};
