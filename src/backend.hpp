@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "algorithms/blocks.hpp"
 #include "call.hpp"
+#include "choice/learnt_choice.hpp"
 
 namespace mixcomm {
 
@@ -66,6 +68,8 @@ class Backend {
   [[nodiscard]] virtual std::string machine() const = 0;
   /// More ranks than processors; the same on every rank.
   [[nodiscard]] virtual bool crowded() const = 0;
+  /// Where the members of a team, by member, say what calls took; none where nothing is learnt.
+  [[nodiscard]] virtual std::vector<LearningNotes*> learning_notes(TeamKind /*team*/) { return {}; }
   /// Throws the error of a rank that has failed.
   virtual void check_alive() const = 0;
   virtual void run(Call& call) = 0;

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
+#include <chrono>
 #include <cstring>
 #include <exception>
 #include <functional>
@@ -114,6 +117,18 @@ struct Communicator::State {
   std::exception_ptr failure;
   bool paused = false;
   std::vector<int> numbers = numbers_in_whole(bootstrap);
+  /// By team kind: which algorithms are the quickest; none where a rule, or a table, knows it.
+  std::array<std::unique_ptr<LearntChoice>, team_kinds> learnt{};
+
+  void learn() {
+    for (int k = 0; k < team_kinds; ++k) {
+      const auto kind = static_cast<TeamKind>(k);
+      const Team& team = grid_of(grid, kind).world;
+      std::vector<LearningNotes*> notes = backend->learning_notes(kind);
+      if (notes.size() > 1)
+        learnt[static_cast<std::size_t>(k)] = std::make_unique<LearntChoice>(std::move(notes), team.member);
+    }
+  }
 
   void check_alive() const {
     if (failure) std::rethrow_exception(failure);
@@ -209,7 +224,10 @@ Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& give
       new State{bootstrap, options, grid, make_backend(bootstrap, grid, options), 0, nullptr, false});
   state_->options.cuda.device = state_->backend->device();
   state_->options.cpu.threads = state_->backend->threads();
-  if (options.tuning) check_fits(bootstrap, *options.tuning, *state_->backend, options);
+  if (options.tuning)
+    check_fits(bootstrap, *options.tuning, *state_->backend, options);
+  else
+    state_->learn();
 }
 
 Communicator::~Communicator() = default;
@@ -279,20 +297,18 @@ bool Communicator::paused() const {
   return state_->paused;
 }
 
-void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOptions options) {
-  State& state = *state_;
-  if (state.failure) std::rethrow_exception(state.failure);
-  state.check_running(name(op));
-  if (op == Op::all_reduce && rows.device() == nullptr) rows = RowCounts(in.rows);
-  if (rows.device() != nullptr && state.backend->kind() != BackendKind::cuda)
-    throw Unsupported(
-        fmt::format("{}: row counts in device memory need backend cuda; pass counts on the host", name(op)));
-  const CheckedCall checked = check_call(op, in, out, rows, state.grid);
+/// One call of run(), checked.
+struct Communicator::CallRun {
+  State& state;
+  Op op;
+  const CheckedCall& checked;
+  ConstTensor in;
+  Tensor out;
+  RowCounts rows;
+  const CallOptions& options;
 
-  Algorithm algorithm =
-      options.algorithm != Algorithm::automatic ? options.algorithm : state.options.algorithm;
-  const Grid& grid = state.grid;
-  const auto circumstances = [&](Op each) {
+  [[nodiscard]] Circumstances circumstances(Op each) const {
+    const Grid& grid = state.grid;
     std::size_t all_rows = rows[grid.dp.member];
     std::size_t most_rows = all_rows;
     if (each != Op::all_reduce) {
@@ -313,35 +329,84 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
         // What may not travel in lines goes by the rules of links that have none.
         .link = state.options.cuda.lines ? state.backend->link() : Link::pcie,
         .tuning = state.options.tuning ? &*state.options.tuning : nullptr};
-  };
-  const auto run_as = [&](Op each, const CheckedCall& part, Algorithm wanted) {
-    const Circumstances c = circumstances(each);
-    const Algorithm one = wanted == Algorithm::automatic ? choose(c) : wanted;
-    const LaunchShape shape =
-        choose_shape(c, one).with({.protocol = state.options.cuda.protocol}).with(options.shape);
-    state.run_one(each, part, one, shape, options.stream);
-  };
-  const bool in_two = algorithm == Algorithm::composed || algorithm == Algorithm::nccl;
-  if (!in_two) return run_as(op, checked, algorithm);
-
-  // Two operations one after the other, each carried out as it would be by itself.
-  if (rows.device() != nullptr)
-    throw Unsupported(
-        fmt::format("{}: algorithm {} needs row counts on the host; use auto, one_shot or two_shot", name(op),
-                    name(algorithm)));
-  const auto run_one = [&](Op each, const CheckedCall& part) {
-    run_as(each, part, algorithm == Algorithm::nccl ? algorithm : Algorithm::automatic);
-  };
-  if (op == Op::all_reduce_all_gather && grid.tp.size > 1 && grid.dp.size > 1) {
-    const Tensor block = own_block(out, grid, rows);
-    run_one(Op::all_reduce, {in, block, RowCounts(in.rows)});
-    run_one(Op::all_gather, {block, out, rows});
-  } else if (op == Op::reduce_scatter_all_reduce && grid.tp.size > 1 && grid.dp.size > 1) {
-    run_one(Op::reduce_scatter, {in, out, rows});
-    run_one(Op::all_reduce, {out, out, RowCounts(out.rows)});
-  } else {
-    run_one(op, checked);
   }
+
+  /// `each` is the operation, or one of the two that it is composed of.
+  void as(Op each, const CheckedCall& part, Algorithm wanted) const {
+    const Circumstances c = circumstances(each);
+    if (wanted != Algorithm::automatic) return one(each, part, wanted, c);
+    LearntChoice* learnt = state.learnt[static_cast<std::size_t>(shape_of(each).team)].get();
+    if (learnt == nullptr || !all_have_rows(each)) return one(each, part, choose(c), c);
+    const Algorithm first = choose(c);
+    const Algorithm other = first == Algorithm::one_shot ? Algorithm::two_shot : Algorithm::one_shot;
+    // In two it has other bits where it adds in another order.
+    const bool also_in_two = each == Op::all_reduce_all_gather && c.tp > 1 && c.dp > 1;
+    const std::array<Algorithm, LearntChoice::most_candidates> candidates{first, other, Algorithm::composed};
+    const LearntChoice::Work work{each, c.symmetric, c.bytes};
+    const Algorithm chosen = learnt->begin(work, {candidates.data(), also_in_two ? 3U : 2U});
+    const auto begin = std::chrono::steady_clock::now();
+    if (chosen == Algorithm::composed)
+      in_two(chosen);
+    else
+      one(each, part, chosen, c);
+    learnt->note(static_cast<std::uint64_t>((std::chrono::steady_clock::now() - begin).count()));
+  }
+
+  /// Two operations one after the other, each carried out as it would be by itself.
+  void in_two(Algorithm algorithm) const {
+    if (rows.device() != nullptr)
+      throw Unsupported(
+          fmt::format("{}: algorithm {} needs row counts on the host; use auto, one_shot or two_shot",
+                      name(op), name(algorithm)));
+    const Grid& grid = state.grid;
+    const auto run_one = [&](Op each, const CheckedCall& part) {
+      as(each, part, algorithm == Algorithm::nccl ? algorithm : Algorithm::automatic);
+    };
+    if (op == Op::all_reduce_all_gather && grid.tp.size > 1 && grid.dp.size > 1) {
+      const Tensor block = own_block(out, grid, rows);
+      run_one(Op::all_reduce, {in, block, RowCounts(in.rows)});
+      run_one(Op::all_gather, {block, out, rows});
+    } else if (op == Op::reduce_scatter_all_reduce && grid.tp.size > 1 && grid.dp.size > 1) {
+      run_one(Op::reduce_scatter, {in, out, rows});
+      run_one(Op::all_reduce, {out, out, RowCounts(out.rows)});
+    } else {
+      run_one(op, checked);
+    }
+  }
+
+ private:
+  void one(Op each, const CheckedCall& part, Algorithm algorithm, const Circumstances& c) const {
+    const LaunchShape shape =
+        choose_shape(c, algorithm).with({.protocol = state.options.cuda.protocol}).with(options.shape);
+    state.run_one(each, part, algorithm, shape, options.stream);
+  }
+  /// Else ranks would not all meet in a call.
+  [[nodiscard]] bool all_have_rows(Op each) const {
+    const Grid& grid = state.grid;
+    if (each == Op::all_reduce) return rows[grid.dp.member] > 0;
+    for (int d = 0; d < grid.dp.size; ++d)
+      if (rows[d] == 0) return false;
+    return true;
+  }
+};
+
+void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOptions options) {
+  State& state = *state_;
+  if (state.failure) std::rethrow_exception(state.failure);
+  state.check_running(name(op));
+  if (op == Op::all_reduce && rows.device() == nullptr) rows = RowCounts(in.rows);
+  if (rows.device() != nullptr && state.backend->kind() != BackendKind::cuda)
+    throw Unsupported(
+        fmt::format("{}: row counts in device memory need backend cuda; pass counts on the host", name(op)));
+  const CheckedCall checked = check_call(op, in, out, rows, state.grid);
+
+  const CallRun call{state, op, checked, in, out, rows, options};
+  const Algorithm algorithm =
+      options.algorithm != Algorithm::automatic ? options.algorithm : state.options.algorithm;
+  if (algorithm == Algorithm::composed || algorithm == Algorithm::nccl)
+    call.in_two(algorithm);
+  else
+    call.as(op, checked, algorithm);
 }
 
 void Communicator::copy(const RowCopy& copy, CallOptions options) {

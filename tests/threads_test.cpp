@@ -279,16 +279,18 @@ class CollectivesOfThreads : public testing::TestWithParam<Setup> {};
 
 TEST_P(CollectivesOfThreads, EveryCaseIsExact) {
   const ShareAll share_all;
-  const auto [ranks, tp, dp, threads] = GetParam();
+  const auto& setup = GetParam();
+  const int tp = setup.tp;
+  const int dp = setup.dp;
   verify::Matrix matrix{.tp = tp, .dp = dp, .ops = {}, .algorithms = {}, .dtypes = {}, .large = !sanitized};
-  if (ranks == Ranks::processes) matrix.dtypes = {DType::bf16};
+  if (setup.ranks == Ranks::processes) matrix.dtypes = {DType::bf16};
   const auto cases = verify::cases_of(matrix);
-  const auto results = spawn(ranks, tp * dp, [&](Bootstrap& bootstrap) {
+  const auto results = spawn(setup.ranks, tp * dp, [&](Bootstrap& bootstrap) {
     // Ranks need not have as many as the others.
     Communicator communicator(bootstrap, {.tp = tp,
                                           .dp = dp,
                                           .workspace_bytes = verify::workspace_bytes,
-                                          .cpu = {.threads = bootstrap.rank() == 1 ? 2 : threads}});
+                                          .cpu = {.threads = bootstrap.rank() == 1 ? 2 : setup.threads}});
     verify::Verifier verifier(communicator, verify::most_elements(cases, dp));
     for (const auto& each : cases)
       if (auto wrong = verifier.run(each); !wrong.empty()) return wrong;

@@ -57,8 +57,10 @@ Row row_of(const BenchOptions& options, const GridSize& grid, Link link, Cell ce
                        .backend = options.backend.kind,
                        .link = link,
                        .tuning = options.tuning ? &*options.tuning : nullptr});
+  // Where ranks share processors, the library learns what is quicker while it runs.
+  const bool learns = !cuda && grid.world() > usable_processors() && !options.tuning;
   for (const Algorithm each : options.algorithms) {
-    const Algorithm algorithm = each == Algorithm::automatic ? row.chosen : each;
+    const Algorithm algorithm = each == Algorithm::automatic && !learns ? row.chosen : each;
     if (algorithm == Algorithm::one_shot || algorithm == Algorithm::two_shot)
       for (const LaunchShape& shape : shapes_of(options, algorithm)) add(row.wanted, {algorithm, shape});
     else
@@ -76,6 +78,7 @@ double rounded(double value) {
 
 std::string algorithm_text(const Json& row) {
   std::string text = row["algorithm"].get<std::string>();
+  if (row["backend"] == name(BackendKind::cpu)) return text + (row["chosen"].get<bool>() ? " *" : "");
   if (row.contains("protocol")) text += "/" + row["protocol"].get<std::string>();
   if (row.contains("lanes") || row.contains("threads"))
     text += fmt::format("/{}x{}", row.value("lanes", 0), row.value("threads", 0));
@@ -128,7 +131,8 @@ Json cell_json(const BenchOptions& options, const Row& row, const std::vector<La
       if (variant != other && !measured(other).empty())
         against[std::string(name(other.algorithm))] = rounded(percentile(measured(other), 0.5));
     const double gbps = p50 > 0 ? wire_bytes(row.cell.op, row.grid.tp, row.grid.dp, bytes) / p50 / 1000 : 0;
-    const bool chosen = variant.algorithm == row.chosen && variant.shape == LaunchShape{};
+    const bool chosen = (variant.algorithm == row.chosen || variant.algorithm == Algorithm::automatic) &&
+                        variant.shape == LaunchShape{};
     Json result{{"op", name(row.cell.op)},
                 {"backend", name(options.backend.kind)},
                 {"tp", row.grid.tp},

@@ -215,6 +215,7 @@ class Communicator {
 
  private:
   struct State;
+  struct CallRun;
   std::unique_ptr<State> state_;
 };
 

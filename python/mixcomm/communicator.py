@@ -102,9 +102,9 @@ class Communicator:
         tp, dp: tp * dp ranks; one that is left out follows from their number, both make a grid of TP alone.
         timeout: seconds, of every wait. check_agreement: compare each call between ranks (None: on CPU).
         workspace_bytes: staging per rank (0: 1 MiB, or 4 MiB on CUDA). backend: "cpu" or "cuda". threads:
-        with how many at most this rank copies and sums on CPU, the calling one included (0: MIXCOMM_THREADS, or
-        the cores that the calling thread may run on, divided among the ranks that share them, and no more than
-        OMP_NUM_THREADS); ranks may differ, results are the same bits. device: CUDA
+        with how many at most this rank copies and sums on CPU, the calling one included (0: MIXCOMM_THREADS,
+        or the cores that the calling thread may run on, divided among the ranks that share them, and no more
+        than OMP_NUM_THREADS); ranks may differ, results are the same bits. device: CUDA
         device (-1: the current one). protocol: how data travels on CUDA: "auto" (by how the GPUs are joined),
         "packets", "lines" (over NVLink, or on one GPU; else Unsupported), "barriers". max_lanes, multicast,
         nccl (an ncclComm_t as an int), nccl_windows: see CudaOptions in mixcomm/communicator.hpp, and

@@ -136,6 +136,17 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::string machine() const override { return machine_name(); }
   [[nodiscard]] bool crowded() const override { return crowded_; }
 
+  /// Where ranks share processors, how long a wait takes, and what is near, no rule can know.
+  [[nodiscard]] std::vector<LearningNotes*> learning_notes(TeamKind team) override {
+    std::vector<LearningNotes*> notes;
+    if (!crowded_) return notes;
+    const auto kind = static_cast<std::size_t>(team);
+    const Team& members = grids_[kind].world;
+    for (int m = 0; m < members.size; ++m)
+      notes.push_back(&ranks_[static_cast<std::size_t>(members.rank(m))]->learning[kind]);
+    return notes;
+  }
+
   void check_alive() const override { shared_.failure->rethrow(); }
 
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cpu; }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "call.hpp"
+#include "choice/learnt_choice.hpp"
 #include "rank_set.hpp"
 
 namespace mixcomm::cpu {
@@ -47,6 +48,7 @@ struct RankState {
   std::array<Flag, team_kinds> flags;
   std::array<Bell, team_kinds> bells;
   CallLog calls;
+  std::array<LearningNotes, team_kinds> learning;
   /// 1 + the team kind on which the rank sleeps, or 0: so that others do not take it for the one to blame.
   alignas(line_bytes) std::atomic<std::uint32_t> sleeps_on{0};
 };

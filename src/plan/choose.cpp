@@ -21,7 +21,7 @@ std::size_t worth_a_wait_bytes(const Circumstances& c) {
   // nothing is read twice of what is staged anyway, or by two ranks that have a processor each, one_shot is
   // quicker at any size.
   if (!c.symmetric && (c.tp == 1 || (c.tp == 2 && !c.crowded))) return any;
-  if (c.crowded) return std::size_t{c.symmetric ? 64U : 128U} << 10U;
+  if (c.crowded) return std::size_t{64} << 10U;
   if (!c.symmetric) return std::size_t{16} << 10U;
   return shape_of(c.op).gathers && !sums_over_tp(c) ? any : 0;
 }

@@ -451,6 +451,38 @@ TEST(Command, CheckTakesShapesAndSeveralGrids) {
   EXPECT_EQ(result["grids"].size(), 2U);
 }
 
+TEST(Command, BenchRunsWithSeveralThreadsARank) {
+  const TemporaryDirectory files;
+  const Outcome outcome =
+      run({"bench", "--tp", "2", "--threads", "3", "--rows", "64", "--hidden", "1024", "--op", "all_reduce",
+           "--algorithm", "auto", "--iterations", "40", "--json", files.file("bench.json")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const json result = json::parse(read_text(files.file("bench.json")));
+  ASSERT_EQ(result["rows"].size(), 1U);
+  EXPECT_EQ(result["rows"][0]["threads"], 3);
+  EXPECT_GT(result["rows"][0]["copy_gbps"].get<double>(), 0);
+}
+
+TEST(Command, BenchSkipsByNameWhatIsNotThere) {
+  setenv("MIXCOMM_PEER_PYTHON", "/nowhere/python", 1);
+  const Outcome outcome = run({"bench", "--rows", "1", "--hidden", "64", "--op", "all_reduce", "--iterations",
+                               "4", "--against", "deepspeed"});
+  unsetenv("MIXCOMM_PEER_PYTHON");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_CONTAINS(outcome.err, "skipped: --against deepspeed: there is no /nowhere/python");
+}
+
+TEST(Command, InfoSaysHowManyThreadsARankHas) {
+  setenv("MIXCOMM_THREADS", "7", 1);
+  const Outcome outcome = run({"info", "--json"});
+  unsetenv("MIXCOMM_THREADS");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const json threads = json::parse(outcome.out)["backends"]["cpu"]["threads"];
+  EXPECT_EQ(threads["one_rank"], 7);
+  EXPECT_EQ(threads["why"], "as asked for");
+  EXPECT_CONTAINS(run({"info"}).out, "threads of a rank: ");
+}
+
 TEST(Command, BenchWritesItsSchema) {
   const TemporaryDirectory files;
   for (const bool processes : {false, true}) {
@@ -487,10 +519,11 @@ TEST(Command, BenchWritesItsSchema) {
       std::vector<std::string> keys;
       for (const auto& [key, value] : row.items())
         if (key != "other_distance") keys.push_back(key);  // where the machine changed meanwhile
-      EXPECT_EQ(keys, (std::vector<std::string>{"against", "algorithm", "backend", "bound_us", "buffers",
-                                                "busbw_gbps", "bytes", "chosen", "chunks", "distance", "dp",
-                                                "dtype", "flag_ns", "hidden", "op", "p50_us", "p99_us",
-                                                "rows", "tp"}));
+      EXPECT_EQ(keys, (std::vector<std::string>{"against",    "algorithm", "backend", "bound_us", "buffers",
+                                                "busbw_gbps", "bytes",     "chosen",  "chunks",   "distance",
+                                                "dp",         "dtype",     "flag_ns", "hidden",   "op",
+                                                "p50_us",     "p99_us",    "rows",    "threads",  "tp"}));
+      EXPECT_EQ(row["threads"], 1);
       EXPECT_GT(row["bound_us"].get<double>(), 0);
       EXPECT_EQ(row["rows"], json({3, 0}));
       EXPECT_EQ(row["bytes"], 3 * 64 * 2);
