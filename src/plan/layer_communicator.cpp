@@ -10,6 +10,7 @@
 
 #include "mixcomm/error.hpp"
 #include "plan/layer_communicator_test_hook.hpp"
+#include "plan/layer_plan_test_hook.hpp"
 #include "plan/team_bootstrap.hpp"
 
 namespace mixcomm {
@@ -91,7 +92,7 @@ struct LayerCommunicator::State {
 };
 
 std::vector<Boundary>& LayerCommunicatorTestHook::boundaries(LayerCommunicator& layers) {
-  return layers.state_->plan.boundaries();
+  return LayerPlanTestHook::boundaries(layers.state_->plan);
 }
 
 namespace {
@@ -113,7 +114,7 @@ void LayerCommunicator::State::prepare() {
     for (const Step& step : transition.steps)
       if (step.communicates()) (void)communicators.on(step.grid);
   };
-  for (const Boundary& each : std::as_const(plan).boundaries()) {
+  for (const Boundary& each : plan.boundaries()) {
     look_at(each.transition);
     for (const Addend& addend : each.addends) look_at(addend.way);
   }
