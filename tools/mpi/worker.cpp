@@ -15,10 +15,10 @@
 
 #include "algorithms/blocks.hpp"
 #include "cpu/kernels.hpp"
+#include "futex.hpp"
 #include "mixcomm/error.hpp"
 #include "tools/consume.hpp"
 #include "tools/exact_inputs.hpp"
-#include "tools/futex.hpp"
 #include "tools/meeting.hpp"
 #include "tools/mpi/control.hpp"
 #include "tools/processors.hpp"

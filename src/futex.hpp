@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <ctime>
 
-namespace mixcomm::tools {
+namespace mixcomm {
 
 /// Sleeps while `word` is `seen`, until woken or for `limit`; may return without a reason.
 inline void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t seen, std::chrono::nanoseconds limit) {
@@ -24,4 +24,4 @@ inline void futex_wake_all(std::atomic<std::uint32_t>& word) {
   syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
-}  // namespace mixcomm::tools
+}  // namespace mixcomm
