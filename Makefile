@@ -1,19 +1,28 @@
 # The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
-.PHONY: help build demo check check-plan check-python check-sglang check-cuda bench-cpu cycles lint format asan tsan fuzz clean
+.PHONY: help build everything demo check check-plan check-python check-sglang check-cuda bench-cpu cycles lint format asan tsan fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-build: ## set up and build everything into build/
+# Once a build folder has kernels for all devices, it keeps them.
+quiet := $(if $(V),,--log-level=WARNING)
+kernels_here = $(if $(wildcard build/CMakeCache.txt),,-DMIXCOMM_CUDA_ARCHITECTURES=present)
+
+build: ## set up and build the library and the command into build/, for the devices that are here
 	@scripts/setup
-	@cmake --preset default $(if $(V),,--log-level=WARNING)
+	@cmake --preset default $(quiet) $(kernels_here)
+	@cmake --build --preset default --target mixcomm_tool
+
+everything: ## the same with the tests, and with the CUDA kernels for all devices
+	@scripts/setup
+	@cmake --preset default $(quiet) -DMIXCOMM_CUDA_ARCHITECTURES=all
 	@cmake --build --preset default
 
 demo: build ## decode word problems on many rank layouts; composed against fused
 	@build/tools/mixcomm demo --json build/demo.json
 
-check: build ## every test but those on a GPU, the Python package, the library's under ThreadSanitizer, and seconds of fuzzing
+check: everything ## every test but those on a GPU, the Python package, the library's under ThreadSanitizer, and seconds of fuzzing
 	@ctest --preset default --progress --label-exclude cuda
 	@$(MAKE) --no-print-directory check-python
 	@$(MAKE) --no-print-directory tsan
@@ -32,28 +41,28 @@ check-python: ## pip install, the Python tests and examples; with PyTorch where 
 check-sglang: ## the plug-in against the real SGLang on the CPU; makes an environment of 6 GB first, so not in make check
 	@scripts/check-sglang
 
-check-cuda: build ## every test on a GPU, 100,000 random operations, compute-sanitizer, the Python package
+check-cuda: everything ## every test on a GPU, 100,000 random operations, compute-sanitizer, the Python package
 	@scripts/check-cuda
 
 bench-cpu: ## the CPU backend against Open MPI and MPICH, into bench/results/; some minutes
 	@scripts/setup --mpi
-	@cmake --preset default $(if $(V),,--log-level=WARNING)
+	@cmake --preset default $(quiet) $(kernels_here)
 	@cmake --build --preset default --target mixcomm_tool
 	@scripts/bench-cpu
 
 tsan: ## the collectives' tests under ThreadSanitizer, into build-tsan/
 	@scripts/setup
-	@cmake --preset tsan $(if $(V),,--log-level=WARNING)
+	@cmake --preset tsan $(quiet)
 	@cmake --build --preset tsan
 	@ctest --preset tsan --progress
 
 asan: ## all tests under AddressSanitizer and UndefinedBehaviorSanitizer, into build-asan/
 	@scripts/setup
-	@cmake --preset asan $(if $(V),,--log-level=WARNING)
+	@cmake --preset asan $(quiet)
 	@cmake --build --preset asan
 	@ctest --preset asan --progress
 
-cycles: build ## the long versions of what is short in check: 10,000 communicators, 25 kills of each rank
+cycles: everything ## the long versions of what is short in check: 10,000 communicators, 25 kills of each rank
 	@MIXCOMM_CYCLES=10000 build/tests/cycles_test --gtest_brief=1
 	@MIXCOMM_KILLS=25 build/tests/lost_ranks_test --gtest_brief=1 --gtest_filter='KilledRanks.*AtOnce'
 
@@ -61,7 +70,7 @@ fuzz: ## libFuzzer's targets, ten minutes each (clang), into build-fuzz/
 	@scripts/setup
 	@scripts/fuzz
 
-lint: build ## clang-format, clang-tidy and ruff, none of which may find anything
+lint: everything ## clang-format, clang-tidy and ruff, none of which may find anything
 	@scripts/lint
 
 format: ## lay out all sources

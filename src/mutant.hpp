@@ -1,9 +1,14 @@
-// What the tests of the tests can break. Every other build has no mutant: the questions are constant then.
+// What the tests of the tests can break: MIXCOMM_MUTANTS is 1 in the library that is built to be broken. Else there is
+// no mutant, and the questions are constant.
 #pragma once
 
 #include <cstdint>
 
 #include "mixcomm/portability.hpp"
+
+#if !defined(MIXCOMM_MUTANTS)
+#error "what includes this is compiled twice: name it among mixcomm_mutable_sources in src/CMakeLists.txt"
+#endif
 
 namespace mixcomm {
 
@@ -17,7 +22,7 @@ enum class Mutant : std::uint8_t {
   no_greeting,          ///< CUDA: ranks that exchange no data do not greet each other
 };
 
-#if defined(MIXCOMM_MUTANTS)
+#if MIXCOMM_MUTANTS
 inline constexpr bool has_mutants = true;
 /// The one that is on: tests/support/mutants.cpp.
 [[nodiscard]] Mutant current_mutant();
@@ -30,7 +35,7 @@ inline constexpr bool has_mutants = false;
 
 /// The mutant of one call, as kernels are given it.
 struct MutantSwitch {
-#if defined(MIXCOMM_MUTANTS)
+#if MIXCOMM_MUTANTS
   Mutant which = Mutant::none;
   [[nodiscard]] MIXCOMM_HD bool is(Mutant mutant) const {
     return which == mutant;

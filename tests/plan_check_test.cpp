@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "mixcomm/mixcomm.hpp"
+#include "plan/layer_plan_test_hook.hpp"
 #include "support/spawn.hpp"
 #include "verify/plan_cases.hpp"
 #include "verify/plan_mutants.hpp"
@@ -83,7 +84,7 @@ TEST(LayerCommunicator, RefusesWhatDoesNotFit) {
     int count = 0;
     count += refused([&] {
       LayerPlan broken(model, p);
-      broken.boundaries()[1].transition.steps[0].op = Op::all_gather;
+      LayerPlanTestHook::boundaries(broken)[1].transition.steps[0].op = Op::all_gather;
       const LayerCommunicator layers(broken, communicators, {.hidden = 4});
     });
     count +=

@@ -2,9 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstdlib>
-#include <filesystem>
 
 #include "tools/gpus.hpp"
 #include "tools/ranks.hpp"
@@ -32,31 +30,12 @@ int device_of(int rank, int world, const BackendFlags& flags, bool threads) {
       world, gpus == 1 ? "is" : "are", gpus));
 }
 
-/// What the daemon takes orders from.
-std::filesystem::path mps_control() {
-  const char* set = std::getenv("CUDA_MPS_PIPE_DIRECTORY");
-  const std::filesystem::path directory = set != nullptr && *set != '\0' ? set : "/tmp/nvidia-mps";
-  return directory / "control";
-}
-
 }  // namespace
 
 void add_backend_flags(Flags& flags, BackendFlags& values) {
   add_named(flags, "--backend", values.kind, backend_from_name, "cpu (default) or cuda");
   flags.yes("--one-gpu", values.one_gpu,
             "CUDA: all ranks on one GPU, as its streams; with --processes, as processes under MPS");
-}
-
-std::string_view name(RanksOn ranks) {
-  switch (ranks) {
-    case RanksOn::streams:
-      return "streams of one GPU";
-    case RanksOn::processes:
-      return "processes on one GPU";
-    case RanksOn::gpus:
-      break;
-  }
-  return "GPUs";
 }
 
 void check_backend(const BackendFlags& flags, const RankFlags& ranks, int world) {
@@ -71,31 +50,11 @@ void check_backend(const BackendFlags& flags, const RankFlags& ranks, int world)
 
 GpuPlace place_on_gpu(Bootstrap& bootstrap, const BackendFlags& flags, const RankFlags& ranks) {
   const bool threads = are_threads(ranks);
-  const int world = bootstrap.world();
-  GpuPlace place{.device = device_of(bootstrap.rank(), world, flags, threads), .ranks = RanksOn::gpus};
-  const auto gpus = bootstrap.exchange("placing ranks on GPUs", gpu_uuid(place.device));
-  const auto mine = std::count(gpus.begin(), gpus.end(), gpus[static_cast<std::size_t>(bootstrap.rank())]);
-  bool shared = false;
-  for (const std::string& gpu : gpus) shared = shared || std::count(gpus.begin(), gpus.end(), gpu) > 1;
-  if (flags.one_gpu || shared) place.ranks = threads ? RanksOn::streams : RanksOn::processes;
-  if (place.ranks == RanksOn::processes && mine > 1) need_mps(static_cast<int>(mine));
+  GpuPlace place = gpu_place(bootstrap, device_of(bootstrap.rank(), bootstrap.world(), flags, threads));
+  if (flags.one_gpu)
+    place.ranks = threads ? RanksOn::streams : RanksOn::processes;  // also where there is one rank
   use_gpu(place.device);
   return place;
-}
-
-bool has_mps() {
-  std::error_code ignored;
-  return std::filesystem::exists(mps_control(), ignored);
-}
-
-void need_mps(int processes) {
-  if (has_mps()) return;
-  throw Unsupported(fmt::format(
-      "{} processes share one GPU, but no MPS control daemon is found (there is no {}; "
-      "CUDA_MPS_PIPE_DIRECTORY names another place). Without it they run in turns of milliseconds, in "
-      "which each waits for the others. Start it with 'nvidia-cuda-mps-control -d', or use --one-gpu "
-      "without --processes",
-      processes, mps_control().string()));
 }
 
 }  // namespace mixcomm::tools

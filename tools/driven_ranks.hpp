@@ -3,10 +3,11 @@
 
 #include <functional>
 #include <future>
+#include <memory>
 #include <vector>
 
-#include "tools/backend.hpp"
-#include "tools/command.hpp"
+#include "tools/gpu_place.hpp"
+#include "tools/json.hpp"
 
 namespace mixcomm::tools {
 
@@ -18,8 +19,13 @@ class DrivenRanks {
  public:
   explicit DrivenRanks(int world);
 
+  /// The same one for all ranks, where they are threads of one process. Collective. Throws Error where rank 0
+  /// has given up meanwhile.
+  [[nodiscard]] static std::shared_ptr<DrivenRanks> shared(Bootstrap& bootstrap);
+
   /// Calls `drive` with the ranks that the calling thread drives, and returns what it returns; null for a
-  /// rank that another thread drives, when that one is done with it. Collective. Throws what `drive` throws.
+  /// rank that another thread drives, when that one is done with it. Collective. All of those ranks throw
+  /// what `drive` throws.
   [[nodiscard]] Json run(Bootstrap& bootstrap, GpuRank& mine, RanksOn place,
                          const std::function<Json(const std::vector<GpuRank*>&)>& drive);
 

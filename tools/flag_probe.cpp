@@ -6,8 +6,8 @@
 #include <chrono>
 #include <limits>
 
+#include "futex.hpp"
 #include "mixcomm/error.hpp"
-#include "tools/futex.hpp"
 
 namespace mixcomm::tools {
 namespace {

@@ -9,9 +9,10 @@
 #include <vector>
 
 #include "mixcomm/mixcomm.hpp"
-#include "tools/backend.hpp"
 #include "tools/bench_cells.hpp"
 #include "tools/exact_inputs.hpp"
+#include "tools/gpu_place.hpp"
+#include "tools/grid_size.hpp"
 #include "tools/link_probe.hpp"
 #include "tools/nccl.hpp"
 #include "verify/device.hpp"

@@ -12,7 +12,7 @@
 #include "cuda/driver.hpp"
 #include "cuda/links.hpp"
 #include "mixcomm/error.hpp"
-#include "tools/backend.hpp"
+#include "tools/split.hpp"
 #include "verify/device.hpp"
 
 namespace mixcomm::tools {
@@ -100,22 +100,6 @@ std::string links_text(int device, const Json& links) {
 }
 
 }  // namespace
-
-int gpu_count() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
-}
-
-void use_gpu(int device) {
-  cuda::check(cudaSetDevice(device), fmt::format("choosing CUDA device {}", device));
-}
-
-std::string gpu_uuid(int device) {
-  const cudaUUID_t uuid = properties_of(device).uuid;
-  std::string text;
-  for (const char byte : uuid.bytes) text += fmt::format("{:02x}", static_cast<unsigned char>(byte));
-  return text;
-}
 
 Json gpus() {
   Json result{

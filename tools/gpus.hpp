@@ -4,18 +4,9 @@
 #include <string>
 
 #include "tools/command.hpp"
+#include "tools/gpu_place.hpp"
 
 namespace mixcomm::tools {
-
-/// How many GPUs CUDA shows this process; 0 without CUDA. Starts CUDA in this process, which must not fork
-/// behind that.
-[[nodiscard]] int gpu_count();
-
-/// Makes it the calling thread's current one; nothing without CUDA. Throws CudaError.
-void use_gpu(int device);
-
-/// What names the GPU in all processes of this host.
-[[nodiscard]] std::string gpu_uuid(int device);
 
 /// {"available": true, "architectures": [...], "runtime": "13.0", "driver": "580.82.07", "devices": [{...}],
 /// "mps": false}, or {"available": false, "why": "..."}. A device's "links" say for each device, itself among

@@ -1,21 +1,10 @@
-// Stands in for what measures and describes GPUs in builds without CUDA.
+// Stands in for what describes GPUs, and for the command's benchmarks of them, in builds without CUDA.
 #include "mixcomm/error.hpp"
 #include "tools/bench_gpu.hpp"
 #include "tools/gpus.hpp"
-#include "tools/tune_gpu.hpp"
 #include "verify/device.hpp"
 
 namespace mixcomm::tools {
-
-int gpu_count() {
-  return 0;
-}
-
-void use_gpu(int /*device*/) {}
-
-std::string gpu_uuid(int /*device*/) {
-  return "";
-}
 
 Json gpus() {
   return {{"available", false}, {"why", verify::why_no_cuda()}};
@@ -34,14 +23,6 @@ GpuBench::GpuBench(const BenchOptions& options, const GridSize& grid)
 
 Json GpuBench::run(Bootstrap& bootstrap) {
   (void)place_on_gpu(bootstrap, options_.backend, options_.ranks);
-  throw Unsupported("--backend cuda: " + verify::why_no_cuda());
-}
-
-GpuTuner::GpuTuner(const TuneOptions& options, const BackendFlags& backend, const RankFlags& ranks)
-    : options_(options), backend_(backend), flags_(ranks), ranks_(options.tp * options.dp) {}
-
-Json GpuTuner::run(Bootstrap& bootstrap) {
-  (void)place_on_gpu(bootstrap, backend_, flags_);
   throw Unsupported("--backend cuda: " + verify::why_no_cuda());
 }
 

@@ -109,11 +109,11 @@ TuningTable measure(Bootstrap& bootstrap, const TuneOptions& options, const Tune
   return table;
 }
 
-/// Rank 0's table on every rank, which all have read alike.
-TuningTable agree_on(Bootstrap& bootstrap, const TuningTable& mine) {
-  const std::string text =
-      exchange_long(bootstrap, "sharing the tuning table", bootstrap.rank() == 0 ? mine.text() : "").front();
-  TuningTable table = TuningTable::parse(text, "of rank 0");
+}  // namespace
+
+TuningTable agree_on(Bootstrap& bootstrap, const std::string& text) {
+  const auto texts = exchange_long(bootstrap, "sharing the tuning table", bootstrap.rank() == 0 ? text : "");
+  TuningTable table = TuningTable::parse(texts.front(), "of rank 0");
   const auto hashes = bootstrap.exchange("comparing tuning tables", fmt::format("{:016x}", table.hash()));
   for (std::size_t r = 0; r < hashes.size(); ++r)
     if (hashes[r] != hashes[0])
@@ -121,8 +121,6 @@ TuningTable agree_on(Bootstrap& bootstrap, const TuningTable& mine) {
                                      hashes[r], hashes[0]));
   return table;
 }
-
-}  // namespace
 
 void check_tunable(const TuneOptions& options) {
   if (static_cast<long>(options.tp) * options.dp == 1)
@@ -133,12 +131,8 @@ void check_tunable(const TuneOptions& options) {
 }
 
 TuningTable measure_tuning(Bootstrap& bootstrap, const TuneOptions& options, const TuneProgress& progress) {
-  if (options.backend == BackendKind::cuda)
-    throw Unsupported(
-        "tune: from here the CPU backend alone is measured; 'mixcomm tune --backend cuda' measures CUDA, and "
-        "writes a table that communicators take");
   check_tunable(options);
-  return agree_on(bootstrap, measure(bootstrap, options, progress));
+  return agree_on(bootstrap, measure(bootstrap, options, progress).text());
 }
 
 }  // namespace mixcomm::tools

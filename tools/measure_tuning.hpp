@@ -28,9 +28,12 @@ using TuneProgress = std::function<void(std::size_t, std::size_t, const std::str
 /// Throws InvalidArgument for options that cannot be.
 void check_tunable(const TuneOptions& options);
 
-/// Collective over tp * dp ranks, which pass the same: rank 0's table on every rank, which all have read
-/// alike. On the CPU backend; GpuTuner measures CUDA. Throws Unsupported for that, what check_tunable()
-/// throws, and what operations throw.
+/// Rank 0's table on every rank, which all have read alike; `text` counts on rank 0 alone. Collective. Throws
+/// InvalidArgument for what is no table, Disagreement.
+[[nodiscard]] TuningTable agree_on(Bootstrap& bootstrap, const std::string& text);
+
+/// On the CPU backend; measure_gpu_tuning() has the other. Collective over tp * dp ranks, which pass the
+/// same: rank 0's table on every rank. Throws what check_tunable() throws, and what operations throw.
 [[nodiscard]] TuningTable measure_tuning(Bootstrap& bootstrap, const TuneOptions& options,
                                          const TuneProgress& progress);
 

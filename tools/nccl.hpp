@@ -4,7 +4,7 @@
 #include <string>
 
 #include "mixcomm/bootstrap.hpp"
-#include "tools/backend.hpp"
+#include "tools/gpu_place.hpp"
 
 namespace mixcomm::tools {
 

@@ -10,6 +10,7 @@
 
 #include "mixcomm/mixcomm.hpp"
 #include "tools/command.hpp"
+#include "tools/grid_size.hpp"
 #include "tools/split.hpp"
 
 namespace mixcomm::tools {
@@ -74,12 +75,6 @@ void add_row_flags(Flags& flags, RowFlags& values);
 
 /// tp * dp, if that many ranks can be. Throws InvalidArgument.
 [[nodiscard]] int world_of(int tp, int dp, int most = max_ranks);
-
-struct GridSize {
-  int tp = 1;
-  int dp = 1;
-  [[nodiscard]] int world() const { return tp * dp; }
-};
 
 /// The grids of --grids 4x2,2x4. Throws InvalidArgument for what is none.
 [[nodiscard]] std::vector<GridSize> grids_from_texts(const std::vector<std::string>& texts);

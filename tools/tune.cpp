@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "tools/backend.hpp"
 #include "tools/bench_cells.hpp"
 #include "tools/measure_tuning.hpp"
 #include "tools/options.hpp"
@@ -68,19 +69,23 @@ int tune(const TuneFlags& flags) {
   options.binds = launched_world() == 0;
   check_tunable(options);
   check_backend(flags.backend, flags.ranks, options.tp * options.dp);
-  GpuTuner on_gpus(options, flags.backend, flags.ranks);
   const auto [json, prints] =
       run_ranks({.world = world_of(options.tp, options.dp),
                  .processes = flags.ranks.processes,
                  .timeout = options.timeout},
                 [&](Bootstrap& bootstrap) {
-                  if (flags.backend.cuda()) return on_gpus.run(bootstrap);
                   std::unique_ptr<Progress> progress;
-                  if (bootstrap.rank() == 0) progress = std::make_unique<Progress>("tune");
+                  if (bootstrap.rank() == 0)
+                    progress = std::make_unique<Progress>(fmt::format("tune {}x{}", options.tp, options.dp));
                   const auto update = [&](std::size_t done, std::size_t all, const std::string& now) {
                     progress->update(done, all, now);
                   };
-                  return Json{{"table", measure_tuning(bootstrap, options, update).text()}};
+                  const TuningTable table =
+                      flags.backend.cuda()
+                          ? measure_gpu_tuning(bootstrap, options,
+                                               place_on_gpu(bootstrap, flags.backend, flags.ranks), update)
+                          : measure_tuning(bootstrap, options, update);
+                  return Json{{"table", table.text()}};
                 });
   if (!prints) return all_well;
   const TuningTable table = TuningTable::parse(json["table"].get<std::string>(), "of the ranks");

@@ -1,4 +1,4 @@
-// Built with CUDA only; else gpus_unavailable.cpp.
+// Built with CUDA only; else measure_gpu_unavailable.cpp.
 #include "tools/tune_gpu.hpp"
 
 #include <fmt/format.h>
@@ -11,11 +11,11 @@
 #include <utility>
 
 #include "cuda/links.hpp"
+#include "tools/driven_ranks.hpp"
 #include "tools/exchange_long.hpp"
 #include "tools/gpu_bound.hpp"
 #include "tools/gpu_rank.hpp"
 #include "tools/graph_bench.hpp"
-#include "tools/output.hpp"
 #include "tools/statistics.hpp"
 #include "tools/tuning_steps.hpp"
 
@@ -100,45 +100,28 @@ void add_choices(TuningTable& table, const Medians& medians, const Reach& reach)
   }
 }
 
-}  // namespace
-
-GpuTuner::GpuTuner(const TuneOptions& options, const BackendFlags& backend, const RankFlags& ranks)
-    : options_(options), backend_(backend), flags_(ranks), ranks_(options.tp * options.dp) {}
-
-Json GpuTuner::run(Bootstrap& bootstrap) {
-  const GpuPlace place = place_on_gpu(bootstrap, backend_, flags_);
-  std::size_t most = 0;
-  for (const SweepPoint& point : points_of(sweep_of(options_))) most = std::max(most, point.bytes);
-  GpuRank mine(bootstrap, {.grid = {options_.tp, options_.dp},
-                           .place = place,
-                           .hidden = hidden,
-                           .dtype = dtype,
-                           .most_bytes = most,
-                           .timeout = options_.timeout});
-  return ranks_.run(bootstrap, mine, place.ranks, [&](const std::vector<GpuRank*>& driven) {
-    return measure(bootstrap, driven, place.ranks);
-  });
-}
-
-Json GpuTuner::measure(Bootstrap& bootstrap, const std::vector<GpuRank*>& ranks, RanksOn place) {
+/// Rank 0's table; on other ranks none.
+Json measure(Bootstrap& bootstrap, const TuneOptions& options, const std::vector<GpuRank*>& ranks,
+             RanksOn place, const TuneProgress& report) {
   const auto begin = std::chrono::steady_clock::now();
   const auto has_time = [&] {
     const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
-    return passed.count() < options_.seconds;
+    return passed.count() < options.seconds;
   };
   const bool first = bootstrap.rank() == 0;
   std::unique_ptr<Meeting> meeting;
-  if (place != RanksOn::streams) meeting = std::make_unique<Meeting>(bootstrap, launches, options_.timeout);
+  if (place != RanksOn::streams) meeting = std::make_unique<Meeting>(bootstrap, launches, options.timeout);
   const GpuRank& mine = *ranks.front();
   const Reach reach{mine.link(), mine.lines()};
   const int device = mine.device();
   GraphBench bench(ranks, meeting.get(), {.launches = launches});
 
-  std::unique_ptr<Progress> progress;
-  if (first) progress = std::make_unique<Progress>(fmt::format("tune {}x{}", options_.tp, options_.dp));
-  const auto [points, coarse] = in_order(points_of(sweep_of(options_)), reach);
-  if (progress) progress->update(0, points.size(), "what a hop and a byte take");
-  const GpuBound bound = measure_gpu_bound(bench, device, options_.tp * options_.dp);
+  const auto progress = [&](std::size_t done, std::size_t all, const std::string& now) {
+    if (first && report) report(done, all, now);
+  };
+  const auto [points, coarse] = in_order(points_of(sweep_of(options)), reach);
+  progress(0, points.size(), "what a hop and a byte take");
+  const GpuBound bound = measure_gpu_bound(bench, device, options.tp * options.dp);
   Medians medians;
   for (std::size_t i = 0; i < points.size(); ++i) {
     const auto& [cell, bytes] = points[i];
@@ -146,9 +129,7 @@ Json GpuTuner::measure(Bootstrap& bootstrap, const std::vector<GpuRank*>& ranks,
       const bool more = has_time();
       if (meeting ? meeting->decided_by_rank_0(more ? 1 : 0) == 0 : !more) break;
     }
-    if (progress)
-      progress->update(i, points.size(),
-                       fmt::format("{}, {} bytes, {}", name(cell.op), bytes, name(cell.buffers)));
+    progress(i, points.size(), fmt::format("{}, {} bytes, {}", name(cell.op), bytes, name(cell.buffers)));
     auto [latencies, wrong] = bench.measure(cell);
     if (meeting)
       for (std::string& each : exchange_long(bootstrap, "comparing results", std::string(wrong)))
@@ -160,8 +141,8 @@ Json GpuTuner::measure(Bootstrap& bootstrap, const std::vector<GpuRank*>& ranks,
   if (!first) return nullptr;
   TuningTable table{.machine = cuda::machine_name(device, reach.link),
                     .backend = BackendKind::cuda,
-                    .tp = options_.tp,
-                    .dp = options_.dp,
+                    .tp = options.tp,
+                    .dp = options.dp,
                     .crowded = false,
                     .costs = {.wait_us = std::max(rounded(bound.hop_us), 0.0),
                               .read_gbps = std::max(rounded(bound.gbps), 0.0),
@@ -169,6 +150,27 @@ Json GpuTuner::measure(Bootstrap& bootstrap, const std::vector<GpuRank*>& ranks,
                     .choices = {}};
   add_choices(table, medians, reach);
   return {{"table", table.text()}};
+}
+
+}  // namespace
+
+TuningTable measure_gpu_tuning(Bootstrap& bootstrap, const TuneOptions& options, const GpuPlace& place,
+                               const TuneProgress& progress) {
+  check_tunable(options);
+  const auto driven = place.ranks == RanksOn::streams ? DrivenRanks::shared(bootstrap)
+                                                      : std::make_shared<DrivenRanks>(bootstrap.world());
+  std::size_t most = 0;
+  for (const SweepPoint& point : points_of(sweep_of(options))) most = std::max(most, point.bytes);
+  GpuRank mine(bootstrap, {.grid = {options.tp, options.dp},
+                           .place = place,
+                           .hidden = hidden,
+                           .dtype = dtype,
+                           .most_bytes = most,
+                           .timeout = options.timeout});
+  const Json table = driven->run(bootstrap, mine, place.ranks, [&](const std::vector<GpuRank*>& ranks) {
+    return measure(bootstrap, options, ranks, place.ranks, progress);
+  });
+  return agree_on(bootstrap, table.is_null() ? "" : table["table"].get<std::string>());
 }
 
 }  // namespace mixcomm::tools

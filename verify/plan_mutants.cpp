@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "mixcomm/error.hpp"
+#include "src/plan/layer_plan_test_hook.hpp"
 
 namespace mixcomm::verify {
 namespace {
@@ -317,7 +318,7 @@ MutantResult try_mutant(const PlanMutant& mutant, int world, int every) {
       // One boundary at a time, so that two mistakes do not make up for each other.
       bool applied = !mutant.edit && concerns(mutant.faults, *plan);
       if (mutant.edit)
-        for (Boundary& each : plan->boundaries())
+        for (Boundary& each : LayerPlanTestHook::boundaries(*plan))
           if ((applied = mutant.edit(each, p))) break;
       if (!applied) continue;
       ++result.applied;

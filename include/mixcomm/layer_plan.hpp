@@ -118,12 +118,11 @@ class LayerPlan {
   [[nodiscard]] const Parallelism& parallelism() const { return parallelism_; }
   [[nodiscard]] const ModelModules& modules() const { return modules_; }
 
-  /// Of what before_attention(0), before_mlp(0), after_mlp(0), before_mlp(1), ... logits() return. For tests
-  /// that break them.
-  [[nodiscard]] std::vector<Boundary>& boundaries() { return boundaries_; }
+  /// Of what before_attention(0), before_mlp(0), after_mlp(0), before_mlp(1), ... logits() return.
   [[nodiscard]] std::span<const Boundary> boundaries() const { return boundaries_; }
 
  private:
+  friend struct LayerPlanTestHook;
   ModelModules modules_;
   Parallelism parallelism_;
   std::vector<Boundary> boundaries_;

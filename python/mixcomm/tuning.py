@@ -36,6 +36,7 @@ def tune(
     seconds: float = 40.0,
     most_bytes: int = 4 << 20,
     backend: str = "cpu",
+    device: int = -1,
     timeout: float = _bootstrap.DEFAULT_TIMEOUT,
     progress: bool = True,
 ) -> _core.TuningTable:
@@ -47,8 +48,11 @@ def tune(
     together. most_bytes: of the largest tensor. progress: rank 0 says on stderr how far it is. Ranks stay on
     the processors where they are: bind them first, as they will run.
 
-    Raises Unsupported for the CUDA backend, which `mixcomm tune --backend cuda` measures, and whose tables
-    communicators take as well; InvalidArgument, Timeout, SystemError.
+    backend "cuda": algorithm, protocol and threads are measured on the GPU of each rank, ``device`` (-1: the current
+    one), as CUDA graphs whose results are compared with exact sums. Ranks as threads have a GPU each, or all the same
+    one; nothing else may run on it meanwhile, and CUDA_DEVICE_MAX_CONNECTIONS=32 must be set before CUDA starts.
+
+    Raises Unsupported where CUDA cannot be used; InvalidArgument, Timeout, SystemError.
     """
     if bootstrap is None:
         bootstrap = _bootstrap.from_env(timeout)
@@ -57,6 +61,7 @@ def tune(
         "tp": tp,
         "dp": dp,
         "backend": backend,
+        "device": device,
         "seconds": seconds,
         "most_bytes": most_bytes,
         "timeout": timeout,

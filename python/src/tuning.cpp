@@ -8,12 +8,41 @@
 #include "bootstrap.hpp"
 #include "mixcomm/tuning.hpp"
 #include "tools/measure_tuning.hpp"
+#include "tools/tune_gpu.hpp"
+#include "verify/device.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace mixcomm::python {
 namespace {
+
+/// That GPU is the calling thread's while this lives.
+class OnGpu {
+ public:
+  explicit OnGpu(int device) : before_(tools::current_gpu()) { tools::use_gpu(device); }
+  ~OnGpu() {
+    try {
+      tools::use_gpu(before_);
+    } catch (const Error&) {  // NOLINT(bugprone-empty-catch): it was the current one before
+    }
+  }
+  OnGpu(const OnGpu&) = delete;
+  OnGpu& operator=(const OnGpu&) = delete;
+
+ private:
+  int before_;
+};
+
+TuningTable measure(Bootstrap& bootstrap, const tools::TuneOptions& options, int device,
+                    const tools::TuneProgress& progress) {
+  if (options.backend == BackendKind::cpu) return tools::measure_tuning(bootstrap, options, progress);
+  tools::check_tunable(options);
+  if (const std::string why = verify::why_no_cuda(); !why.empty()) throw Unsupported("backend cuda: " + why);
+  const OnGpu on_gpu(device >= 0 ? device : tools::current_gpu());
+  const tools::GpuPlace place = tools::gpu_place(bootstrap, tools::current_gpu());
+  return tools::measure_gpu_tuning(bootstrap, options, place, progress);
+}
 
 TuningTable tune(const PyBootstrap& bootstrap, const nb::dict& given, const nb::object& progress) {
   const tools::TuneOptions options{.tp = nb::cast<int>(given["tp"]),
@@ -22,6 +51,7 @@ TuningTable tune(const PyBootstrap& bootstrap, const nb::dict& given, const nb::
                                    .seconds = nb::cast<double>(given["seconds"]),
                                    .most_bytes = nb::cast<std::size_t>(given["most_bytes"]),
                                    .timeout = milliseconds(nb::cast<double>(given["timeout"]))};
+  const int device = nb::cast<int>(given["device"]);
   tools::TuneProgress update;
   if (!progress.is_none())
     update = [&progress](std::size_t done, std::size_t all, const std::string& now) {
@@ -33,7 +63,7 @@ TuningTable tune(const PyBootstrap& bootstrap, const nb::dict& given, const nb::
   TuningTable table;
   {
     const Waiting waiting;
-    table = tools::measure_tuning(*keep, options, update);
+    table = measure(*keep, options, device, update);
   }
   raise_pending();
   return table;

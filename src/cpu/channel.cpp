@@ -10,6 +10,7 @@
 
 #include "cpu/wait.hpp"
 #include "failure_text.hpp"
+#include "futex.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/interrupt.hpp"
 

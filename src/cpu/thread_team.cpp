@@ -14,6 +14,7 @@
 
 #include "cpu/shared_state.hpp"
 #include "cpu/wait.hpp"
+#include "futex.hpp"
 
 namespace mixcomm::cpu {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "cuda/symmetric_memory.hpp"
+#include "cuda/memory_provider.hpp"
 #include "mixcomm/bootstrap.hpp"
 
 namespace mixcomm::cuda {

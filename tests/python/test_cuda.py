@@ -1,5 +1,8 @@
 """Ranks as streams of one GPU, as threads: every operation bit by bit, captured graphs, failures."""
 
+import subprocess
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -164,3 +167,18 @@ def test_disagreement():
         me.meet()
 
     on_streams(2, rank)
+
+
+def test_tune():
+    """Ranks as threads that share the GPU: rank 0 drives them all. In a process of its own, as it makes streams."""
+    script = """
+import mixcomm
+quick = {"seconds": 0, "most_bytes": 16384, "progress": False}
+for tp, dp in ((2, 1), (1, 2), (2, 2)):
+    tables = mixcomm.run_threads(tp * dp, lambda b: mixcomm.tune(b, tp=tp, backend="cuda", **quick))
+    assert len({str(table) for table in tables}) == 1
+    assert (tables[0].tp, tables[0].dp, tables[0].backend) == (tp, dp, "cuda")
+    assert tables[0].algorithm("all_reduce_all_gather", 4096) != "auto"
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -185,3 +185,32 @@ def checkpoints(rank, world, device):
 def test_checkpoints(world):
     """checkpoint_prepare and checkpoint_restore on every grid."""
     on_gpus(checkpoints, world)
+
+
+def tunes(rank, world, device):
+    """A table of these GPUs: the same on all ranks, and one that communicators take and are right with."""
+    bootstrap = mixcomm.from_torch()
+    quick = {"seconds": 0, "most_bytes": 1 << 16, "progress": False}
+    for tp in [each for each in range(1, world + 1) if world % each == 0]:
+        table = mixcomm.tune(bootstrap, tp=tp, backend="cuda", **quick)
+        assert (table.tp, table.dp, table.backend) == (tp, world // tp, "cuda")
+        assert torch.cuda.get_device_name(rank) in table.machine
+        assert torch.cuda.current_device() == rank
+        everyone = [None] * world
+        dist.all_gather_object(everyone, str(table))
+        assert everyone == [str(table)] * world
+        with mixcomm.Communicator(bootstrap, tp=tp, backend="cuda", tuning=table) as communicator:
+            assert "tuned" in communicator.plan("all_reduce_all_gather", 4, HIDDEN)["why"]
+            x = torch.full((4, HIDDEN), rank + 1, dtype=torch.bfloat16, device=device)
+            out = communicator.all_reduce_all_gather(x)
+            torch.cuda.synchronize()
+            communicator.check()
+            for d in range(world // tp):
+                assert (out[4 * d : 4 * d + 4] == sum(range(d * tp + 1, d * tp + tp + 1))).all()
+            dist.barrier()
+
+
+@pytest.mark.parametrize("world", [pytest.param(2, marks=needs(2)), pytest.param(4, marks=needs(4))])
+def test_tune(world):
+    """tune(backend="cuda") on every grid, a GPU for each rank."""
+    on_gpus(tunes, world)

@@ -1,5 +1,7 @@
 """Tables of which algorithm pays where: measured, used, refused elsewhere."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -34,8 +36,12 @@ def test_refusals(tmp_path):
     """What cannot be measured, and tables that are for something else."""
     with pytest.raises(mixcomm.InvalidArgument, match="one rank"):
         mixcomm.tune(**QUICK)
-    with pytest.raises(mixcomm.Unsupported, match="CPU backend"):
-        mixcomm.run_threads(2, lambda b: mixcomm.tune(b, backend="cuda", **QUICK))
+    with pytest.raises(mixcomm.InvalidArgument, match="one rank"):
+        mixcomm.tune(**QUICK, backend="cuda")
+    with pytest.raises(mixcomm.InvalidArgument, match="12 bytes"):
+        mixcomm.run_threads(2, lambda b: mixcomm.tune(b, backend="cuda", **{**QUICK, "most_bytes": 12}))
+    with pytest.raises(mixcomm.InvalidArgument, match="there are: cpu, cuda"):
+        mixcomm.run_threads(2, lambda b: mixcomm.tune(b, backend="tpu", **QUICK))
     with pytest.raises(mixcomm.InvalidArgument, match="12 bytes"):
         mixcomm.run_threads(2, lambda b: mixcomm.tune(b, **{**QUICK, "most_bytes": 12}))
     table = mixcomm.run_threads(2, lambda b: mixcomm.tune(b, dp=2, **QUICK))[0]
@@ -43,6 +49,14 @@ def test_refusals(tmp_path):
         mixcomm.run_threads(2, lambda b: mixcomm.Communicator(b, tp=2, tuning=table))
     with pytest.raises(mixcomm.SystemError):
         mixcomm.TuningTable.load(tmp_path / "missing.json")
+
+
+def test_without_cuda():
+    """Said on every rank, at once."""
+    if mixcomm.info()["cuda"] and Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU")
+    with pytest.raises(mixcomm.Unsupported, match="backend cuda: (built without CUDA|no CUDA device)"):
+        mixcomm.run_threads(2, lambda b: mixcomm.tune(b, backend="cuda", **QUICK))
 
 
 def test_progress(capfd):

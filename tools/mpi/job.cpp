@@ -19,7 +19,7 @@
 #include <fstream>
 #include <thread>
 
-#include "tools/futex.hpp"
+#include "futex.hpp"
 #include "tools/split.hpp"
 
 namespace mixcomm::tools::mpi {

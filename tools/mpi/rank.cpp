@@ -12,9 +12,9 @@
 #include <cstring>
 
 #include "algorithms/blocks.hpp"
+#include "futex.hpp"
 #include "mixcomm/error.hpp"
 #include "tools/consume.hpp"
-#include "tools/futex.hpp"
 #include "tools/processors.hpp"
 
 namespace mixcomm::tools::mpi {

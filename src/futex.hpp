@@ -5,18 +5,19 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <climits>
 #include <cstdint>
 #include <ctime>
 
-namespace mixcomm::tools {
+namespace mixcomm {
 
 /// Sleeps while `word` is `seen`, until woken or for `limit`; may return without a reason.
 inline void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t seen, std::chrono::nanoseconds limit) {
-  const timespec time{static_cast<time_t>(limit.count() / 1'000'000'000),
-                      static_cast<long>(limit.count() % 1'000'000'000)};
+  const auto ns = std::max<std::int64_t>(limit.count(), 0);
+  const timespec time{static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
   syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT, seen, &time, nullptr, 0);
 }
 
@@ -24,4 +25,4 @@ inline void futex_wake_all(std::atomic<std::uint32_t>& word) {
   syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
-}  // namespace mixcomm::tools
+}  // namespace mixcomm
