@@ -257,10 +257,10 @@ void add_bench(CLI::App& app, Invocation& invocation) {
       *sub,
       {"--buffers", "Kinds of memory (symmetric)", buffers_from_name, {Buffers::symmetric, Buffers::plain}},
       options->buffers);
-  sub->add_option(
-         "--against", options->against,
-         "What to compare with: composed, which is always measured; CPU: openmpi, mpich, deepspeed; CUDA: "
-         "nccl")
+  sub->add_option("--against", options->against,
+                  "What to compare with: composed, which is always measured; CPU: openmpi, mpich, deepspeed, "
+                  "vllm, gloo; CUDA: "
+                  "nccl")
       ->type_name("NAME,...")
       ->delimiter(',');
   sub->add_option("--json", options->json_path, "Write the results to a file")->type_name("FILE");
