@@ -486,6 +486,26 @@ TEST(Command, BenchShowsNoFiguresOfAPeersWrongSums) {
   EXPECT_CONTAINS(outcome.err, "deepspeed (default)");
 }
 
+/// The command has GNU's runtime, of the model runner.
+TEST(Command, OpenMPsThreadsServeAsWell) {
+  setenv("MIXCOMM_WORKERS", "openmp", 1);
+  setenv("MIXCOMM_THREADS", "3", 1);
+  const TemporaryDirectory files;
+  for (const bool processes : {false, true}) {
+    Words words = {"bench", "--tp",     "2",    "--threads",    "3", "--rows",
+                   "64",    "--hidden", "2048", "--iterations", "20"};
+    if (processes) words.emplace_back("--processes");
+    const Outcome outcome = run(words);  // which compares the results
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+  }
+  setenv("MIXCOMM_WORKERS", "magic", 1);
+  const Outcome refused = run({"check", "--tp", "2", "--op", "all_reduce"});
+  unsetenv("MIXCOMM_WORKERS");
+  unsetenv("MIXCOMM_THREADS");
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_CONTAINS(refused.err, "MIXCOMM_WORKERS is 'magic'; it is openmp");
+}
+
 TEST(Command, InfoSaysHowManyThreadsARankHas) {
   setenv("MIXCOMM_THREADS", "7", 1);
   const Outcome outcome = run({"info", "--json"});
