@@ -318,6 +318,8 @@ TEST(Choose, OnGpusGoesByTheirLink) {
   EXPECT_EQ(protocol(on_gpus(in, 256, Link::nvlink)), Protocol::lines);
   Circumstances symmetric = on_gpus(in, 256, Link::nvlink);
   symmetric.symmetric = true;
+  EXPECT_EQ(protocol(symmetric), Protocol::lines);
+  symmetric.bytes *= 2;
   EXPECT_EQ(protocol(symmetric), Protocol::barriers);
   for (const Link link : {Link::shared, Link::pcie})
     for (const std::size_t rows : {1U, 16U, 256U})
