@@ -56,7 +56,7 @@ int own_core(int processor) {
 int core_of_two(int processor) {
   return processor / 2;
 }
-std::vector<int> counts(const std::vector<RankProcessors>& ranks, const cpu::CoreOf& core = own_core,
+std::vector<int> counts(const std::vector<RankProcessors>& ranks, cpu::CoreOf core = own_core,
                         double limit = 0) {
   std::vector<int> found;
   for (const auto& share : cpu::threads_of(ranks, core, limit)) found.push_back(share.threads);

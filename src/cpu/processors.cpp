@@ -100,7 +100,7 @@ int usable_processors(std::span<const RankProcessors> ranks, double limit) {
   return limit > 0 ? std::min(count, std::max(1, static_cast<int>(limit))) : count;
 }
 
-std::vector<ThreadShare> threads_of(std::span<const RankProcessors> ranks, const CoreOf& core, double limit) {
+std::vector<ThreadShare> threads_of(std::span<const RankProcessors> ranks, CoreOf core, double limit) {
   std::vector<Units> processors;
   std::vector<Units> cores;
   std::map<int, int> known;  // the core of each processor

@@ -3,7 +3,6 @@
 
 #include <sched.h>
 
-#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,7 +27,7 @@ struct RankProcessors {
                                                               const RankProcessors& mine);
 
 /// Of which processor's core each one is a part: the first of those that share it.
-using CoreOf = std::function<int(int processor)>;
+using CoreOf = int (*)(int processor);
 /// As the system says; each is a core of its own where it says nothing.
 [[nodiscard]] int core_of(int processor);
 
@@ -48,7 +47,6 @@ struct ThreadShare {
 /// cores that it may run on, each divided among the ranks that may, but no more than OMP_NUM_THREADS. With
 /// OMP_NUM_THREADS, processors count, not cores.
 [[nodiscard]] std::vector<ThreadShare> threads_of(std::span<const RankProcessors> ranks,
-                                                  const CoreOf& core = core_of,
-                                                  double limit = processor_limit());
+                                                  CoreOf core = core_of, double limit = processor_limit());
 
 }  // namespace mixcomm::cpu
