@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "cpu/openmp_workers.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {
@@ -36,6 +37,16 @@ CommunicatorOptions with_environment(CommunicatorOptions options) {
       throw InvalidArgument(fmt::format(
           "MIXCOMM_THREADS is '{}'; it is a number of threads for each rank, from 1 to {}, or not set",
           wanted, most_threads));
+  }
+  if (const std::string_view wanted = variable("MIXCOMM_WORKERS"); wanted == "openmp") {
+    // As many as it gives others, so that it need not change its pool.
+    if (!options.cpu.workers && options.backend == BackendKind::cpu)
+      options.cpu.workers = cpu::openmp_workers(0);
+  } else if (!wanted.empty() && wanted != "own") {
+    throw InvalidArgument(
+        fmt::format("MIXCOMM_WORKERS is '{}'; it is openmp (the threads of the process's OpenMP runtime), "
+                    "own, or not set",
+                    wanted));
   }
   std::string_view list = variable("MIXCOMM_DISABLE");
   while (!list.empty()) {

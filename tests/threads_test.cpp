@@ -342,6 +342,15 @@ TEST(Threads, CallersOwnWorkersServeAsWell) {
   EXPECT_GT(runs, 10);
 }
 
+TEST(Threads, OpenMPThatIsNotThereIsRefused) {
+  setenv("MIXCOMM_WORKERS", "openmp", 1);
+  const auto said = spawn(Ranks::threads, 1, [](Bootstrap& bootstrap) {
+    return error_of<InvalidArgument>([&] { (void)Communicator(bootstrap, {}); });
+  });
+  unsetenv("MIXCOMM_WORKERS");
+  EXPECT_NE(said[0].find("no OpenMP runtime is loaded in this process"), std::string::npos) << said[0];
+}
+
 TEST(Threads, SeveralCommunicatorsShareATeamAndPauseInBetween) {
   const auto results = spawn(Ranks::threads, 2, [](Bootstrap& bootstrap) {
     Communicator first(bootstrap, {.tp = 2, .cpu = {.threads = 3}});

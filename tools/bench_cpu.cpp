@@ -86,7 +86,7 @@ CellResult CpuBench::measure(const Cell& cell, const Effort& effort) {
   std::vector<Measured> measured(count);
   std::vector<std::size_t> able;
   for (std::size_t i = 0; i < count; ++i) {
-    measured[i].takes_part = i < own || jobs_[i - own]->can(cell.op);
+    measured[i].takes_part = i < own || jobs_[i - own]->can(cell);
     if (!measured[i].takes_part) continue;
     able.push_back(i);
     chunk[i] = chunk_calls(cell, i);
@@ -219,7 +219,7 @@ std::string CpuBench::check(const Cell& cell) {
   }
   // MPI rounds at every step, but these sums are exact.
   for (const auto& job : jobs_)
-    if (job->can(cell.op)) turn_of_job(cell, *job, 1, true);
+    if (job->can(cell)) turn_of_job(cell, *job, 1, true);
   return wrong;
 }
 

@@ -472,6 +472,67 @@ TEST(Command, BenchSkipsByNameWhatIsNotThere) {
   EXPECT_CONTAINS(outcome.err, "skipped: --against deepspeed: there is no /nowhere/python");
 }
 
+/// In place of DeepSpeed's operation.
+struct PeerStandIn {
+  PeerStandIn() { setenv("MIXCOMM_DEEPSPEED_SHM", MIXCOMM_PEER_STAND_IN, 1); }
+  ~PeerStandIn() { unsetenv("MIXCOMM_DEEPSPEED_SHM"); }
+  PeerStandIn(const PeerStandIn&) = delete;
+  PeerStandIn& operator=(const PeerStandIn&) = delete;
+};
+const Words against_peer = {"bench",        "--processes", "--rows",    "1,4",
+                            "--hidden",     "64",          "--op",      "all_reduce,all_gather",
+                            "--threads",    "2",           "--against", "deepspeed",
+                            "--iterations", "20"};
+
+TEST(Command, BenchMeasuresWhatAPythonProcessLoads) {
+  if (std::system("python3 -c '' 2>/dev/null") != 0) GTEST_SKIP() << "there is no python3";
+  const PeerStandIn stand_in;
+  const TemporaryDirectory files;
+  Words words = against_peer;
+  words.insert(words.end(), {"--algorithm", "auto", "--json", files.file("bench.json")});
+  const Outcome outcome = run(words);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_CONTAINS(outcome.out, "deepspeed");
+  const json result = json::parse(read_text(files.file("bench.json")));
+  ASSERT_EQ(result["rows"].size(), 4U);
+  for (const json& row : result["rows"]) {
+    // It has one team of all ranks: what is between DP ranks is left to the others where there are none.
+    ASSERT_EQ(row["against"].contains("deepspeed"), row["op"] == "all_reduce") << row.dump();
+    if (row["op"] != "all_reduce") continue;
+    EXPECT_GT(row["against"]["deepspeed"].get<double>(), 0);
+  }
+}
+
+TEST(Command, BenchShowsNoFiguresOfAPeersWrongSums) {
+  if (std::system("python3 -c '' 2>/dev/null") != 0) GTEST_SKIP() << "there is no python3";
+  const PeerStandIn stand_in;
+  setenv("MIXCOMM_TEST_WRONG", "1", 1);
+  const Outcome outcome = run(against_peer);
+  unsetenv("MIXCOMM_TEST_WRONG");
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_CONTAINS(outcome.err, "deepspeed (default)");
+}
+
+/// The command has GNU's runtime, of the model runner.
+TEST(Command, OpenMPsThreadsServeAsWell) {
+  setenv("MIXCOMM_WORKERS", "openmp", 1);
+  setenv("MIXCOMM_THREADS", "3", 1);
+  const TemporaryDirectory files;
+  for (const bool processes : {false, true}) {
+    Words words = {"bench", "--tp",     "2",    "--threads",    "3", "--rows",
+                   "64",    "--hidden", "2048", "--iterations", "20"};
+    if (processes) words.emplace_back("--processes");
+    const Outcome outcome = run(words);  // which compares the results
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+  }
+  setenv("MIXCOMM_WORKERS", "magic", 1);
+  const Outcome refused = run({"check", "--tp", "2", "--op", "all_reduce"});
+  unsetenv("MIXCOMM_WORKERS");
+  unsetenv("MIXCOMM_THREADS");
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_CONTAINS(refused.err, "MIXCOMM_WORKERS is 'magic'; it is openmp");
+}
+
 TEST(Command, InfoSaysHowManyThreadsARankHas) {
   setenv("MIXCOMM_THREADS", "7", 1);
   const Outcome outcome = run({"info", "--json"});

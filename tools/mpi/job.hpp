@@ -35,8 +35,8 @@ class Job {
   [[nodiscard]] std::string name() const;
   [[nodiscard]] const std::string& flavour() const { return flavour_.name; }
   [[nodiscard]] const std::string& setting() const { return setting_.name; }
-  /// Whether it can carry out that operation on its grid.
-  [[nodiscard]] bool can(Op op) const { return flavour_.can(op, options_.tp, options_.dp); }
+  /// Whether it can carry out such calls on its grid.
+  [[nodiscard]] bool can(const Cell& cell) const { return flavour_.can(cell, options_.tp, options_.dp); }
 
   /// By one rank: has it run some calls of `cell`.
   void order(const Cell& cell, std::size_t hidden, std::uint32_t calls, bool check) const;

