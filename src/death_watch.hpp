@@ -28,7 +28,8 @@ class DeathWatch {
   /// ended ranks wrote before is visible afterwards: the system took locks to end them, and to look.
   [[nodiscard]] RankSet dead(RankSet among) const;
 
-  /// Those of `among` whose process would be watched if it had given a pidfd: their end is found by a deadline.
+  /// Those of `among` whose process would be watched if it had given a pidfd: their end is found by a
+  /// deadline.
   [[nodiscard]] RankSet unseen(RankSet among) const { return among & unseen_; }
 
  private:

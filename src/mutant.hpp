@@ -1,5 +1,5 @@
-// What the tests of the tests can break: MIXCOMM_MUTANTS is 1 in the library that is built to be broken. Else there is
-// no mutant, and the questions are constant.
+// What the tests of the tests can break: MIXCOMM_MUTANTS is 1 in the library that is built to be broken. Else
+// there is no mutant, and the questions are constant.
 #pragma once
 
 #include <cstdint>

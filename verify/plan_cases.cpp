@@ -175,8 +175,7 @@ void check_mapping(const Parallelism& parallelism, const Selection& selection, c
     }
     if (selection.boundaries_once) {
       const std::size_t before = seen.size();
-      for (const Boundary& each : plan->boundaries())
-        seen.insert(what_happens(each, parallelism));
+      for (const Boundary& each : plan->boundaries()) seen.insert(what_happens(each, parallelism));
       if (seen.size() == before) continue;
     }
     ++report.models;

@@ -48,9 +48,10 @@ def tune(
     together. most_bytes: of the largest tensor. progress: rank 0 says on stderr how far it is. Ranks stay on
     the processors where they are: bind them first, as they will run.
 
-    backend "cuda": algorithm, protocol and threads are measured on the GPU of each rank, ``device`` (-1: the current
-    one), as CUDA graphs whose results are compared with exact sums. Ranks as threads have a GPU each, or all the same
-    one; nothing else may run on it meanwhile, and CUDA_DEVICE_MAX_CONNECTIONS=32 must be set before CUDA starts.
+    backend "cuda": algorithm, protocol and threads are measured on the GPU of each rank, ``device`` (-1:
+    the current one), as CUDA graphs whose results are compared with exact sums. Ranks as threads have a GPU
+    each, or all the same one, on which nothing else runs meanwhile; CUDA_DEVICE_MAX_CONNECTIONS=32 must then
+    be set before CUDA starts.
 
     Raises Unsupported where CUDA cannot be used; InvalidArgument, Timeout, SystemError.
     """

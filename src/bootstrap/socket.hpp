@@ -52,7 +52,8 @@ struct Endpoint {
 [[nodiscard]] Fd accept_by(const Fd& listener, const Deadline& deadline);
 
 /// Connects to whichever answers first: one that swallows packets must not use up the time of the others. An
-/// invalid Fd when all have refused, or the deadline has passed. Throws SystemError where no socket may be made.
+/// invalid Fd when all have refused, or the deadline has passed. Throws SystemError where no socket may be
+/// made.
 [[nodiscard]] Fd connect_to_first(std::span<const Endpoint> endpoints, const Deadline& deadline);
 
 /// Connects to one of the host's addresses, trying again (1 s each) until the deadline while nobody listens;

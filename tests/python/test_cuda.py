@@ -170,7 +170,7 @@ def test_disagreement():
 
 
 def test_tune():
-    """Ranks as threads that share the GPU: rank 0 drives them all. In a process of its own, as it makes streams."""
+    """Ranks as threads that share the GPU; in a process of its own, as it makes streams."""
     script = """
 import mixcomm
 quick = {"seconds": 0, "most_bytes": 16384, "progress": False}

@@ -55,7 +55,7 @@ def test_without_cuda():
     """Said on every rank, at once."""
     if mixcomm.info()["cuda"] and Path("/dev/nvidiactl").exists():
         pytest.skip("there is a GPU")
-    with pytest.raises(mixcomm.Unsupported, match="backend cuda: (built without CUDA|no CUDA device)"):
+    with pytest.raises(mixcomm.Unsupported, match=r"backend cuda: (built without CUDA|no CUDA device)"):
         mixcomm.run_threads(2, lambda b: mixcomm.tune(b, backend="cuda", **QUICK))
 
 
