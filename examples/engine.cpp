@@ -53,7 +53,10 @@ void engine(mixcomm::Bootstrap& bootstrap) {
   const mixcomm::RowPlan rows = boundaries.rows(counts);
   const mixcomm::RowRange own = boundaries.range(Rows::by_dp_rank, rows);
   std::vector<float> residual(own.count * hidden);
-  const auto first_value = [&own](std::size_t i) { return static_cast<float>(own.first + i / hidden + 1); };
+  const auto first_value = [&own](std::size_t i) {
+    const std::size_t row = own.first + i / hidden;
+    return static_cast<float>(row + 1);
+  };
   for (std::size_t i = 0; i < residual.size(); ++i) residual[i] = first_value(i);
   std::vector<float> all(rows.total() * hidden);
   const auto attn_tp = static_cast<float>(parallelism.attn_tp);

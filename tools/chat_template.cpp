@@ -1,10 +1,12 @@
 #include "tools/chat_template.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
 #include <optional>
+#include <string>
 #include <system_error>
 
 #include "mixcomm/error.hpp"
@@ -28,8 +30,16 @@ constexpr int refused = 4;
 constexpr const char* script = R"python(
 import sys
 sys.path[:] = [place for place in sys.path if place]  # no jinja2.py of the directory that this runs in
-import ctypes, datetime, json, resource, signal
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with who started it
+import ctypes, os, signal
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with who started it,
+try:  # who may have ended before
+    with open(f"/proc/{sys.argv[1]}/stat") as stat:
+        gone = stat.read().rpartition(")")[2].split()[0] in "ZX"
+except OSError:
+    gone = os.path.exists("/proc/self/stat")
+if gone:
+    sys.exit(1)
+import datetime, json, resource
 try:
     import jinja2, jinja2.ext, jinja2.nodes
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -118,7 +128,7 @@ std::string last_line(std::string text) {
 
 Finished run_script(const std::string& input) {
   try {
-    return run_program({interpreter(), "-c", script}, input);
+    return run_program({interpreter(), "-c", script, std::to_string(getpid())}, input);
   } catch (const SystemError& error) {
     refuse_interpreter(error.what());
   }
