@@ -469,18 +469,19 @@ class Driver:
 # -- pieces
 
 
+def nvidia_smi(query: str) -> list[str]:
+    """A line for each GPU, without units; none where it cannot be asked."""
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        text = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return text.strip().splitlines()
+
+
 def card() -> str:
     """What nvidia-smi says of the GPUs."""
-    try:
-        text = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    lines = text.strip().splitlines()
+    lines = nvidia_smi("name,driver_version")
     return f"{len(lines)} x {lines[0]}" if lines else "unknown"
 
 
@@ -488,16 +489,7 @@ def wait_for_free_gpus(limit: float) -> None:
     """Until no process has memory on the GPUs, so that the next server finds it free."""
     begin = time.monotonic()
     while time.monotonic() - begin < limit:
-        try:
-            text = subprocess.run(
-                ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
-                capture_output=True,
-                text=True,
-                timeout=10,
-            ).stdout
-        except (OSError, subprocess.SubprocessError):
-            return
-        if all(int(line) < 3000 for line in text.split() if line.isdigit()):
+        if all(int(used) < 3000 for used in nvidia_smi("memory.used") if used.isdigit()):
             return
         time.sleep(0.5)
 

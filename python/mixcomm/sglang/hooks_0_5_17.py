@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from . import boundary, link
+from . import boundary, hooks_shared, link
+from .hooks_shared import DP_ATTENTION
 from .versions import Hook
 
 _COMMUNICATOR = "sglang.srt.layers.communicator"
-_DP_ATTENTION = "sglang.srt.layers.dp_attention"
 
 # On a LayerCommunicator: its FFN was told to leave its sum to a fused exit.
 _OWES = "_mixcomm_owes_sum"
@@ -124,28 +124,22 @@ def hooks() -> list[Hook]:
     layer = ("hidden_states", "residual", "forward_batch")
     return [
         Hook(
-            f"{_DP_ATTENTION}.initialize_dp_attention",
+            f"{DP_ATTENTION}.initialize_dp_attention",
             "after",
             after_initialize,
             ("server_args", "model_config"),
         ),
         Hook(
-            f"{_DP_ATTENTION}.dp_gather_partial",
+            f"{DP_ATTENTION}.dp_gather_partial",
             "around",
             boundary.gather_partial,
             ("global_tokens", "local_tokens", "forward_batch"),
         ),
         Hook(
-            f"{_DP_ATTENTION}.dp_gather_replicate",
+            f"{DP_ATTENTION}.dp_gather_replicate",
             "around",
             boundary.gather_replicate,
             ("global_tokens", "local_tokens", "forward_batch"),
-        ),
-        Hook(
-            f"{_DP_ATTENTION}.dp_reduce_scatter_tensor",
-            "around",
-            boundary.reduce_scatter_tensor,
-            ("output", "input"),
         ),
         Hook(
             f"{_COMMUNICATOR}.LayerCommunicator.should_use_reduce_scatter",
@@ -171,10 +165,5 @@ def hooks() -> list[Hook]:
             gather_hidden_states_and_residual,
             (*layer, "layernorm", "context", "residual_input_mode"),
         ),
-        Hook(
-            "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
-            "before",
-            link.before_output,
-            ("self", "reqs", "return_logprob", "skip_req"),
-        ),
+        *hooks_shared.hooks(),
     ]

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from . import boundary, link
+from . import boundary, hooks_shared, link
+from .hooks_shared import DP_ATTENTION
 from .versions import Hook
 
-_DP_ATTENTION = "sglang.srt.layers.dp_attention"
 _BOUNDARY = "sglang.srt.layers.layer_boundary"
 _SUM_LEN = "exit with SUM_LEN padding"
 
@@ -97,15 +97,9 @@ def hooks() -> list[Hook]:
     step = ("local_hidden_states", "hidden_states", "forward_batch")
     entry = ("hidden_states", "residual", "forward_batch", "norm")
     return [
-        Hook(f"{_DP_ATTENTION}.initialize_dp_attention", "after", after_initialize, ("server_args",)),
-        Hook(f"{_DP_ATTENTION}.dp_gather_partial", "around", boundary.gather_partial, gather),
-        Hook(f"{_DP_ATTENTION}.dp_gather_replicate", "around", boundary.gather_replicate, gather),
-        Hook(
-            f"{_DP_ATTENTION}.dp_reduce_scatter_tensor",
-            "around",
-            boundary.reduce_scatter_tensor,
-            ("output", "input"),
-        ),
+        Hook(f"{DP_ATTENTION}.initialize_dp_attention", "after", after_initialize, ("server_args",)),
+        Hook(f"{DP_ATTENTION}.dp_gather_partial", "around", boundary.gather_partial, gather),
+        Hook(f"{DP_ATTENTION}.dp_gather_replicate", "around", boundary.gather_replicate, gather),
         Hook(
             f"{_BOUNDARY}.exit._select_dp_reduce_scatter",
             "around",
@@ -119,10 +113,5 @@ def hooks() -> list[Hook]:
             dp_gather_sum_read,
             (*entry, "cache", "gathers_residual", "places_cp_shards", "read", "update"),
         ),
-        Hook(
-            "sglang.srt.managers.scheduler_components.output_streamer.SchedulerOutputStreamer.stream_output",
-            "before",
-            link.before_output,
-            ("self", "reqs", "return_logprob", "skip_req"),
-        ),
+        *hooks_shared.hooks(),
     ]
