@@ -14,13 +14,10 @@
 #include "tools/graph_bench.hpp"
 #include "tools/output.hpp"
 #include "tools/ranks.hpp"
+#include "tools/statistics.hpp"
 
 namespace mixcomm::tools {
 namespace {
-
-double rounded(double value) {
-  return std::round(value * 1000) / 1000;
-}
 
 /// What no operation of one kernel can beat, by what was measured in the same run.
 double bound_us(const GpuBound& bound, const Row& row, const BenchOptions& options) {

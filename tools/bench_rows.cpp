@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "tools/machine.hpp"
 #include "tools/statistics.hpp"
@@ -70,10 +69,6 @@ Row row_of(const BenchOptions& options, const GridSize& grid, Link link, Cell ce
   add(row.cell.variants, composed);
   if (options.needs_nccl()) add(row.cell.variants, nccl);
   return row;
-}
-
-double rounded(double value) {
-  return std::round(value * 1000) / 1000;
 }
 
 std::string algorithm_text(const Json& row) {

@@ -13,10 +13,6 @@ namespace {
 
 constexpr std::size_t least_chunks = 2;  ///< of each contestant, or nothing is said of that distance
 
-double rounded(double value) {
-  return std::round(value * 1000) / 1000;
-}
-
 std::size_t chunks_at(const Measured& measured, Distance distance) {
   if (distance == Distance::mixed) return measured.chunks.size();
   return static_cast<std::size_t>(std::count_if(measured.chunks.begin(), measured.chunks.end(),

@@ -1,18 +1,12 @@
 // Built with CUDA only.
 #include "tools/gpu_bound.hpp"
 
-#include <cmath>
-
 #include "cuda/driver.hpp"
 #include "tools/empty_kernel.hpp"
 #include "tools/statistics.hpp"
 
 namespace mixcomm::tools {
 namespace {
-
-double rounded(double value) {
-  return std::round(value * 1000) / 1000;
-}
 
 double measure_floor_us(GraphBench& bench, bool overlaps) {
   return rounded(median(bench.measure_other([&](const GpuRank& rank) {

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -19,25 +18,11 @@
 namespace mixcomm::tools {
 namespace {
 
-constexpr DType dtype = DType::bf16;
-constexpr std::size_t hidden = 2048;            ///< 4 KiB rows
 constexpr std::size_t bound_bytes = 1U << 20U;  ///< where the bandwidth is read off
-Sweep sweep_of(const TuneOptions& options) {
-  return {.tp = options.tp,
-          .dp = options.dp,
-          .hidden = hidden,
-          .dtype = dtype,
-          .most_bytes = options.most_bytes,
-          .factor = 4};
-}
 
 /// Near and far alike: a table must serve for both.
 double p50(const Measured& measured) {
   return median(measured.at(Distance::mixed));
-}
-
-double rounded(double value) {
-  return std::round(value * 1000) / 1000;
 }
 
 /// What a wait takes: half of an operation that moves next to nothing and waits twice.
@@ -71,7 +56,8 @@ TuningTable measure(Bootstrap& bootstrap, const TuneOptions& options, const Tune
                     .costs = {},
                     .choices = {}};
   const std::vector<Variant> candidates{{Algorithm::one_shot}, {Algorithm::two_shot}};
-  std::vector<SweepPoint> points = points_of(sweep_of(options));
+  const Sweep sweep{.tp = options.tp, .dp = options.dp, .most_bytes = options.most_bytes};
+  std::vector<SweepPoint> points = points_of(sweep);
   // One thread where each rank is bound to one processor.
   Communicator communicator(bootstrap, {.tp = options.tp,
                                         .dp = options.dp,
@@ -84,9 +70,10 @@ TuningTable measure(Bootstrap& bootstrap, const TuneOptions& options, const Tune
     most = std::max(most, point.bytes);
   }
   CpuBench bench(bootstrap, communicator,
-                 {.hidden = hidden, .dtype = dtype, .most_bytes = most, .probes = options.binds}, no_jobs);
-  CpuBench tiny(bootstrap, communicator, {.hidden = 1, .dtype = dtype, .most_bytes = 4096, .probes = false},
-                no_jobs);
+                 {.hidden = sweep.hidden, .dtype = sweep.dtype, .most_bytes = most, .probes = options.binds},
+                 no_jobs);
+  CpuBench tiny(bootstrap, communicator,
+                {.hidden = 1, .dtype = sweep.dtype, .most_bytes = 4096, .probes = false}, no_jobs);
   if (options.binds)
     bind_to_processors_of(bootstrap.rank());  // now that they know how many processors there are
   table.costs.wait_us = rounded(measure_wait_us(tiny, options));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 namespace mixcomm::tools {
@@ -19,6 +20,11 @@ namespace mixcomm::tools {
 
 [[nodiscard]] inline double median(std::vector<double> values) {
   return percentile(std::move(values), 0.5);
+}
+
+/// To three places: as results are written.
+[[nodiscard]] inline double rounded(double value) {
+  return std::round(value * 1000) / 1000;
 }
 
 }  // namespace mixcomm::tools

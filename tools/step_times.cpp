@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 
 #include "tools/statistics.hpp"
 
@@ -31,10 +30,6 @@ std::int64_t all_come(const Ranks& ranks, std::size_t step, std::size_t collecti
   std::int64_t last = ranks[0][step].collectives[collective].begin;
   for (const auto& rank : ranks) last = std::max(last, rank[step].collectives[collective].begin);
   return last;
-}
-
-double rounded(double value) {
-  return std::round(value * 1000) / 1000;
 }
 
 double share(std::int64_t part, std::int64_t whole) {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <map>
 #include <memory>
 #include <utility>
@@ -23,20 +22,9 @@ namespace mixcomm::tools {
 namespace {
 
 constexpr std::size_t launches = 10;  ///< of each graph
-constexpr std::size_t hidden = 2048;  ///< 4 KiB rows
-constexpr DType dtype = DType::bf16;
-
-double rounded(double value) {
-  return std::round(value * 1000) / 1000;
-}
 
 Sweep sweep_of(const TuneOptions& options) {
-  return {.tp = options.tp,
-          .dp = options.dp,
-          .hidden = hidden,
-          .dtype = dtype,
-          .most_bytes = options.most_bytes,
-          .factor = 2};
+  return {.tp = options.tp, .dp = options.dp, .most_bytes = options.most_bytes, .factor = 2};
 }
 
 /// How the ranks reach each other.
@@ -160,11 +148,12 @@ TuningTable measure_gpu_tuning(Bootstrap& bootstrap, const TuneOptions& options,
   const auto driven = place.ranks == RanksOn::streams ? DrivenRanks::shared(bootstrap)
                                                       : std::make_shared<DrivenRanks>(bootstrap.world());
   std::size_t most = 0;
-  for (const SweepPoint& point : points_of(sweep_of(options))) most = std::max(most, point.bytes);
+  const Sweep sweep = sweep_of(options);
+  for (const SweepPoint& point : points_of(sweep)) most = std::max(most, point.bytes);
   GpuRank mine(bootstrap, {.grid = {options.tp, options.dp},
                            .place = place,
-                           .hidden = hidden,
-                           .dtype = dtype,
+                           .hidden = sweep.hidden,
+                           .dtype = sweep.dtype,
                            .most_bytes = most,
                            .timeout = options.timeout});
   const Json table = driven->run(bootstrap, mine, place.ranks, [&](const std::vector<GpuRank*>& ranks) {

@@ -15,7 +15,7 @@ namespace mixcomm::tools {
 struct Sweep {
   int tp = 2;
   int dp = 1;
-  std::size_t hidden = 2048;
+  std::size_t hidden = 2048;  ///< 4 KiB rows
   DType dtype = DType::bf16;
   std::size_t most_bytes = 0;  ///< of the largest tensor
   std::size_t factor = 4;      ///< from one size to the next

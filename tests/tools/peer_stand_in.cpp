@@ -1,7 +1,6 @@
-// In place of DeepSpeed's operation, compiled: an all_reduce of bf16 between two ranks, so that `mixcomm
-// bench
-// --against deepspeed` can be tested where DeepSpeed is not installed. MIXCOMM_TEST_WRONG makes its sums
-// wrong.
+// In place of DeepSpeed's operation, compiled: an all_reduce of bf16 between two ranks, so that
+// `mixcomm bench --against deepspeed` can be tested where DeepSpeed is not installed. MIXCOMM_TEST_WRONG
+// makes its sums wrong.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -11,6 +10,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+
+#include "tools/peers/peer.hpp"
 
 namespace {
 
@@ -34,17 +35,6 @@ float value_of(std::uint16_t bits) {
 
 }  // namespace
 
-struct Call {  // PeerCall of tools/peers/peer.cpp
-  int op;
-  int dtype;
-  int tp;
-  int dp;
-  int rank;
-  void* in;
-  void* out;
-  const int* counts;
-};
-
 extern "C" void peer_init(int /*world*/, int /*rank*/, const char* name) {
   const int fd = shm_open(name, O_CREAT | O_RDWR, 0600);
   if (ftruncate(fd, sizeof(Shared)) != 0) std::abort();
@@ -52,7 +42,7 @@ extern "C" void peer_init(int /*world*/, int /*rank*/, const char* name) {
   close(fd);
 }
 
-extern "C" void* peer_run(const Call* call) {
+extern "C" void* peer_run(const PeerCall* call) {
   const auto count = static_cast<std::size_t>(call->counts[0]);
   if (call->op != 0 || call->dtype != 0 || count > most) return nullptr;
   std::memcpy(shared->elements[call->rank], call->in, count * 2);

@@ -6,25 +6,10 @@
 
 #include "mixcomm/error.hpp"
 #include "tools/mpi/rank.hpp"
+#include "tools/peers/peer.hpp"
 
 namespace mixcomm::tools::mpi {
 namespace {
-
-extern "C" {
-/// What a call has. `op`, `dtype`: their numbers in mixcomm; counts in elements, of each DP rank's block.
-struct PeerCall {
-  int op;
-  int dtype;
-  int tp;
-  int dp;
-  int rank;
-  void* in;
-  void* out;
-  const int* counts;
-};
-/// Makes the call; returns where its result is, null if it failed. Runs in the calling thread.
-using PeerRun = void* (*)(const PeerCall* call);
-}
 
 class Peer final : public Rank {
  public:
@@ -60,7 +45,7 @@ struct PeerJob {
 };
 __attribute__((visibility("default"))) int mixcomm_peer_job(const char* path, PeerJob* job);
 __attribute__((visibility("default"))) int mixcomm_peer_serve(const char* path, int rank, int world,
-                                                              mixcomm::tools::mpi::PeerRun run);
+                                                              PeerRun run);
 /// Tells the bench why this rank cannot take part.
 __attribute__((visibility("default"))) void mixcomm_peer_fail(const char* path, const char* why);
 }
