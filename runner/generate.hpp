@@ -14,7 +14,7 @@ namespace mixcomm::runner {
 struct GenerateOptions {
   std::size_t max_new_tokens = 128;
   std::size_t max_positions =
-      0;  ///< a sequence ends, too, when it has so many tokens with its prompt's; 0: never
+      0;  ///< a sequence also ends when it has this many tokens, its prompt's included; 0: never
   std::vector<int> eos_token_ids =
       {};  ///< a sequence ends after one of these, which is kept in its tokens; empty: never
   std::function<void(std::size_t step, std::size_t active)> progress =

@@ -67,7 +67,7 @@ class JsonView {
   std::string way_;  // "text_config.rope_parameters"; empty: the top level
 };
 
-/// A value for an error message: a short one as it is, of a container its type.
+/// A value for an error message: a short value in full, a container by its type alone.
 [[nodiscard]] std::string shown(const Json& value);
 
 }  // namespace mixcomm::runner

@@ -26,7 +26,7 @@ class MappedFile {
   [[nodiscard]] const std::string& path() const { return path_; }
 
  private:
-  MappedFile() = default;  // that of a path goes on from it, so that what it mapped goes if it throws
+  MappedFile() = default;  // the constructor with a path delegates to it, so that a throw there unmaps
 
   std::string path_;
   std::span<const std::byte> bytes_;

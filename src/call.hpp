@@ -69,7 +69,7 @@ struct CallRecord {
 
   // Left plain where no rank touches a buffer of another: for one_shot, unless Call::reads_in_place.
   Placement all_blocks;  ///< of the buffer with all blocks
-  Placement one_block;   ///< of the other one
+  Placement one_block;   ///< of the buffer with one block
 
   /// Equal for calls that agree.
   [[nodiscard]] std::uint32_t hash() const;

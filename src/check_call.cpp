@@ -80,7 +80,7 @@ CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const Ro
   }
   check_tensor(op, "in", in, shape.gathers ? rows[team.dp.member] : total);
   check_tensor(op, "out", out, shape.gathers ? total : rows[team.dp.member]);
-  // What a rank without rows holds is small, but what its peers hold must fit as well.
+  // A rank without rows holds little, but what its peers hold must fit as well.
   check_tensor(op, "rows", {"", total, in.hidden, in.dtype}, total);
   CheckedCall call{in, out, rows};
   if (overlap(in, out) && !in_place(call, shape.gathers, team))

@@ -95,7 +95,8 @@ void check_fits(Bootstrap& bootstrap, const TuningTable& table, const Backend& b
           of_table, r, here[r]));
 }
 
-/// The numbers of the ranks in the bootstrap that these are a team of; none where they are their own.
+/// If the ranks of this bootstrap are a team of a larger one: their numbers there. Empty if the numbers are
+/// the same.
 std::vector<int> numbers_in_whole(const Bootstrap& bootstrap) {
   std::vector<int> numbers;
   bool same = true;
@@ -135,7 +136,8 @@ struct Communicator::State {
     in_numbers_of_whole([this] { backend->check_alive(); });
   }
 
-  /// What `call` does, and what it throws in the numbers by which survivors are asked for.
+  /// Does `call`. Errors name ranks of this communicator's bootstrap; they are thrown again with the numbers
+  /// that those ranks have in the whole job, which Bootstrap::survivors() takes.
   template <class F>
   void in_numbers_of_whole(const F& call) const try {
     call();
@@ -380,7 +382,7 @@ struct Communicator::CallRun {
         choose_shape(c, algorithm).with({.protocol = state.options.cuda.protocol}).with(options.shape);
     state.run_one(each, part, algorithm, shape, options.stream);
   }
-  /// Else ranks would not all meet in a call.
+  /// Whether every DP rank has rows. Only then do all ranks of the team meet in the call, as learning needs.
   [[nodiscard]] bool all_have_rows(Op each) const {
     const Grid& grid = state.grid;
     if (each == Op::all_reduce) return rows[grid.dp.member] > 0;

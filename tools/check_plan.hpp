@@ -8,8 +8,8 @@
 namespace mixcomm::tools {
 
 struct CheckPlanOptions {
-  int symbolic_ranks = 16;  ///< checked in integers up to so many ranks
-  int real_ranks = 8;       ///< run on the CPU backend up to so many
+  int symbolic_ranks = 16;  ///< spreads of up to this many ranks are checked in integers
+  int real_ranks = 8;       ///< spreads of up to this many ranks run on the CPU backend
   bool quick = false;       ///< some of the models alone
   std::string json_path;
   RankFlags ranks;

@@ -9,7 +9,7 @@
 
 namespace mixcomm::tools {
 
-/// The objects of one cell in the JSON of the results (docs/performance.md says what is in them): what was
+/// The objects of one cell in the JSON of the results (docs/measuring.md says what is in them): what was
 /// measured at the distance at which most was, and beside it what there is of the other one. Of each MPI the
 /// setting counts that was quickest in this cell.
 [[nodiscard]] Json cpu_cell_json(const BenchOptions& options, const Row& row, const CellResult& result,

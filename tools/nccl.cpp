@@ -82,7 +82,7 @@ NcclCommunicator::NcclCommunicator(Bootstrap& bootstrap, const GpuPlace& place) 
   if (place.ranks == RanksOn::streams)
     throw Unsupported("NCCL refuses ranks that share a GPU in one process; use --processes");
   if (place.ranks == RanksOn::processes) {
-    // It refuses two ranks on one GPU of one host, but not of what it takes for two hosts.
+    // NCCL refuses two ranks on one GPU of one host. With a NCCL_HOSTID each it takes them for two hosts.
     setenv("NCCL_HOSTID", fmt::format("mixcomm-rank-{}", rank).c_str(), 1);
     about_ += ", over sockets, because ranks share a GPU";
   }

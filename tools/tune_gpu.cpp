@@ -54,7 +54,7 @@ std::vector<Variant> candidates_for(const Reach& reach, Buffers buffers) {
 
 struct Order {
   std::vector<SweepPoint> points;
-  std::size_t coarse = 0;  ///< so many come first, and suffice
+  std::size_t coarse = 0;  ///< how many of them come first, and are enough for a table
 };
 
 /// The points with their candidates: every second one of a kind behind all others.

@@ -10,7 +10,7 @@ float decode_fp16(std::uint32_t bits) {
   const std::uint32_t sign = (bits & 0x8000U) << 16U;
   const std::uint32_t rest = bits & 0x7FFFU;
   if (rest >= 0x7C00U) return std::bit_cast<float>(sign | 0x7F800000U | (rest & 1023U) << 13U);
-  if (rest < 0x400U) {  // so many times 2^-24
+  if (rest < 0x400U) {  // subnormal: `rest` times 2^-24
     const float magnitude = static_cast<float>(rest) * 0x1p-24F;
     return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(magnitude));
   }

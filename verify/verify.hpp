@@ -40,8 +40,8 @@ struct Case {
   /// Another one for every call. It also picks where buffers begin: cases that differ only in it, by a
   /// multiple of same_buffers, have theirs at the same places.
   std::uint64_t seed = 0;
-  /// CUDA: not 0: the counts are in device memory, and tensors have room for so many rows per DP rank. Not
-  /// for composed and nccl, nor in place unless the operation has one block.
+  /// CUDA: if it is not 0, the counts are in device memory, and tensors have room for this many rows per DP
+  /// rank. Not for composed and nccl, nor in place unless the operation has one block.
   std::size_t most = 0;
   std::size_t room = 0;  ///< with `most`: rows of the tensor with all rows; 0: dp * most
 };

@@ -118,7 +118,8 @@ class LayerPlan {
   [[nodiscard]] const Parallelism& parallelism() const { return parallelism_; }
   [[nodiscard]] const ModelModules& modules() const { return modules_; }
 
-  /// Of what before_attention(0), before_mlp(0), after_mlp(0), before_mlp(1), ... logits() return.
+  /// All boundaries in this order: before_attention(0), before_mlp(0), after_mlp(0), before_mlp(1), ...
+  /// logits().
   [[nodiscard]] std::span<const Boundary> boundaries() const { return boundaries_; }
 
  private:

@@ -14,17 +14,17 @@ struct Range {
   std::size_t size = 0;
 };
 
-/// Runs are cut at multiples of so many elements, unless cut() is told another number: ranks write different
-/// cache lines, and packs of 16 bytes stay whole.
+/// Pieces and shares are cut at multiples of this number of elements, unless cut() is told another one. So
+/// ranks write different cache lines, and packs of 16 bytes stay whole.
 inline constexpr std::size_t granule = 64;
 
 [[nodiscard]] MIXCOMM_HD constexpr std::size_t round_up(std::size_t n, std::size_t to) {
   return (n + to - 1) / to * to;
 }
 
-/// What each of `members` near equal shares in `size` elements (fewer than 2^32 runs of `step`) has, a
-/// multiple of `step`; the last ones may have less. Of 32 bits where that is enough: dividing 64 takes a GPU
-/// long.
+/// The length of each of `members` nearly equal shares of `size` elements: a multiple of `step`. The last
+/// shares may be shorter. `size` is fewer than 2^32 steps, so that the division has 32 bits: one of 64 bits
+/// takes long on a GPU.
 template <class Size>
 [[nodiscard]] MIXCOMM_HD constexpr Size share_of(Size size, int members, Size step = granule) {
   const auto runs = static_cast<std::uint32_t>((size + step - 1) / step);
@@ -116,7 +116,7 @@ class BasicBlocks {
   }
 
   [[nodiscard]] MIXCOMM_HD int dp() const { return dp_; }
-  /// What the blocks were cut at multiples of.
+  /// The number of elements that the blocks were cut at multiples of.
   [[nodiscard]] MIXCOMM_HD std::size_t step() const { return step_; }
   /// The size of block d, covered or not; of all blocks together.
   [[nodiscard]] MIXCOMM_HD std::size_t full_size(int d) const { return offset_[d + 1] - offset_[d]; }
@@ -137,12 +137,12 @@ class BasicBlocks {
   [[nodiscard]] MIXCOMM_HD Range block(int d) const { return {packed_[d], size(d)}; }
   /// Where the next block begins.
   [[nodiscard]] MIXCOMM_HD std::size_t packed_end(int d) const { return packed_[d + 1]; }
-  /// What falls to `member` of `members` when all of it is shared out near equally, whichever blocks it is
-  /// in: so ranks have equal work also where blocks are uneven.
+  /// The share of `member`, if `members` share all that this pass covers nearly equally. A share may begin in
+  /// one block and end in another, so ranks have equal work also where blocks are uneven.
   [[nodiscard]] MIXCOMM_HD Range share(int member, int members) const {
     return part(packed_[dp_], member, members, step_);
   }
-  /// What a run holds of block d, in the covered part of that.
+  /// The elements of block d that lie in `run`, counted from where this pass's piece of the block begins.
   [[nodiscard]] MIXCOMM_HD Range overlap(const Range& run, int d) const {
     const std::size_t covered = size(d);
     const std::size_t begin = run.begin > packed_[d] ? run.begin - packed_[d] : 0;

@@ -175,7 +175,8 @@ class Reading {
     throw InvalidArgument(fmt::format("MIXCOMM_LAUNCHER={} is none of {}, none", id, fmt::join(ids, ", ")));
   }
 
-  /// The launcher that set its variables last. Those of which nothing tells who came first must agree.
+  /// The launcher that set its variables last. Where nothing tells which of several that was, they must
+  /// agree.
   [[nodiscard]] const Launcher* innermost() const {
     std::size_t least = generations_.size();
     for (const Launcher* launcher : found_) least = std::min(least, age(*launcher));

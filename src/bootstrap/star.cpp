@@ -80,7 +80,8 @@ class Collection {
   std::vector<std::optional<std::string>> parts_;
 };
 
-/// Those on whose connection that is so now: for rank 0 any, for the others rank 0 alone.
+/// The ranks on whose connections poll() reports one of `events` right now. Rank 0 has a connection to each
+/// rank, the others to rank 0 alone.
 RankSet ranks_with(const Star& star, short events) {
   std::vector<pollfd> entries;
   for (const Fd& peer : star.peers) entries.push_back({peer.get(), events, 0});

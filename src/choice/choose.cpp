@@ -15,7 +15,8 @@ bool sums_over_tp(const Circumstances& c) {
 }
 
 /// one_shot waits once, but each rank copies its input, and the ranks of a TP team all sum the same rows: it
-/// reads tp times what two_shot reads. Up to so many bytes that costs less than a second wait.
+/// reads tp times what two_shot reads. This is the number of bytes up to which that costs less than
+/// two_shot's second wait.
 std::size_t worth_a_wait_bytes(const Circumstances& c) {
   // What is read is not taken back from the reader's cache, as it is when it is pushed there. So where
   // nothing is read twice of what is staged anyway, or by two ranks that have a processor each, one_shot is

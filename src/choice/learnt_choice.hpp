@@ -13,12 +13,12 @@
 
 namespace mixcomm {
 
-/// What a member of a team says, in memory that all of them share, zeroed at first. By the parity of the call
-/// in which it is written.
+/// What one member of a team tells the others, in memory that all share and that is zero at first. Each note
+/// exists twice, for calls with even and with odd numbers: one is written while the other may still be read.
 struct LearningNotes {
-  /// The first member: what changes.
+  /// Written by the first member: what later calls are to run.
   alignas(128) std::array<std::atomic<std::uint64_t>, 2> changes{};
-  /// Each member: what the call took on it.
+  /// Written by each member: how long the call took on it.
   alignas(128) std::array<std::atomic<std::uint64_t>, 2> took{};
 };
 
@@ -33,7 +33,8 @@ struct LearningNotes {
 /// Only algorithms that give the same bits are candidates, so results do not depend on what is learnt.
 class LearntChoice {
  public:
-  /// What costs alike: one operation on one kind of memory, of about one size. The same on all members.
+  /// Calls that cost about the same: one operation, one kind of memory, one size rounded to a power of two.
+  /// The same on all members.
   struct Work {
     Op op = Op::all_reduce;
     bool symmetric = false;
@@ -55,8 +56,8 @@ class LearntChoice {
   static constexpr std::size_t sizes = 65;
   static constexpr std::size_t algorithms = 5;
   static constexpr std::uint32_t first_calls = 5;    ///< of each candidate, to begin with
-  static constexpr std::uint32_t trial_period = 64;  ///< then some calls in so many are of another one
-  static constexpr std::uint32_t trial_calls = 2;
+  static constexpr std::uint32_t trial_period = 64;  ///< then, in each run of this many calls, ...
+  static constexpr std::uint32_t trial_calls = 2;    ///< ... this many try another candidate
 
   struct Known {
     Algorithm runs = Algorithm::automatic;          ///< automatic: the first candidate
@@ -79,7 +80,7 @@ class LearntChoice {
   std::vector<LearningNotes*> notes_;
   int member_;
   std::uint32_t calls_ = 0;  ///< of the team, modulo 2^32
-  std::array<Ran, 2> ran_;   ///< the last ones, by parity
+  std::array<Ran, 2> ran_;   ///< the last two calls, by the parity of their numbers
   std::vector<Known> known_;
 };
 

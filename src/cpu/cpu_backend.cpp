@@ -25,7 +25,7 @@ namespace {
 
 constexpr std::size_t page = 4096;
 
-/// What two ranks stage at a time: areas that change hands are to stay in their caches.
+/// The most bytes of a pass between two ranks: areas that change hands are to stay in their caches.
 constexpr std::size_t most_kept_bytes = std::size_t{512} << 10U;
 
 /// Shared memory of which each rank owns a slice.
@@ -136,7 +136,8 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::string machine() const override { return machine_name(); }
   [[nodiscard]] bool crowded() const override { return crowded_; }
 
-  /// Where ranks share processors, how long a wait takes, and what is near, no rule can know.
+  /// Where ranks share processors, no rule knows how long a wait takes and which ranks are near: it is
+  /// learnt.
   [[nodiscard]] std::vector<LearningNotes*> learning_notes(TeamKind team) override {
     std::vector<LearningNotes*> notes;
     if (!crowded_) return notes;

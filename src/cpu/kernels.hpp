@@ -26,7 +26,7 @@ struct OrderedSum {
   int outer = 1;
   void* const* destinations = nullptr;
   int destination_count = 1;
-  int streamed_count = 0;  ///< so many of them, the last ones, are written with Stores::streamed
+  int streamed_count = 0;  ///< how many destinations, counted from the end, take Stores::streamed
   std::size_t size = 0;
 };
 

@@ -22,7 +22,7 @@ int openmp_threads() {
   return static_cast<int>(std::clamp<long>(first, 0, most_threads));
 }
 
-/// What threads are counted by: processors, or cores, of which each processor is a part.
+/// The units in which threads are counted: processors, or cores.
 using Units = std::set<int>;
 
 Units processors_of(const RankProcessors& rank) {

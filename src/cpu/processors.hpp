@@ -14,8 +14,8 @@ namespace mixcomm::cpu {
 
 /// What a rank says of itself. Passive data that is sent as it is.
 struct RankProcessors {
-  cpu_set_t usable{};  ///< that the thread which makes the communicator may run on
-  int threads = 0;     ///< as many as its user asks for; 0: what it owns
+  cpu_set_t usable{};  ///< where the thread that makes the communicator may run
+  int threads = 0;     ///< how many its user asks for; 0: as many as it owns cores
   int most = 0;        ///< OMP_NUM_THREADS; 0: not set
 };
 
@@ -26,12 +26,12 @@ struct RankProcessors {
 [[nodiscard]] std::vector<RankProcessors> exchange_processors(Bootstrap& bootstrap,
                                                               const RankProcessors& mine);
 
-/// Of which processor's core each one is a part: the first of those that share it.
+/// The core of a processor, named by the first of the processors that share it.
 using CoreOf = int (*)(int processor);
-/// As the system says; each is a core of its own where it says nothing.
+/// The core as the system says it; the processor itself where the system says nothing.
 [[nodiscard]] int core_of(int processor);
 
-/// The time of so many processors is granted by the control group at most; 0: there is no limit.
+/// How many processors' time the control group grants; 0: there is no limit.
 [[nodiscard]] double processor_limit();
 
 /// Processors that the ranks may run on together: ranks may be bound to one each, and a container may have

@@ -29,8 +29,8 @@ namespace mixcomm::cpu {
 /// falls to the readers too. A rank's choice has no effect on results, so ranks need not agree.
 class StagingStores {
  public:
-  /// What costs alike: passes of one kind (which operation, algorithm and team: a number below most_kinds)
-  /// and about one size.
+  /// Passes that cost about the same: of one kind (which operation, algorithm and team: a number below
+  /// most_kinds) and one size, rounded to a power of two.
   struct Work {
     std::size_t kind = 0;
     std::size_t bytes = 0;

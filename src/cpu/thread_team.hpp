@@ -21,7 +21,8 @@ namespace mixcomm::cpu {
 /// processor, or could not be started, keeps nobody waiting.
 class ThreadTeam {
  public:
-  /// That of the calling thread: communicators made by one thread share it. It lives as long as they do.
+  /// The calling thread's team, which all communicators made by this thread share. It lives as long as they
+  /// do.
   [[nodiscard]] static std::shared_ptr<ThreadTeam> of_this_thread();
 
   ThreadTeam();
@@ -40,10 +41,10 @@ class ThreadTeam {
     run_pieces(pieces, {[](const void* f, int i) { (*static_cast<const Piece*>(f))(i); }, &piece});
   }
 
-  /// There will soon be so many pieces: helpers that sleep begin to wake up.
+  /// Says that a run of `pieces` will come soon: helpers that sleep begin to wake up.
   void rouse(int pieces);
 
-  /// How many there are.
+  /// How many helpers there are.
   [[nodiscard]] int helpers() const { return made_; }
 
  private:
@@ -56,7 +57,7 @@ class ThreadTeam {
   struct Shared;
 
   void run_pieces(int pieces, const Job& job);
-  /// Makes helpers for so many pieces, as far as the system lets it.
+  /// Makes the helpers that a run of `pieces` needs, as far as the system allows threads.
   void need(int pieces);
 
   std::unique_ptr<Shared> shared_;  ///< with the helpers

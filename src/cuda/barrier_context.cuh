@@ -27,7 +27,8 @@ class BarrierContext : public Lane {
 
   using Lane::Lane;
 
-  /// Of few data, what can be known before the previous kernel is complete; else registers are worth more.
+  /// With few data, tiles are made ready before the previous kernel is complete. With more, the registers
+  /// that this takes are worth more.
   __device__ void prepare() {
     if constexpr (few) sums_ = {b_, two_shot_sums(a_.grid, b_)};
   }
@@ -186,12 +187,13 @@ class BarrierContext : public Lane {
     return {a_.workspace.first + a_.workspace.area(area, blockIdx.x), a_.workspace.stride, nullptr,
             Coordinates::packed};
   }
-  /// What a rank that gives up takes back of its flag: no flag falls behind by so much otherwise.
+  /// A rank that gives up lowers its flag by this number. No other flag is ever so far behind, so peers can
+  /// tell who gave up from who never came.
   static constexpr std::uint32_t gave_up = std::uint32_t{1} << 30U;
   [[nodiscard]] __device__ bool passed(std::uint32_t flag) const {
     return static_cast<std::int32_t>(flag - barriers()) >= 0;
   }
-  /// The members that have not come; if all the others have come and given up, those.
+  /// The members that never came to this barrier; if there are none, those that came and gave up.
   [[nodiscard]] __device__ std::uint64_t missing() const {
     std::uint64_t never_came = 0;
     std::uint64_t gone = 0;
@@ -204,7 +206,7 @@ class BarrierContext : public Lane {
     }
     return never_came != 0 ? never_came : gone;
   }
-  /// What `from` raises for `to`.
+  /// The flag that member `from` raises for member `to`.
   [[nodiscard]] __device__ std::uint32_t* flag(int to, int from) const {
     return reinterpret_cast<std::uint32_t*>(workspace(to) +
                                             Workspace::flag(static_cast<int>(blockIdx.x), from));

@@ -34,7 +34,7 @@ inline constexpr int ways = 8;
 [[nodiscard]] constexpr bool over_barriers(Way way) {
   return way == Way::two_shot_barriers_few || way == Way::two_shot_barriers;
 }
-/// Of two lines, or of one.
+/// Whether a tile is two lines.
 [[nodiscard]] constexpr bool is_wide(Way way) {
   return way == Way::one_shot_lines_wide || way == Way::two_shot_lines_wide;
 }

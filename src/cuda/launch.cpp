@@ -17,7 +17,7 @@ struct TileShape {
   std::size_t bytes;       ///< of data
   std::size_t wire_bytes;  ///< that carry them
   std::size_t threads;
-  std::size_t step;  ///< blocks are cut at multiples of so many bytes
+  std::size_t step;  ///< the granule: blocks are cut at multiples of this many bytes
 };
 
 TileShape tile_of(Way way, DType dtype) {
@@ -28,7 +28,8 @@ TileShape tile_of(Way way, DType dtype) {
   return {120 * width, 128 * width, 8, 240};
 }
 
-/// Elements that the larger of both areas must hold for what one lane covers in one pass.
+/// What one lane covers in one pass needs two areas, for input and for sums: how many elements the larger one
+/// must hold.
 std::size_t elements_needed(Way way, bool gathers, const BasicBlocks<most_ranks>& blocks, const Grid& grid) {
   if (over_barriers(way)) return blocks.packed_size();
   const auto sources = static_cast<std::size_t>(gathers ? grid.tp.size : grid.world.size);
@@ -36,7 +37,7 @@ std::size_t elements_needed(Way way, bool gathers, const BasicBlocks<most_ranks>
   return is_one_shot(way) ? in : std::max(in, blocks.packed_size());
 }
 
-/// The way of a call whose shape is known, but for what depends on how much each thread has to do.
+/// The way of a call whose shape is known. Variants for many or for few tiles a thread are chosen later.
 Way way_of(const Call& call, const LaunchLimits& limits) {
   Protocol protocol = call.shape.protocol;
   if (protocol == Protocol::lines && !limits.lines) protocol = Protocol::packets;
@@ -46,7 +47,8 @@ Way way_of(const Call& call, const LaunchLimits& limits) {
   return protocol == Protocol::packets ? Way::two_shot_packets : Way::two_shot_barriers;
 }
 
-/// A lane has so many threads unless the call says otherwise, or there is more to do than lanes.
+/// The threads of a lane, unless the call names another number, or all lanes together have fewer threads than
+/// there are tiles.
 constexpr std::size_t usual_threads = 256;
 
 /// Two lines at a time where each team has several: measured over NVLink.

@@ -1,6 +1,6 @@
 // Lines: 128 bytes that eight threads write and read at once, 120 of data and 8 for the number of the pass.
 // Any bit pattern may be data. That they stay together is how NVLink and the L2 cache work (NCCL relies on it
-// as well), not what PTX promises: so lines are for ranks whose GPUs are joined by NVLink, or the same.
+// as well), not what PTX promises. So lines are for ranks that share a GPU, or whose GPUs NVLink joins.
 #pragma once
 
 #include "cuda/user_tile.cuh"
@@ -25,9 +25,9 @@ struct LineWire {
     std::uint32_t word[width][4];
   };
 
-  /// A thread's parts of a tile in the caller's buffer. Two lines together have whole packs of 16 bytes:
-  /// seven for each, and one of which the last thread has the first half in the first line, the second half
-  /// in the second.
+  /// A thread's parts of a tile in the caller's buffer. Two lines hold 15 packs of 16 bytes: seven in each
+  /// line, for threads 0 to 6, and one that is cut in two: thread 7 has its first half in the first line, and
+  /// its second half in the second line.
   template <class U>
   class User {
    public:
@@ -37,7 +37,7 @@ struct LineWire {
           left_(static_cast<int>(static_cast<Place>(block_size) - begin)),
           aligned_(reinterpret_cast<std::uintptr_t>(block) % 16 == 0),
           second_(begin % (2 * line_elements) != 0) {}
-    /// What picked() takes: of the last thread a whole pack.
+    /// What picked() takes. The last thread loads a whole pack, of which picked() takes half.
     __device__ Data load() const {
       Data all;
 #pragma unroll
@@ -78,8 +78,8 @@ struct LineWire {
     [[nodiscard]] __device__ bool is_second(int k) const {
       return width == 2 ? k == 1 : second_;
     }
-    /// Where this thread's pack of line k begins, from the tile on: before it, for the last thread of a
-    /// second line.
+    /// Where this thread's pack of line k begins, in elements behind the tile's begin. Negative for the last
+    /// thread of a second line: the first half of its pack is in the line before.
     [[nodiscard]] __device__ int pack_at(int k) const {
       const int line = k * line_elements;
       if (!is_second(k)) return line + thread() * pack;
@@ -96,7 +96,8 @@ struct LineWire {
     bool second_;
   };
 
-  /// What is sent of what was loaded for a tile that begins there: the last thread's half of its pack.
+  /// From what load() loaded of the tile at `begin`, what this thread sends: the last thread only half of its
+  /// pack.
   [[nodiscard]] __device__ static Data picked(Data loaded, Place begin) {
 #pragma unroll
     for (int k = 0; k < width; ++k)

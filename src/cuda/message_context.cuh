@@ -96,7 +96,7 @@ class MessageContext : public Lane {
   }
   __device__ void retract(const Input&) requires(one_shot) {}  // all have copies of their own
 
-  /// Of my input, to every other rank its share.
+  /// Sends every other rank what it sums of my input: its share.
   __device__ Input share() requires(!one_shot) {
     send();
     keep_last();
@@ -209,7 +209,8 @@ class MessageContext : public Lane {
     return a_.grid.tp.size > 1 ? from_own_block() : Runs::around(b_.everything(), own_block());
   }
 
-  /// Which source of a sum this rank itself is, whose part has not travelled; or nobody.
+  /// The number, among the sources of a tile's sum, of this rank itself, whose data have not travelled; or
+  /// `nobody`, if this rank is no source.
   [[nodiscard]] __device__ int own_source(const Tile& tile) const {
     if constexpr (!gathers) return my_source();
     return tile.block == a_.grid.dp.member ? a_.grid.tp.member : nobody;
@@ -288,7 +289,7 @@ class MessageContext : public Lane {
     __syncthreads();
     keep(number(), barriers());
   }
-  /// Of my input's tiles, to be loaded.
+  /// Whether tiles of my input are still to be loaded.
   [[nodiscard]] __device__ bool any_left() const {
     return next_ != typename TwoRuns::End{};
   }
@@ -354,7 +355,7 @@ class MessageContext : public Lane {
     return OverWire::bytes_of(count);
   }
 
-  /// Of this pass.
+  /// The number of this pass.
   [[nodiscard]] __device__ std::uint64_t number() const {
     return packets() + 1;
   }
@@ -371,7 +372,7 @@ class MessageContext : public Lane {
   [[nodiscard]] __device__ std::byte* in_area(int m) const {
     return workspace(m) + a_.workspace.area(Area::in(OverWire::kind, parity()), blockIdx.x);
   }
-  /// Where `from` greets `to`.
+  /// Where member `from` writes its hello for member `to`.
   [[nodiscard]] __device__ std::byte* hello(int to, int from) const {
     return workspace(to) + Workspace::hello(parity(), blockIdx.x, from);
   }
@@ -383,7 +384,7 @@ class MessageContext : public Lane {
       if (ptx::load_packet(hello(me(), m)).number() != number()) missing |= std::uint64_t{1} << m;
     return missing != 0 ? missing : std::uint64_t{1} << owner;
   }
-  /// The members among the `count` sources from `first` on whose data have not come, but `own`.
+  /// Of the `count` sources from `first` on: the members whose data have not come. `own` is not looked at.
   [[nodiscard]] __device__ std::uint64_t missing_of(const SumOrder& order, int first, int count,
                                                     const std::byte* from, Place stride, int own) const {
     std::uint64_t missing = 0;
@@ -405,8 +406,8 @@ class MessageContext : public Lane {
     Route route;
   };
   struct Nothing {};
-  /// Where the first tile of my input is, and goes; of wide tiles, which are of much data, registers are
-  /// worth more.
+  /// Where the first tile of my input lies, and where it goes, made ready in prepare(). Not for wide tiles:
+  /// they are used for much data, and the registers are worth more there.
   [[no_unique_address]] std::conditional_t<OverWire::is_wide, Nothing, First> first_;
   struct {
     Tile tile;

@@ -154,7 +154,7 @@ struct NcclCollectives::State {
     dp = Split(all, grid.tp.member, grid.dp.member, "splitting the NCCL communicator by TP ranks");
   }
 
-  /// Of a team of more than one rank.
+  /// The NCCL communicator of a team, which has more than one rank.
   [[nodiscard]] ncclComm_t of(const Team& team, const Split& split) const {
     return team.size == grid.world.size ? all : split.get();
   }

@@ -36,8 +36,9 @@ class NcclCollectives {
   std::unique_ptr<State> state_;
 };
 
-/// Collective: the same, but where a rank's ncclComm_t does not fit, every rank throws what it would, before
-/// any splits; by itself, a rank whose own fits would wait for the others in NCCL.
+/// Collective. Makes an NcclCollectives on every rank. If one rank's ncclComm_t does not fit, every rank
+/// throws that rank's error before any of them splits its communicator: otherwise the ranks whose
+/// communicator fits would wait for it in NCCL.
 [[nodiscard]] std::unique_ptr<NcclCollectives> make_nccl_collectives(Bootstrap& bootstrap, void* nccl_comm,
                                                                      const Grid& grid);
 

@@ -41,9 +41,9 @@ struct PacketWire {
     return {
         {static_cast<std::uint32_t>(received.data()), static_cast<std::uint32_t>(received.data() >> 32U)}};
   }
-  /// What the threads of a tile agree on, of what each has found: its own word here, since it has one thread.
+  /// What all threads of a tile have found in common. A packet's tile has one thread: what it has found.
   [[nodiscard]] __device__ static std::uint32_t agreed(std::uint32_t word) { return word; }
-  /// Whether it holds for any thread that goes in step with this one: for itself here.
+  /// Whether it holds for any thread that goes in step with this one. With packets, each goes by itself.
   [[nodiscard]] __device__ static bool any(bool mine) { return mine; }
   /// Whether a tile has come, for one thread that asks later.
   [[nodiscard]] __device__ static bool has_come(const std::byte* at, std::uint64_t number) {

@@ -94,7 +94,7 @@ Peer from_text(int rank, const std::string& text) {
   }
 }
 
-/// Of the devices of this process, by their numbers.
+/// The UUIDs of the devices that this process sees, by their numbers.
 std::vector<std::string> visible_uuids() {
   int devices = 0;
   check(cudaGetDeviceCount(&devices), "cannot count CUDA devices");
@@ -110,8 +110,8 @@ std::optional<std::size_t> first_unreachable(const Peer& mine, const std::vector
     if (peers[r].uuid == mine.uuid) continue;
     if (visible.empty()) visible = visible_uuids();
     const auto found = std::ranges::find(visible, peers[r].uuid);
-    // What CUDA_VISIBLE_DEVICES hides cannot be asked about. Its memory can still be mapped, or else that
-    // says why not.
+    // CUDA cannot be asked about a device that CUDA_VISIBLE_DEVICES hides. Its memory can be mapped all the
+    // same; where it cannot, mapping says why.
     if (found == visible.end()) continue;
     const int device = static_cast<int>(found - visible.begin());
     int can = 0;

@@ -56,7 +56,7 @@ __device__ inline void store_part(void* address, const std::uint32_t (&words)[4]
                : "memory");
 }
 
-/// The same for a load, where `condition` holds; else nothing: without a branch.
+/// The same for a load, if `condition` holds; otherwise nothing is loaded. Without a branch.
 __device__ inline void load_part_if(bool condition, const void* address, std::uint32_t (&words)[4]) {
   asm volatile(
       "{ .reg .pred p; setp.ne.u32 p, %5, 0; @p ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4]; }"

@@ -88,7 +88,7 @@ class VirtualMemory : public MemoryProvider {
 
   void resume() final {
     const auto owned = all_or_none(bootstrap_, "asking for GPU memory again", [&] { return list_owned(); });
-    // What any rank owns, in the same order on all.
+    // All allocations that any rank still owns, in the same order on all ranks.
     std::map<std::uint64_t, std::size_t> strides;
     for (const std::string& list : owned) {
       std::istringstream words(list);

@@ -59,7 +59,7 @@ struct Workspace {
   [[nodiscard]] MIXCOMM_HD std::byte* of(int rank) const {
     return first + static_cast<std::size_t>(rank) * stride;
   }
-  /// Of a slice.
+  /// The size of a slice.
   [[nodiscard]] MIXCOMM_HD std::size_t bytes() const { return signal_bytes + Area::count * area_bytes; }
   [[nodiscard]] MIXCOMM_HD std::size_t area(Area area, int lane) const {
     return signal_bytes + static_cast<std::size_t>(area.index) * area_bytes +
@@ -81,8 +81,8 @@ struct Workspace {
   }
 };
 
-/// Elements from what one source sends, of a pass, to what the next one sends, in the workspace of who sums
-/// it.
+/// How many elements of an area each source has, in the workspace of the rank that sums: the data of source s
+/// begin at s times this number.
 template <int most>
 [[nodiscard]] MIXCOMM_HD std::size_t extent_of(bool one_shot, bool gathers, const BasicBlocks<most>& blocks,
                                                int ranks) {

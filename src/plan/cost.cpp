@@ -15,7 +15,7 @@ namespace {
 /// How long a wait is: what a packet takes until a peer on the same device has seen it (measured, 0.6 us),
 /// and what the link adds.
 constexpr const char* wait_source =
-    "a wait: 0.6 us until peers see a packet (docs/performance.md, one H200) and the link's latency "
+    "a wait: 0.6 us until peers see a packet (docs/history.md, one H200) and the link's latency "
     "(NCCL, src/graph/tuning.cc, hwLat of LL); a call: an empty kernel in a graph (docs/performance.md)";
 
 std::vector<LinkConstants> make_links() {

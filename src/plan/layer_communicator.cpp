@@ -110,7 +110,8 @@ class Crossing {
         const RowRange to = rows_.range(step.after.width, rank_);
         const Tensor view = part_of(x, {to.first - from.first, to.count});
         if (out != nullptr) return view;
-        // Elsewhere it would lie at another place on each rank.
+        // The slice begins at another offset of x on each rank, but peers look for a symmetric tensor at one
+        // offset. So it is copied to scratch memory, which begins at the same place everywhere.
         const Tensor here = next_scratch(view.rows, view.hidden, view.dtype);
         copy(view, here);
         return here;

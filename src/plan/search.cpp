@@ -77,7 +77,7 @@ class Search {
     }
   }
 
-  /// Those that have to do with the teams n .. m.
+  /// Takes the steps on teams Span{n, m}.
   void take_sums(const Path& here, int n, int m) {
     const auto& [width, owed, columns] = here.end;
     const Span span{n, m};

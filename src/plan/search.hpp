@@ -15,7 +15,8 @@ namespace mixcomm {
 /// all of them takes minutes. On no mapping of up to max_ranks ranks does a way over all of them cost less.
 [[nodiscard]] std::vector<int> team_widths(const Parallelism& parallelism);
 
-/// collective_for() by way of rows that lie together on so many neighbours, and teams between them.
+/// collective_for(), as a search over layouts whose width is one of `widths`: that many neighbours have each
+/// other's rows.
 [[nodiscard]] Transition collective_over(const std::vector<int>& widths, const Layout& from, const Layout& to,
                                          const Parallelism& parallelism, const PlanOptions& options);
 

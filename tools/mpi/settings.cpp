@@ -7,7 +7,7 @@
 namespace mixcomm::tools::mpi {
 namespace {
 
-// What matters on one host (docs/performance.md says what was tried): how large messages are copied (once
+// What matters on one host (docs/measuring.md says what was tried): how large messages are copied (once
 // through the kernel, or through shared memory), which algorithm sums, and, where ranks share processors,
 // when a waiting rank gives its processor up.
 std::vector<Flavour> flavours(bool crowded) {
