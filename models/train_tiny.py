@@ -237,6 +237,7 @@ def make_config(args, eos):
         hidden_size=args.hidden,
         num_hidden_layers=args.layers,
         layer_types=["linear_attention", "full_attention"] * (args.layers // 2),
+        full_attention_interval=2,  # the same once more, for SGLang, which does not read layer_types
         num_attention_heads=8,
         num_key_value_heads=2,
         head_dim=32,

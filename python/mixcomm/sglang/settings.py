@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..errors import InvalidArgument
 
 # The largest tensor with all rows, in bytes, that was measured: there the fused operations take 20 us, two
-# NCCL calls 53 (four H100, docs/performance.md). bench/sglang_limit.py measures larger ones.
+# NCCL calls 53 (four H100, docs/performance.md). bench/sglang/limit.py measures larger ones.
 DEFAULT_MAX_BYTES = 4 << 20
 # As SGLang's own --watchdog-timeout: ranks may be minutes apart while kernels are compiled at the first
 # batch.
