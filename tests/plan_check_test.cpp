@@ -134,5 +134,59 @@ TEST(LayerCommunicator, OneCommunicatorIsEnoughForItsOwnGrid) {
   EXPECT_EQ(failures(results), "");
 }
 
+/// What the CPU can tell of counts in device memory: which boundaries can go by them, and what is refused
+/// before anything is sent. tests/cuda/layers_cuda_test.cpp runs them.
+TEST(LayerCommunicator, CountsInDeviceMemory) {
+  const auto results = spawn(Ranks::threads, 4, [](Bootstrap& bootstrap) -> std::string {
+    const Parallelism p{.attn_tp = 2, .attn_dp = 2, .moe_tp = 2, .moe_ep = 2, .mlp_tp = 1};
+    Communicators communicators(bootstrap, {});
+    LayerCommunicator layers(LayerPlan({.embedding = modules::embedding(),
+                                        .layers = {{modules::attention(), modules::experts()},
+                                                   {modules::attention(), modules::dense_mlp(p)}},
+                                        .head = modules::head(),
+                                        .logits = {}},
+                                       p),
+                             communicators, {.hidden = 4, .dtype = DType::fp32});
+    const auto said = [](const auto& call) -> std::string {
+      try {
+        call();
+      } catch (const InvalidArgument& error) {
+        return std::string("invalid: ") + error.what();
+      } catch (const Unsupported& error) {
+        return std::string("unsupported: ") + error.what();
+      }
+      return "nothing";
+    };
+    const auto has = [](const std::string& text, std::string_view part) {
+      return text.find(part) != std::string::npos;
+    };
+    const std::int64_t counts[] = {1, 2};  // nobody reads them here
+    std::vector<float> in(32);
+    std::vector<float> out(32);
+    const auto cross = [&](const Boundary& boundary, std::size_t in_rows, std::size_t out_rows) {
+      return said([&] {
+        layers.cross(boundary, tensor(in.data(), in_rows, 4), tensor(out.data(), out_rows, 4),
+                     layers.rows_on_device(counts, 3));
+      });
+    };
+    const std::string nowhere = said([&] { (void)layers.rows_on_device(nullptr, 3); });
+    if (!has(nowhere, "invalid")) return "null counts: " + nowhere;
+    const std::string none = said([&] { (void)layers.rows_on_device(counts, 0); });
+    if (!has(none, "invalid")) return "0 rows: " + none;
+    const std::string small = cross(layers.before_mlp(0), 2, 6);
+    if (!has(small, "'in' has 2 rows, but this rank has 3")) return "in too small: " + small;
+    const std::string large = cross(layers.before_mlp(0), 3, 7);
+    if (!has(large, "'out' has 7 rows, but this rank has at most 6")) return "out too large: " + large;
+    const std::string backend = cross(layers.before_mlp(0), 3, 5);
+    if (!has(backend, "need backend cuda")) return "on the CPU: " + backend;
+    const std::string back = cross(layers.after_mlp(0), 5, 3);
+    if (!has(back, "need backend cuda")) return "back, on the CPU: " + back;
+    const std::string scattered = cross(layers.before_mlp(1), 3, 3);
+    if (!has(scattered, "needs row counts on the host")) return "scattered rows: " + scattered;
+    return "";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
 }  // namespace
 }  // namespace mixcomm::test

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 
@@ -43,6 +44,10 @@ class LayerCommunicator {
   /// The rows of one step. `rows`: one count per DP rank.
   [[nodiscard]] RowPlan rows(std::span<const std::size_t> rows, RowsWay way = RowsWay::exact) const;
 
+  /// CUDA: the rows of steps whose counts are in device memory, one per DP rank, none above `most`: see
+  /// RowPlan::on_device. A captured graph reads new counts at each replay.
+  [[nodiscard]] RowPlan rows_on_device(const std::int64_t* counts, std::size_t most) const;
+
   /// Which rows of a step this rank has in a layout.
   [[nodiscard]] RowRange range(Rows layout, const RowPlan& rows) const;
 
@@ -53,10 +58,20 @@ class LayerCommunicator {
   /// out = what the next module gets of what this rank's module gave. in: range(from.rows) x hidden, out:
   /// range(to.rows) x hidden; with sum_len either may have more rows, which are not touched. `in` may be
   /// overwritten: pad rows of max_len are cleared, so that no sum reads what a module left there, and a value
-  /// that several ranks have is cleared on all but one. Throws as the operations of Communicator do.
+  /// that several ranks have is cleared on all but one.
+  ///
+  /// With counts in device memory: a tensor by DP rank has rows.range(...) rows, one with the rows of several
+  /// DP ranks as many as they may have together, the same number on all ranks. Rows beyond the counts are
+  /// neither read nor written by what counts rows per DP rank; other steps (columns that are put side by
+  /// side, a sum of replicated rows) carry them along, whatever they hold.
+  ///
+  /// Allocates no memory, if `boundary` is one of this object's own, as before_mlp() and so on return it.
+  /// Throws as the operations of Communicator do; Unsupported where a boundary cannot go by counts in device
+  /// memory: one that scatters a DP rank's rows over its TP ranks.
   void cross(const Boundary& boundary, Tensor in, Tensor out, const RowPlan& rows, CallOptions options = {});
 
-  /// The same for any transition: of an addend, say.
+  /// The same for any transition: of an addend, say. One that is not the plan's own is bound anew in each
+  /// call.
   void cross(const Transition& transition, Tensor in, Tensor out, const RowPlan& rows,
              CallOptions options = {});
 

@@ -5,10 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <unordered_map>
 #include <utility>
-#include <vector>
 
 #include "mixcomm/error.hpp"
+#include "plan/bound_transition.hpp"
 #include "plan/layer_communicator_test_hook.hpp"
 #include "plan/layer_plan_test_hook.hpp"
 
@@ -19,10 +20,14 @@ struct LayerCommunicator::State {
   Communicators& communicators;
   LayerCommunicatorOptions options;
   std::array<SymmetricBuffer, 2> scratch{};
-  Communicator* local = nullptr;  ///< for what sends nothing
+  Communicator* local = nullptr;                                   ///< for what sends nothing
+  std::array<int, 4> widths{};                                     ///< of rows that lie so, by Rows
+  std::unordered_map<const Transition*, BoundTransition> bound{};  ///< all of the plan's
 
-  /// Collective: communicators and scratch memory that the boundaries need.
+  /// Collective: binds the plan's transitions, with the communicators and the scratch memory that they need.
   void prepare();
+  void cross(BoundTransition& steps, const Transition& transition, Tensor in, Tensor out, const RowPlan& rows,
+             const CallOptions& call);
 };
 
 std::vector<Boundary>& LayerCommunicatorTestHook::boundaries(LayerCommunicator& layers) {
@@ -42,16 +47,19 @@ bool needs_scratch(const Transition& transition) {
 }  // namespace
 
 void LayerCommunicator::State::prepare() {
+  bound.clear();
   bool needed = false;
   const auto look_at = [&](const Transition& transition) {
     needed = needed || needs_scratch(transition);
-    for (const Step& step : transition.steps)
-      if (step.communicates()) (void)communicators.on(step.grid);
+    bound.emplace(&transition, bind(transition, plan.parallelism(), communicators));
   };
-  for (const Boundary& each : plan.boundaries()) {
-    look_at(each.transition);
-    for (const Addend& addend : each.addends) look_at(addend.way);
-  }
+  const auto look_at_all = [&](const Boundary& boundary) {
+    look_at(boundary.transition);
+    for (const Addend& addend : boundary.addends) look_at(addend.way);
+  };
+  for (const Boundary& each : plan.boundaries()) look_at_all(each);
+  for (std::size_t layer = 1; layer < plan.modules().layers.size(); ++layer)
+    look_at_all(plan.before_attention(layer));  // nothing happens there
   if (!needed || scratch[0].data() != nullptr) return;
   const std::size_t row_bytes = std::max(options.hidden, options.vocab) * size_of(options.dtype);
   for (SymmetricBuffer& buffer : scratch) buffer = local->allocate(options.max_rows * row_bytes);
@@ -75,39 +83,39 @@ Tensor part_of(const Tensor& tensor, const RowRange& range) {
 /// Takes a tensor through the steps of a transition.
 class Crossing {
  public:
-  Crossing(Communicators& communicators, Communicator& local, std::span<const SymmetricBuffer> scratch,
+  Crossing(int rank, Communicator& local, std::span<const SymmetricBuffer> scratch, std::size_t most_rows,
            const RowPlan& rows, const CallOptions& options)
-      : communicators_(communicators),
+      : rank_(rank),
         local_(local),
         scratch_(scratch),
+        most_rows_(most_rows),
         rows_(rows),
-        options_(options),
-        rank_(communicators.rank()) {}
+        options_(options) {}
 
-  void run(const std::vector<Step>& steps, Tensor x, const Tensor& out) {
-    if (steps.empty()) return copy(x, out);
-    clear_pads(steps, x);
-    for (std::size_t i = 0; i < steps.size(); ++i) {
-      const bool last = i + 1 == steps.size();
-      x = take(steps[i], x, last ? &out : nullptr);
+  void run(BoundTransition& transition, Tensor x, const Tensor& out) {
+    if (transition.steps.empty()) return copy(x, out);
+    if (transition.communicates) clear_pads(transition.from, x);
+    for (BoundStep& step : transition.steps) {
+      const bool last = &step == &transition.steps.back();
+      x = take(step, x, last ? &out : nullptr);
     }
     if (x.data != out.data) copy(x, out);
   }
 
  private:
   /// No sum may read what a module left in pad rows.
-  void clear_pads(const std::vector<Step>& steps, const Tensor& x) {
-    if (std::none_of(steps.begin(), steps.end(), [](const Step& s) { return s.communicates(); })) return;
-    const RowRange own = rows_.range(steps.front().before.width, rank_);
-    for (const RowRange& pad : rows_.pads(own))
+  void clear_pads(int width, const Tensor& x) {
+    const RowRange own = rows_.range(width, rank_);
+    rows_.each_pad(own, [&](const RowRange& pad) {
       local_.clear(part_of(x, {pad.first - own.first, pad.count}), options_);
+    });
   }
 
-  Tensor take(const Step& step, const Tensor& x, const Tensor* out) {
+  Tensor take(BoundStep& step, const Tensor& x, const Tensor* out) {
     switch (step.kind) {
       case Step::Kind::slice: {
-        const RowRange from = rows_.range(step.before.width, rank_);
-        const RowRange to = rows_.range(step.after.width, rank_);
+        const RowRange from = rows_.range(step.before, rank_);
+        const RowRange to = rows_.range(step.after, rank_);
         const Tensor view = part_of(x, {to.first - from.first, to.count});
         if (out != nullptr) return view;
         // The slice begins at another offset of x on each rank, but peers look for a symmetric tensor at one
@@ -117,27 +125,28 @@ class Crossing {
         return here;
       }
       case Step::Kind::keep_one:
-        if (!brings(step.before.owed, step.after.owed, rank_)) local_.clear(x, options_);
+        if (!step.keeps) local_.clear(x, options_);
         return x;
       case Step::Kind::gather_columns:
         return gather_columns(step, x, out);
       case Step::Kind::collective:
         break;
     }
-    const RowRange end = rows_.range(step.after.width, rank_);
-    const Tensor to = out != nullptr ? *out : next_scratch(end.count, x.hidden, x.dtype);
-    const std::vector<std::size_t> counts =
-        rows_.counts(step.grid.stride * step.grid.tp, step.grid.dp, rank_);
-    const bool equal = std::equal(counts.begin() + 1, counts.end(), counts.begin());
-    const RowCounts row_counts = equal ? RowCounts(counts[0]) : RowCounts(counts);
-    communicators_.on(step.grid).run(step.op, x, to, row_counts, options_);
+    const Tensor to = out != nullptr ? *out : next_scratch(rows_behind(step), x.hidden, x.dtype);
+    step.communicator->run(step.op, x, to, step.row_counts(rows_, rank_, x.rows), options_);
     return to;
   }
 
-  Tensor gather_columns(const Step& step, const Tensor& x, const Tensor* out) {
-    const auto members = static_cast<std::size_t>(step.grid.dp);
+  /// How many rows a tensor between two steps has.
+  [[nodiscard]] std::size_t rows_behind(const BoundStep& step) const {
+    const std::size_t rows = rows_.range(step.after, rank_).count;
+    return rows_.device() != nullptr ? std::min(rows, most_rows_) : rows;
+  }
+
+  Tensor gather_columns(const BoundStep& step, const Tensor& x, const Tensor* out) {
+    const std::size_t members = step.members;
     const Tensor gathered = next_scratch(members * x.rows, x.hidden, x.dtype);
-    communicators_.on(step.grid).all_gather(x, gathered, x.rows, options_);
+    step.communicator->all_gather(x, gathered, x.rows, options_);
     const Tensor to = out != nullptr ? *out : next_scratch(x.rows, members * x.hidden, x.dtype);
     const std::size_t width = x.hidden * size_of(x.dtype);
     for (std::size_t m = 0; m < members && x.rows > 0; ++m)
@@ -174,12 +183,12 @@ class Crossing {
                   options_);
   }
 
-  Communicators& communicators_;
+  int rank_;
   Communicator& local_;
   std::span<const SymmetricBuffer> scratch_;
+  std::size_t most_rows_;
   const RowPlan& rows_;
   const CallOptions& options_;
-  int rank_;
   std::size_t used_ = 0;
 };
 
@@ -198,6 +207,8 @@ LayerCommunicator::LayerCommunicator(LayerPlan plan, Communicators& communicator
         fmt::format("LayerCommunicatorOptions has hidden {} and max_rows {}; both must be at least 1",
                     options.hidden, options.max_rows));
   check(s.plan);
+  for (const Rows each : {Rows::replicated, Rows::by_dp_rank, Rows::by_mlp_team, Rows::scattered})
+    s.widths.at(static_cast<std::size_t>(each)) = spread_of({each}, p).width;
   s.local = &communicators.on({1, p.attn_tp, p.attn_dp});
   s.prepare();
 }
@@ -226,8 +237,12 @@ RowPlan LayerCommunicator::rows(std::span<const std::size_t> rows, RowsWay way) 
   return {rows, state_->plan.parallelism(), way};
 }
 
+RowPlan LayerCommunicator::rows_on_device(const std::int64_t* counts, std::size_t most) const {
+  return RowPlan::on_device(counts, most, state_->plan.parallelism());
+}
+
 RowRange LayerCommunicator::range(Rows layout, const RowPlan& rows) const {
-  return rows.range(spread_of({layout}, state_->plan.parallelism()).width, state_->communicators.rank());
+  return rows.range(state_->widths.at(static_cast<std::size_t>(layout)), state_->communicators.rank());
 }
 
 bool LayerCommunicator::adds_before(const Boundary& boundary, std::string_view addend) const {
@@ -243,30 +258,46 @@ void LayerCommunicator::cross(const Boundary& boundary, Tensor in, Tensor out, c
 
 void LayerCommunicator::cross(const Transition& transition, Tensor in, Tensor out, const RowPlan& rows,
                               CallOptions options) {
-  State& s = *state_;
-  const auto fit = [&](std::string_view which, Tensor& tensor, const Layout& layout) {
-    const RowRange own = range(layout.rows, rows);
-    const bool fits = rows.way() == RowsWay::sum_len ? tensor.rows >= own.count : tensor.rows == own.count;
+  const auto found = state_->bound.find(&transition);
+  if (found != state_->bound.end()) return state_->cross(found->second, transition, in, out, rows, options);
+  BoundTransition another = bind(transition, state_->plan.parallelism(), state_->communicators);
+  state_->cross(another, transition, in, out, rows, options);
+}
+
+void LayerCommunicator::State::cross(BoundTransition& steps, const Transition& transition, Tensor in,
+                                     Tensor out, const RowPlan& rows, const CallOptions& call) {
+  const bool on_device = rows.device() != nullptr;
+  const int attn_tp = plan.parallelism().attn_tp;
+  if (on_device && !steps.needs_host_counts.empty())
+    throw Unsupported(fmt::format("'{}' to '{}' needs row counts on the host: {}", to_string(transition.from),
+                                  to_string(transition.to), steps.needs_host_counts));
+  const auto fit = [&](std::string_view which, Tensor& tensor, Rows layout, int width) {
+    const RowRange own = rows.range(width, communicators.rank());
+    // Of the rows of several DP ranks whose counts the device has, the host knows the most alone.
+    const bool open = on_device && width > attn_tp;
+    const bool fits = open                             ? tensor.rows <= own.count
+                      : rows.way() == RowsWay::sum_len ? tensor.rows >= own.count
+                                                       : tensor.rows == own.count;
     if (!fits)
-      throw InvalidArgument(fmt::format("'{}' has {} rows, but this rank has {} where rows are {} ({})",
-                                        which, tensor.rows, own.count, name(layout.rows), name(rows.way())));
-    tensor.rows = own.count;
+      throw InvalidArgument(fmt::format("'{}' has {} rows, but this rank has {}{} where rows are {} ({})",
+                                        which, tensor.rows, open ? "at most " : "", own.count, name(layout),
+                                        on_device ? "counts in device memory" : name(rows.way())));
+    if (!open) tensor.rows = own.count;
     if (tensor.data == nullptr && tensor.elements() != 0)
       throw InvalidArgument(
           fmt::format("'{}' is null, but has {} x {} elements", which, tensor.rows, tensor.hidden));
   };
-  fit("in", in, transition.from);
-  fit("out", out, transition.to);
-  const std::size_t slices =
-      transition.to.columns == transition.from.columns
-          ? 1
-          : static_cast<std::size_t>(span_of(transition.from.columns, s.plan.parallelism()).size());
-  if (in.dtype != out.dtype || in.hidden * slices != out.hidden)
+  fit("in", in, transition.from.rows, steps.from);
+  fit("out", out, transition.to.rows, steps.to);
+  if (steps.from == steps.to && in.rows != out.rows)
+    throw InvalidArgument(
+        fmt::format("'in' has {} rows and 'out' {}; here they must have as many", in.rows, out.rows));
+  if (in.dtype != out.dtype || in.hidden * steps.slices != out.hidden)
     throw InvalidArgument(
         fmt::format("'in' is {} with hidden {}, 'out' {} with hidden {}; here 'out' has {} times the "
                     "columns, of the same dtype",
-                    name(in.dtype), in.hidden, name(out.dtype), out.hidden, slices));
-  Crossing(s.communicators, *s.local, s.scratch, rows, options).run(transition.steps, in, out);
+                    name(in.dtype), in.hidden, name(out.dtype), out.hidden, steps.slices));
+  Crossing(communicators.rank(), *local, scratch, options.max_rows, rows, call).run(steps, in, out);
 }
 
 }  // namespace mixcomm

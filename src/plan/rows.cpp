@@ -58,34 +58,49 @@ RowRange RowPlan::range(int width, int rank) const {
   return {first_[begin], first_[begin + static_cast<std::size_t>(width)] - first_[begin]};
 }
 
+RowPlan RowPlan::on_device(const std::int64_t* counts, std::size_t most, const Parallelism& parallelism) {
+  if (counts == nullptr || most == 0)
+    throw InvalidArgument(fmt::format(
+        "row counts in device memory are at {}, at most {} each; pass the address of one count per "
+        "DP rank, and the most that any may be",
+        fmt::ptr(counts), most));
+  const std::vector<std::size_t> rows(static_cast<std::size_t>(parallelism.attn_dp), most);
+  RowPlan plan(rows, parallelism);
+  plan.device_ = counts;
+  return plan;
+}
+
+RowRange RowPlan::real_of(const RowRange& range, std::size_t d) const {
+  const std::size_t block = first_[d * static_cast<std::size_t>(per_dp_rank_)];
+  const std::size_t begin = std::max(block, range.first);
+  const std::size_t end = std::min(block + rows_[d], range.first + range.count);
+  return begin < end ? RowRange{begin, end - begin} : RowRange{};
+}
+
 std::vector<RowRange> RowPlan::real(const RowRange& range) const {
   std::vector<RowRange> parts;
-  for (std::size_t d = 0; d < rows_.size(); ++d) {
-    const std::size_t block = first_[d * static_cast<std::size_t>(per_dp_rank_)];
-    const std::size_t begin = std::max(block, range.first);
-    const std::size_t end = std::min(block + rows_[d], range.first + range.count);
-    if (begin < end) parts.push_back({begin, end - begin});
-  }
+  for (std::size_t d = 0; d < rows_.size(); ++d)
+    if (const RowRange part = real_of(range, d); part.count > 0) parts.push_back(part);
   return parts;
 }
 
 std::vector<RowRange> RowPlan::pads(const RowRange& range) const {
   std::vector<RowRange> parts;
-  std::size_t next = range.first;
-  for (const RowRange& each : real(range)) {
-    if (each.first > next) parts.push_back({next, each.first - next});
-    next = each.first + each.count;
-  }
-  if (next < range.first + range.count) parts.push_back({next, range.first + range.count - next});
+  each_pad(range, [&](const RowRange& pad) { parts.push_back(pad); });
   return parts;
 }
 
-std::vector<std::size_t> RowPlan::counts(int width, int blocks, int rank) const {
-  std::vector<std::size_t> counts;
-  counts.reserve(static_cast<std::size_t>(blocks));
+void RowPlan::counts(int width, int rank, std::span<std::size_t> into) const {
+  const int blocks = static_cast<int>(into.size());
   const int base = rank / (width * blocks) * width * blocks;
-  for (int block = 0; block < blocks; ++block) counts.push_back(range(width, base + block * width).count);
-  return counts;
+  for (int block = 0; block < blocks; ++block)
+    into[static_cast<std::size_t>(block)] = range(width, base + block * width).count;
+}
+
+std::vector<std::size_t> RowPlan::counts(int width, int blocks, int rank) const {
+  std::vector<std::size_t> all(static_cast<std::size_t>(blocks));
+  counts(width, rank, all);
+  return all;
 }
 
 }  // namespace mixcomm
