@@ -259,7 +259,7 @@ void Verifier::launch_on(void* stream, int slot) {
   const Slot& s = slots_[static_cast<std::size_t>(slot)];
   const RowCounts rows = s.c.most == 0 ? RowCounts(s.c.rows) : RowCounts::on_device(s.counts, s.c.most);
   communicator_.run(s.c.op, s.in_view, s.out_view, rows,
-                    {.algorithm = s.c.algorithm, .stream = stream, .shape = {}, .epilogue = s.epilogue});
+                    {.algorithm = s.c.algorithm, .stream = stream, .epilogue = s.epilogue});
 }
 
 std::string Verifier::check(int slot) {

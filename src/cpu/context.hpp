@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstring>
 #include <functional>
@@ -285,14 +286,16 @@ class CpuContext {
   [[nodiscard]] float* scales_at(int rank, int d, std::size_t i) const {
     const View& view = buffers_.staged_scales;
     return reinterpret_cast<float*>(view.first + rank * view.stride) +
-           place(view, d, i) / call_.hidden * scales_;
+           (place(view, d, i) / call_.hidden) * scales_;
   }
   /// The same places in what the caller has.
   [[nodiscard]] std::byte* my_out(int d, std::size_t i) const {
     return static_cast<std::byte*>(call_.out) + my_out_elements(d, i) * out_bytes_;
   }
   [[nodiscard]] float* my_scales(int d, std::size_t i) const {
-    return call_.epilogue.scales + my_out_elements(d, i) / call_.hidden * scales_;
+    const std::size_t row = my_out_elements(d, i) / call_.hidden;
+    return call_.epilogue.scales +
+           (current_mutant() == Mutant::scale_of_another_row ? row + 1 : row) * scales_;
   }
   [[nodiscard]] std::size_t my_out_elements(int d, std::size_t i) const {
     return call_.blocks.start(call_.gathers ? Coordinates::all_blocks : Coordinates::one_block, d) + i;
@@ -364,7 +367,8 @@ class CpuContext {
     std::array<float*, 2> scales;
     const bool for_others = team.size > 1;
     const bool keeps = epilogue.keeps() && tile.block == grid_.dp.member;
-    for (std::size_t i = tile.range.begin; i < tile.range.begin + tile.range.size; i += call_.hidden) {
+    const std::size_t end = rows_end(tile);
+    for (std::size_t i = tile.range.begin; i < end; i += call_.hidden) {
       const Tile row{tile.block, {i, call_.hidden}};
       std::size_t count = 0;
       destinations[count++] = my_out(row.block, i);
@@ -378,17 +382,48 @@ class CpuContext {
       std::size_t scales_count = 0;
       if (scales_ > 0) scales[scales_count++] = my_scales(row.block, i);
       if (scales_ > 0 && for_others) scales[scales_count++] = scales_at(grid_.rank(), row.block, i);
-      finish_row({.sum = sum_of(row, sum, sources, {destinations.data(), count},
-                                buffers_.pushing == Stores::streamed ? static_cast<int>(count) - 1 : 0),
-                  .residual = residual_of(row.block, i),
-                  .weight = epilogue.weight.data,
-                  .eps = epilogue.eps,
-                  .weight_plus_one = epilogue.weight_plus_one,
-                  .quantize = epilogue.quantize,
-                  .fixed_scale = epilogue.fixed_scale,
-                  .kept = {kept.data(), kept_count},
-                  .scales = {scales.data(), scales_count}});
+      RowEpilogue finished{
+          .sum = sum_of(row, sum, sources, {destinations.data(), count},
+                        buffers_.pushing == Stores::streamed ? static_cast<int>(count) - 1 : 0),
+          .residual = residual_of(row.block, i),
+          .weight = epilogue.weight.data,
+          .eps = epilogue.eps,
+          .width = call_.hidden,
+          .weight_plus_one = epilogue.weight_plus_one,
+          .quantize = epilogue.quantize,
+          .fixed_scale = epilogue.fixed_scale,
+          .kept = {kept.data(), kept_count},
+          .scales = {scales.data(), scales_count}};
+      if constexpr (has_mutants)
+        finish_row_wrongly(finished, sources);
+      else
+        finish_row(finished);
     }
+  }
+
+  /// Where the rows of a tile end.
+  [[nodiscard]] std::size_t rows_end(const Tile& tile) const {
+    const std::size_t end = tile.range.begin + tile.range.size;
+    const bool last = tile.block == call_.blocks.dp() - 1 && end == call_.blocks.size(tile.block);
+    return current_mutant() == Mutant::rows_beyond_are_normed && last ? end + call_.hidden : end;
+  }
+  /// One row, as the mutant that is on has it.
+  void finish_row_wrongly(RowEpilogue row, std::array<const void*, max_ranks>& sources) const {
+    const Mutant mutant = current_mutant();
+    const void* const residual = row.residual;
+    if (mutant == Mutant::residual_of_each_rank && residual != nullptr && row.sum.outer == 1)
+      for (int t = 1; t < grid_.tp.size; ++t) sources[static_cast<std::size_t>(row.sum.inner++)] = residual;
+    if (mutant == Mutant::mean_over_padded_width) row.width = std::bit_ceil(row.width);
+    if (mutant == Mutant::norm_before_residual) row.residual = nullptr;
+    finish_row(row);
+    if (mutant != Mutant::norm_before_residual) return;
+    const std::span<void* const> all(row.sum.destinations,
+                                     static_cast<std::size_t>(row.sum.destination_count));
+    sources[0] = all.front();
+    row.sum.inner = row.sum.outer = 1;
+    row.residual = residual;
+    row.weight = nullptr;
+    finish_row(row);
   }
 
   void store_all_now(const Team& team, const Output& out, const Tile& tile, const Sum& sum) const {
