@@ -56,7 +56,8 @@ Row row_of(const BenchOptions& options, const GridSize& grid, Link link, Cell ce
                        .crowded = !cuda && grid.world() > usable_processors(),
                        .backend = options.backend.kind,
                        .link = link,
-                       .tuning = options.tuning ? &*options.tuning : nullptr});
+                       .tuning = options.tuning ? &*options.tuning : nullptr,
+                       .epilogue = row.cell.epilogue != EpilogueKind::none});
   // Where ranks share processors, the library learns what is quicker while it runs.
   const bool learns = !cuda && grid.world() > usable_processors() && !options.tuning;
   for (const Algorithm each : options.algorithms) {

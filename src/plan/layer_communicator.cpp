@@ -243,6 +243,11 @@ void LayerCommunicator::cross(const Boundary& boundary, Tensor in, Tensor out, c
 void LayerCommunicator::cross(const Transition& transition, Tensor in, Tensor out, const RowPlan& rows,
                               CallOptions options) {
   State& s = *state_;
+  if (options.epilogue.any())
+    throw InvalidArgument(
+        "crossing a boundary may take several operations, none of which knows of an epilogue; leave it out, "
+        "and "
+        "add and norm behind it, or call the one operation of the boundary by Communicator::run()");
   const auto fit = [&](std::string_view which, Tensor& tensor, const Layout& layout) {
     const RowRange own = range(layout.rows, rows);
     const bool fits = rows.way() == RowsWay::sum_len ? tensor.rows >= own.count : tensor.rows == own.count;
