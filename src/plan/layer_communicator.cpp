@@ -266,6 +266,11 @@ void LayerCommunicator::cross(const Transition& transition, Tensor in, Tensor ou
 
 void LayerCommunicator::State::cross(BoundTransition& steps, const Transition& transition, Tensor in,
                                      Tensor out, const RowPlan& rows, const CallOptions& call) {
+  if (call.epilogue.any())
+    throw InvalidArgument(
+        "crossing a boundary may take several operations, none of which knows of an epilogue; leave it out, "
+        "and "
+        "add and norm behind it, or call the one operation of the boundary by Communicator::run()");
   const bool on_device = rows.device() != nullptr;
   const int attn_tp = plan.parallelism().attn_tp;
   if (on_device && !steps.needs_host_counts.empty())
