@@ -32,7 +32,7 @@ def test_residual_and_norm_in_the_gather(cases, release):
     """SGLANG_MIXED_COMM_NORM: the bits of our own steps one after the other, near SGLang's."""
     ranks = cases(release, 2, 2)
     names = [name for name in ranks[0] if name.startswith("with_norm")]
-    assert len(names) > 30
+    assert len(names) > 25
     for name in names:
         for rank, found in enumerate(ranks):
             one = found[name]
