@@ -2,6 +2,9 @@
 // oracle.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -416,6 +419,45 @@ TEST(Epilogue, BoundariesTakeThem) {
     });
     EXPECT_EQ(failures(results), "");
   }
+}
+
+/// Columns are put side by side before anything is done with them: an FP8 result is half as large as they
+/// are.
+TEST(Epilogue, BoundariesOfColumnsQuantizeWholeRows) {
+  const Parallelism parallelism{.attn_tp = 2, .attn_dp = 1, .moe_tp = 2};
+  const auto results = spawn(Ranks::threads, parallelism.world(), [&](Bootstrap& bootstrap) -> std::string {
+    constexpr std::size_t hidden = 48;
+    constexpr std::size_t width = 2 * hidden;
+    constexpr std::size_t count = 3;
+    Communicators communicators(bootstrap, {});
+    const ModelModules modules{
+        .embedding = modules::embedding(),
+        .layers = std::vector<LayerModules>(1, {modules::attention(), modules::experts()}),
+        .head = modules::sharded_head(),
+        .logits = {Rows::by_dp_rank}};
+    LayerCommunicator boundaries(LayerPlan(modules, parallelism), communicators,
+                                 {.max_rows = 8, .hidden = width, .dtype = DType::bf16});
+    const RowPlan rows = boundaries.rows(std::vector<std::size_t>{count});
+    std::mt19937_64 random(static_cast<unsigned>(bootstrap.rank()));
+    Row in = random_row(DType::bf16, count * hidden, random);
+    Row plain(count * width * 2);
+    Row right(count * width);
+    Row quantized(count * width + 64, std::byte{0x5A});
+    std::array<float, count> right_scales{};
+    std::array<float, count> scales{};
+    const Tensor columns{in.data(), count, hidden, DType::bf16};
+    boundaries.cross(boundaries.logits(), columns, {plain.data(), count, width, DType::bf16}, rows);
+    boundaries.cross(boundaries.logits(), columns, {quantized.data(), count, width, DType::fp8_e4m3}, rows,
+                     {.epilogue = {.quantize = Quantize::per_token, .scales = scales.data()}});
+    apply({.quantize = Quantize::per_token, .scales = right_scales.data()},
+          {plain.data(), count, width, DType::bf16}, {right.data(), count, width, DType::fp8_e4m3});
+    if (scales != right_scales) return "other scales";
+    if (!std::equal(right.begin(), right.end(), quantized.begin())) return "other numbers";
+    const bool kept = std::all_of(quantized.begin() + count * width, quantized.end(),
+                                  [](std::byte each) { return each == std::byte{0x5A}; });
+    return kept ? "" : "what is behind `out` was written to";
+  });
+  EXPECT_EQ(failures(results), "");
 }
 
 }  // namespace
