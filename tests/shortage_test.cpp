@@ -30,7 +30,7 @@
 #include "support/error_of.hpp"
 #include "support/held_port.hpp"
 #include "support/spawn.hpp"
-#include "tools/job.hpp"
+#include "tools/run/job.hpp"
 
 namespace mixcomm::test {
 namespace {

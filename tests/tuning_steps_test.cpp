@@ -1,5 +1,5 @@
 // What `mixcomm tune` makes of its measurements.
-#include "tools/tuning_steps.hpp"
+#include "measure/tuning_steps.hpp"
 
 #include <gtest/gtest.h>
 

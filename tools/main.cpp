@@ -7,7 +7,7 @@
 #include <new>
 
 #include "mixcomm/error.hpp"
-#include "tools/command.hpp"
+#include "tools/command/command.hpp"
 
 namespace mixcomm::tools {
 namespace {

@@ -6,9 +6,9 @@
 #include <nanobind/stl/string_view.h>
 
 #include "bootstrap.hpp"
+#include "measure/gpu/tune_gpu.hpp"
+#include "measure/measure_tuning.hpp"
 #include "mixcomm/tuning.hpp"
-#include "tools/measure_tuning.hpp"
-#include "tools/tune_gpu.hpp"
 #include "verify/device.hpp"
 
 namespace nb = nanobind;

@@ -55,7 +55,8 @@ class LearntChoice {
  private:
   static constexpr std::size_t ops = 5;
   static constexpr std::size_t sizes = 65;
-  static constexpr std::size_t algorithms = 5;
+  static constexpr std::size_t algorithms = 5;  ///< as many as there are values
+  static_assert(static_cast<std::size_t>(Algorithm::nccl) + 1 == algorithms);
   static constexpr std::uint32_t first_calls = 5;    ///< of each candidate, to begin with
   static constexpr std::uint32_t trial_period = 64;  ///< then, in each run of this many calls, ...
   static constexpr std::uint32_t trial_calls = 2;    ///< ... this many try another candidate

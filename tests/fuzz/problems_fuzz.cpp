@@ -1,12 +1,12 @@
 // read_problems(), and the numbers in any text: what is read is written in its one shortest form.
-#include "tools/problems.hpp"
+#include "tools/model/problems.hpp"
 
 #include <optional>
 #include <string>
 
 #include "fuzz/scratch_directory.hpp"
 #include "fuzz/target.hpp"
-#include "tools/plain_number.hpp"
+#include "tools/model/plain_number.hpp"
 
 namespace {
 

@@ -12,8 +12,8 @@
 #include "runner/generate.hpp"
 #include "runner/tiny_model.hpp"
 #include "runner/tokenizer.hpp"
-#include "tools/plain_number.hpp"
-#include "tools/problems.hpp"
+#include "tools/model/plain_number.hpp"
+#include "tools/model/problems.hpp"
 #include "verify/plan_mutants.hpp"
 
 namespace mixcomm::runner::test {

@@ -1,5 +1,5 @@
 // Answers of word problems: numbers, not texts.
-#include "tools/problems.hpp"
+#include "tools/model/problems.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <string>
 
 #include "tests/runner/temporary_directory.hpp"
-#include "tools/plain_number.hpp"
+#include "tools/model/plain_number.hpp"
 
 namespace mixcomm::tools {
 namespace {

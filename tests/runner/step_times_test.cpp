@@ -1,5 +1,5 @@
 // Latencies and shares from the times of ranks' steps.
-#include "tools/step_times.hpp"
+#include "tools/model/step_times.hpp"
 
 #include <gtest/gtest.h>
 

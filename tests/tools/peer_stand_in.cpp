@@ -11,7 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "tools/peers/peer.hpp"
+#include "tools/bench/peer.hpp"
 
 namespace {
 

@@ -1,0 +1,71 @@
+#include "measure/gpu/link_probe.hpp"
+
+#include <cstdint>
+
+#include "cuda/driver.hpp"
+#include "cuda/ptx.cuh"
+
+namespace mixcomm::tools {
+namespace {
+
+constexpr std::size_t bytes_to_each = std::size_t{16} << 20U;
+constexpr int flags = 50;
+constexpr int blocks = 128;
+constexpr int threads = 512;
+
+/// Flags lie in front of what is written.
+constexpr std::size_t data_begins = 4096;
+
+__global__ void write_kernel(std::byte* first, std::size_t stride, int rank, int world) {
+  const std::size_t packs = bytes_to_each / sizeof(uint4);
+  const auto value = make_uint4(static_cast<unsigned>(rank), 1, 2, 3);
+  for (std::size_t i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x)
+    for (int k = 1; k < world; ++k) {
+      const int to = (rank + k) % world;
+      auto* place = reinterpret_cast<uint4*>(first + static_cast<std::size_t>(to) * stride + data_begins);
+      place[i] = value;
+    }
+}
+
+/// Pairs of ranks: the even one begins. Gives up after a second.
+__global__ void flag_kernel(std::byte* first, std::size_t stride, int rank, int world) {
+  const int other = rank % 2 == 0 ? rank + 1 : rank - 1;
+  if (other >= world) return;
+  auto* mine = reinterpret_cast<std::uint32_t*>(first + static_cast<std::size_t>(rank) * stride);
+  auto* theirs = reinterpret_cast<std::uint32_t*>(first + static_cast<std::size_t>(other) * stride);
+  const std::uint32_t begin = mine[1];  // how many flags there have been
+  const std::uint64_t deadline = cuda::ptx::nanoseconds() + 1'000'000'000;
+  for (std::uint32_t i = 1; i <= flags; ++i) {
+    if (rank % 2 == 0) cuda::ptx::store_relaxed(theirs, begin + i);
+    while (cuda::ptx::load_relaxed(mine) != begin + i)
+      if (cuda::ptx::nanoseconds() > deadline) return;
+    if (rank % 2 != 0) cuda::ptx::store_relaxed(theirs, begin + i);
+  }
+  mine[1] = begin + flags;
+}
+
+}  // namespace
+
+LinkProbe::LinkProbe(Bootstrap& bootstrap, int device, Milliseconds timeout)
+    : rank_(bootstrap.rank()),
+      world_(bootstrap.world()),
+      provider_(cuda::make_memory_provider(bootstrap, device, {}, timeout)),
+      memory_(provider_->allocate(data_begins + bytes_to_each)) {}
+
+void LinkProbe::write_to_all(cudaStream_t stream) const {
+  write_kernel<<<blocks, threads, 0, stream>>>(memory_.first, memory_.stride, rank_, world_);
+  cuda::check(cudaGetLastError(), "launching a kernel that writes to all ranks");
+}
+void LinkProbe::exchange_flags(cudaStream_t stream) const {
+  flag_kernel<<<1, 1, 0, stream>>>(memory_.first, memory_.stride, rank_, world_);
+  cuda::check(cudaGetLastError(), "launching a kernel that exchanges flags");
+}
+
+std::size_t LinkProbe::bytes_written() {
+  return bytes_to_each;
+}
+int LinkProbe::hops() {
+  return 2 * flags;
+}
+
+}  // namespace mixcomm::tools
