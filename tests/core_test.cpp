@@ -280,14 +280,16 @@ TEST(Choose, DependsOnWhatAWaitCosts) {
             Algorithm::one_shot);
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 4, .bytes = 1 << 20, .crowded = true}), Algorithm::two_shot);
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 20, .crowded = true}), Algorithm::two_shot);
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 20}), Algorithm::one_shot);
+  // One pass of one_shot holds 512 KiB.
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 19}), Algorithm::one_shot);
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = (1 << 19) + 8192}), Algorithm::two_shot);
 }
 
-/// What need not be pushed is better read, at any size.
+/// What need not be pushed, nor summed twice, is better read, at any size.
 TEST(Choose, ReadsWhereNothingIsReadManyTimes) {
   constexpr std::size_t large = std::size_t{1} << 28U;
   EXPECT_EQ(choose({.op = Op::all_gather, .dp = 2, .bytes = large, .symmetric = true}), Algorithm::one_shot);
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = large}), Algorithm::one_shot);
+  EXPECT_EQ(choose({.op = Op::all_gather, .dp = 2, .bytes = large}), Algorithm::one_shot);
   EXPECT_EQ(choose({.op = Op::reduce_scatter, .dp = 2, .bytes = large, .symmetric = true}),
             Algorithm::two_shot);
 }

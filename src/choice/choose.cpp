@@ -19,9 +19,11 @@ bool sums_over_tp(const Circumstances& c) {
 /// two_shot's second wait.
 std::size_t worth_a_wait_bytes(const Circumstances& c) {
   // What is read is not taken back from the reader's cache, as it is when it is pushed there. So where
-  // nothing is read twice of what is staged anyway, or by two ranks that have a processor each, one_shot is
-  // quicker at any size.
-  if (!c.symmetric && (c.tp == 1 || (c.tp == 2 && !c.crowded))) return any;
+  // nothing is read twice of what is staged anyway one_shot is quicker at any size, and between two ranks
+  // that have a processor each as long as one pass holds it all: with several, that two_shot stages half as
+  // much counts for more.
+  if (!c.symmetric && c.tp == 1) return any;
+  if (!c.symmetric && c.tp == 2 && !c.crowded) return std::size_t{1} << 20U;
   if (c.crowded) return std::size_t{64} << 10U;
   if (!c.symmetric) return std::size_t{16} << 10U;
   return shape_of(c.op).gathers && !sums_over_tp(c) ? any : 0;
