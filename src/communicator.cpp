@@ -17,6 +17,7 @@
 #include "cpu/cpu_backend.hpp"
 #include "cuda/cuda_backend.hpp"
 #include "environment.hpp"
+#include "epilogue/check_epilogue.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/plan.hpp"
 
@@ -198,6 +199,10 @@ void Backend::copy(const RowCopy& copy, void* /*stream*/) {
 
 void Backend::clear(void* data, std::size_t bytes, void* /*stream*/) {
   std::memset(data, 0, bytes);
+}
+
+void Backend::apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* /*stream*/) {
+  mixcomm::apply(epilogue, in, out);
 }
 
 void Backend::run_nccl(const Call& /*call*/) {
@@ -398,7 +403,8 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
   if (rows.device() != nullptr && state.backend->kind() != BackendKind::cuda)
     throw Unsupported(
         fmt::format("{}: row counts in device memory need backend cuda; pass counts on the host", name(op)));
-  const CheckedCall checked = check_call(op, in, out, rows, state.grid);
+  const Epilogue& epilogue = options.epilogue;
+  const CheckedCall checked = check_call(op, in, out, rows, state.grid, epilogue);
 
   const CallRun call{state, op, checked, in, out, rows, options};
   const Algorithm algorithm =
@@ -416,6 +422,12 @@ void Communicator::copy(const RowCopy& copy, CallOptions options) {
 void Communicator::clear(Tensor tensor, CallOptions options) {
   state_->check_running("clear");
   if (tensor.bytes() > 0) state_->backend->clear(tensor.data, tensor.bytes(), options.stream);
+}
+
+void Communicator::apply(ConstTensor in, Tensor out, CallOptions options) {
+  state_->check_running("apply");
+  check_apply(options.epilogue, in, out);
+  if (in.elements() > 0) state_->backend->apply(options.epilogue, in, out, options.stream);
 }
 
 void Communicator::all_reduce(ConstTensor in, Tensor out, CallOptions options) {

@@ -12,6 +12,13 @@ template <int most>
   return b.share(g.world.member, g.world.size);
 }
 
+/// What member `member` of the world sums where there is an epilogue: whole rows (of which the cut is made)
+/// of its own DP group's block, since the residual of a row is on the ranks of that group alone.
+template <int most>
+[[nodiscard]] MIXCOMM_HD Range two_shot_rows(const Grid& g, const BasicBlocks<most>& b, int member) {
+  return b.share_of_block(member / g.tp.size, member % g.tp.size, g.tp.size);
+}
+
 /// out block d = sum over t of in@(t, d), for every d  ==  reduce-scatter(tp), then all-gather(world).
 /// Phases: wait | sum my share of all blocks and write it to every rank | wait. Waits: 2.
 /// Reads per rank: tp x sum(rows) x hidden / world; writes: sum(rows) x hidden; scratch: none for symmetric

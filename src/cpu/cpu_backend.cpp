@@ -66,6 +66,8 @@ std::uint64_t run_pass(const Call& call, const Grid& grid, Channel& channel, con
       return run_body<bf16>(call, grid, channel, buffers);
     case DType::fp16:
       return run_body<fp16>(call, grid, channel, buffers);
+    case DType::fp8_e4m3:  // gathered, never summed
+      return run_body<fp8_e4m3>(call, grid, channel, buffers);
     case DType::fp32:
       break;
   }
@@ -153,6 +155,7 @@ class CpuBackend final : public Backend {
 
   void run(Call& call) override {
     check_alive();
+    if (call.epilogue.any()) throw Unsupported("epilogues: not on backend cpu yet");
     ranks_[static_cast<std::size_t>(grid_.rank())]->calls.post(call.record);
     const auto kind = static_cast<std::size_t>(call.team);
     const Grid& grid = grids_[kind];
