@@ -55,6 +55,7 @@ struct RowArguments {
   std::uint32_t rows_at_once = 1;  ///< of which there are images at a time
   bool gathers = true;
   bool one_shot = true;
+  bool local = false;                ///< nobody hears of it: what is counted stays as it is
   bool images_in_workspace = false;  ///< they are too long for shared memory
 };
 

@@ -86,8 +86,7 @@ class RowContext : public Messages<WireOf<T>> {
       else if (summed > extent_)
         extent_ = summed;
     }
-    if (r_.images_in_workspace)
-      images_ = workspace(me()) + a_.workspace.area(Area::staged_in(), blockIdx.x);
+    if (r_.images_in_workspace) images_ = workspace(me()) + a_.workspace.area(Area::staged_in(), blockIdx.x);
   }
 
   /// One pass; false if the communicator has failed. All threads return the same.
@@ -100,7 +99,7 @@ class RowContext : public Messages<WireOf<T>> {
     }
     // All have looked at the state, and read what they send.
     if (__syncthreads_or(lost_)) return false;
-    if (passes_ + 1 == a_.passes) keep(number(), this->barriers());
+    if (passes_ + 1 == a_.passes && !r_.local) keep(number(), this->barriers());
     const Place count = rows_to_sum();
     for (Place first = 0; first < count; first += r_.rows_at_once) {
       const Place rows = count - first < r_.rows_at_once ? count - first : r_.rows_at_once;
@@ -138,12 +137,8 @@ class RowContext : public Messages<WireOf<T>> {
     bool there;
   };
 
-  [[nodiscard]] __device__ int own() const {
-    return a_.grid.dp.member;
-  }
-  [[nodiscard]] __device__ Place rows_of(int d) const {
-    return static_cast<Place>(b_.size(d));
-  }
+  [[nodiscard]] __device__ int own() const { return a_.grid.dp.member; }
+  [[nodiscard]] __device__ Place rows_of(int d) const { return static_cast<Place>(b_.size(d)); }
   [[nodiscard]] __device__ Place packed(const Row& row) const {
     return static_cast<Place>(b_.start(Coordinates::packed, row.d)) + row.r;
   }
@@ -155,9 +150,7 @@ class RowContext : public Messages<WireOf<T>> {
     Place size;
   };
   /// two_shot: how many rows of block d a rank sums at most, and which of my block I do.
-  [[nodiscard]] __device__ Place longest_share(int d) const {
-    return divide_up(rows_of(d), a_.grid.tp.size);
-  }
+  [[nodiscard]] __device__ Place longest_share(int d) const { return divide_up(rows_of(d), a_.grid.tp.size); }
   [[nodiscard]] __device__ Share share_of_mine() const {
     const Place rows = rows_of(own());
     const Place share = longest_share(own());
@@ -198,12 +191,8 @@ class RowContext : public Messages<WireOf<T>> {
 
   // Tiles of rows.
 
-  [[nodiscard]] __device__ static Place team() {
-    return threadIdx.x / OverWire::threads;
-  }
-  [[nodiscard]] __device__ static Place teams() {
-    return blockDim.x / OverWire::threads;
-  }
+  [[nodiscard]] __device__ static Place team() { return threadIdx.x / OverWire::threads; }
+  [[nodiscard]] __device__ static Place teams() { return blockDim.x / OverWire::threads; }
   /// f(tile) for the tiles of this thread's team, of `rows` rows of `tiles` tiles; the teams of a warp go in
   /// step.
   template <class F>
@@ -220,8 +209,9 @@ class RowContext : public Messages<WireOf<T>> {
     return tiles * OverWire::bytes_of(OverWire::elements);
   }
   template <class U>
-  [[nodiscard]] __device__ static typename WireOf<std::remove_const_t<U>>::template User<U> user(
-      U* row, Place width, Place tile) {
+  [[nodiscard]] __device__ static typename WireOf<std::remove_const_t<U>>::template User<U> user(U* row,
+                                                                                                 Place width,
+                                                                                                 Place tile) {
     return {row, width, tile * static_cast<Place>(WireOf<std::remove_const_t<U>>::elements)};
   }
   template <class U>
@@ -268,12 +258,8 @@ class RowContext : public Messages<WireOf<T>> {
   [[nodiscard]] __device__ Place scales() const {
     return static_cast<Place>(scales_per_row(e_.quantize, r_.hidden));
   }
-  [[nodiscard]] __device__ float* scales(const Row& row) const {
-    return e_.scales + out_row(row) * scales();
-  }
-  [[nodiscard]] __device__ Place fp8_tiles() const {
-    return divide_up(r_.hidden, OutWire::elements);
-  }
+  [[nodiscard]] __device__ float* scales(const Row& row) const { return e_.scales + out_row(row) * scales(); }
+  [[nodiscard]] __device__ Place fp8_tiles() const { return divide_up(r_.hidden, OutWire::elements); }
   template <class U>
   [[nodiscard]] __device__ U* image(Place i, std::uint32_t offset) const {
     return reinterpret_cast<U*>(images_ + static_cast<std::size_t>(i) * r_.images.bytes + offset);
@@ -281,7 +267,8 @@ class RowContext : public Messages<WireOf<T>> {
 
   // What is sent to be summed.
 
-  /// Where, in the first half of a workspace, a tile of row i of those that its owner sums lies, from `source`.
+  /// Where, in the first half of a workspace, a tile of row i of those that its owner sums lies, from
+  /// `source`.
   [[nodiscard]] __device__ std::size_t to_sum(int source, Place i, Place tile) const {
     return wire_bytes((static_cast<std::size_t>(source) * extent_ + i) * tiles_ + tile);
   }
@@ -303,11 +290,11 @@ class RowContext : public Messages<WireOf<T>> {
     if (r_.one_shot) {
       const Team team = r_.gathers ? a_.grid.world : a_.grid.over_tp(row.d).inner;
       const int less = r_.gathers || row.d == own() ? 1 : 0;
-      return {{a_.workspace.of(team.first) + in_offset() +
-                   to_sum(source, r_.gathers ? packed(row) : row.r, tile),
-               team.size, less},
-              a_.workspace.stride * team.stride,
-              r_.gathers ? me() : a_.grid.tp.member};
+      return {
+          {a_.workspace.of(team.first) + in_offset() + to_sum(source, r_.gathers ? packed(row) : row.r, tile),
+           team.size, less},
+          a_.workspace.stride * team.stride,
+          r_.gathers ? me() : a_.grid.tp.member};
     }
     const Place share = longest_share(row.d);
     const Place t = row.r / share;
@@ -388,19 +375,21 @@ class RowContext : public Messages<WireOf<T>> {
       if (mine >= first && mine < first + count) here |= 1U << (mine - first);
       Received received[batch];
       if (!receive(received, here, [&](int k) { return from + static_cast<std::size_t>(k) * stride; })) {
-        if (here != Base::template all_of<batch>) this->fail(FailureRecord::timeout, missing_of(row, order, slot, t));
+        if (here != Base::template all_of<batch>)
+          this->fail(FailureRecord::timeout, missing_of(row, order, slot, t));
         lost_ = true;
         return only;
       }
 #pragma unroll
       for (int k = 0; k < batch; ++k) {
         if (k >= count) break;
+        const Data data = first + k == mine ? mine_data : OverWire::data(received[k]);
         if (first + k == summed) {
-          residual_data = OverWire::data(received[k]);
-          break;
+          residual_data = data;
+        } else {
+          only = data;
+          sum.add(data);
         }
-        only = first + k == mine ? mine_data : OverWire::data(received[k]);
-        sum.add(only);
       }
     }
     if (e_.adds) sum.add_last(residual_data);
@@ -525,8 +514,7 @@ class RowContext : public Messages<WireOf<T>> {
     float sum = epilogue::plus(epilogue::plus(squares[lane], squares[lane + 64]),
                                epilogue::plus(squares[lane + 32], squares[lane + 96]));
 #pragma unroll
-    for (int other = 16; other > 0; other /= 2)
-      sum = epilogue::plus(sum, __shfl_xor_sync(~0U, sum, other));
+    for (int other = 16; other > 0; other /= 2) sum = epilogue::plus(sum, __shfl_xor_sync(~0U, sum, other));
     return sum;
   }
   template <int threads>
@@ -561,7 +549,8 @@ class RowContext : public Messages<WireOf<T>> {
   }
   /// ... of what residual_out gets, where that is something else.
   [[nodiscard]] __device__ std::size_t to_keep(const Row& row, Place tile) const {
-    const std::size_t rows = r_.gathers ? b_.packed_size() : b_.packed_end(own()) - b_.start(Coordinates::packed, own());
+    const std::size_t rows =
+        r_.gathers ? b_.packed_size() : b_.packed_end(own()) - b_.start(Coordinates::packed, own());
     return wire_bytes(rows * out_tiles_ + static_cast<std::size_t>(row.r) * tiles_ + tile);
   }
   [[nodiscard]] __device__ bool sends_kept() const {
@@ -583,7 +572,8 @@ class RowContext : public Messages<WireOf<T>> {
         else
           data = load(image<const float>(t.row, r_.images.scales), scales(), t.tile - fp8_tiles());
       }
-      send(t, {{area + to_put_out(row, t.tile), team.size, 1}, a_.workspace.stride * team.stride, member}, data);
+      send(t, {{area + to_put_out(row, t.tile), team.size, 1}, a_.workspace.stride * team.stride, member},
+           data);
     });
     if (!sends_kept()) return;
     const Team& tp = a_.grid.tp;
@@ -602,24 +592,26 @@ class RowContext : public Messages<WireOf<T>> {
   /// Takes what other ranks have made of rows.
   __device__ void close() {
     const Place of_mine = rows_of(own()) - mine_.size;
-    take(r_.gathers ? all_rows() - mine_.size : of_mine, out_tiles_, r_.gathers,
-         [&](const Row& row, Place tile) { return to_put_out(row, tile); },
-         [&](const Row& row, Place tile, const Data& data) {
-           if (!e_.quantizes()) {
-             user(out<T>(row), r_.hidden, tile).store(data);
-             if (e_.keeps && !e_.changes() && row.d == own())
-               user(residual_out(row), r_.hidden, tile).store(data);
-           } else if (tile < fp8_tiles()) {
-             user(out<fp8_e4m3>(row), r_.hidden, tile).store(data);
-           } else {
-             user(scales(row), scales(), tile - fp8_tiles()).store(data);
-           }
-         });
+    take(
+        r_.gathers ? all_rows() - mine_.size : of_mine, out_tiles_, r_.gathers,
+        [&](const Row& row, Place tile) { return to_put_out(row, tile); },
+        [&](const Row& row, Place tile, const Data& data) {
+          if (!e_.quantizes()) {
+            user(out<T>(row), r_.hidden, tile).store(data);
+            if (e_.keeps && !e_.changes() && row.d == own())
+              user(residual_out(row), r_.hidden, tile).store(data);
+          } else if (tile < fp8_tiles()) {
+            user(out<fp8_e4m3>(row), r_.hidden, tile).store(data);
+          } else {
+            user(scales(row), scales(), tile - fp8_tiles()).store(data);
+          }
+        });
     if (sends_kept())
-      take(of_mine, tiles_, false, [&](const Row& row, Place tile) { return to_keep(row, tile); },
-           [&](const Row& row, Place tile, const Data& data) {
-             user(residual_out(row), r_.hidden, tile).store(data);
-           });
+      take(
+          of_mine, tiles_, false, [&](const Row& row, Place tile) { return to_keep(row, tile); },
+          [&](const Row& row, Place tile, const Data& data) {
+            user(residual_out(row), r_.hidden, tile).store(data);
+          });
   }
 
   /// Tiles of `rows` rows that others sum: of all blocks, or of mine.
