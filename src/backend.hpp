@@ -34,6 +34,11 @@ struct Call {
   LaunchShape shape;  ///< CUDA: what is known better than launching knows
   CallRecord record;
 
+  /// CPU: whether in one_shot ranks need the residuals of other DP groups' rows.
+  [[nodiscard]] bool shares_residuals() const {
+    return algorithm == Algorithm::one_shot && gathers && blocks.dp() > 1 && epilogue.adds();
+  }
+
   /// A buffer as peers find it.
   struct Seen {
     const void* data;

@@ -153,8 +153,11 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
   // Where a wait is cheap, a second one is cheaper than a copy. But nobody may write a sum where others still
   // read: with sums over tp, into an input that is a block of the output or holds it, which not every rank
   // can know of all.
-  const bool apart =
-      team.tp.size == 1 || (shape.gathers && call.in_placement.kind == Placement::Kind::symmetric);
+  // With one over dp alone the input would be, but for an epilogue, what is stored there.
+  const bool finished_in_place =
+      checked.epilogue.any() && shape.gathers && call.in_placement.kind == Placement::Kind::in_place;
+  const bool apart = (team.tp.size == 1 && !finished_in_place) ||
+                     (shape.gathers && call.in_placement.kind == Placement::Kind::symmetric);
   call.reads_in_place = algorithm == Algorithm::one_shot && backend.kind() == BackendKind::cpu &&
                         !backend.crowded() && call.in_placement.kind != Placement::Kind::plain && apart;
   if (algorithm != Algorithm::one_shot || call.reads_in_place) {

@@ -347,7 +347,7 @@ struct Communicator::CallRun {
     // In two it has other bits where it adds in another order.
     const bool also_in_two = each == Op::all_reduce_all_gather && c.tp > 1 && c.dp > 1;
     const std::array<Algorithm, LearntChoice::most_candidates> candidates{first, other, Algorithm::composed};
-    const LearntChoice::Work work{each, c.symmetric, c.bytes};
+    const LearntChoice::Work work{each, c.symmetric, c.bytes, part.epilogue.any()};
     const Algorithm chosen = learnt->begin(work, {candidates.data(), also_in_two ? 3U : 2U});
     const auto begin = std::chrono::steady_clock::now();
     if (chosen == Algorithm::composed)
@@ -368,18 +368,38 @@ struct Communicator::CallRun {
       as(each, part, algorithm == Algorithm::nccl ? algorithm : Algorithm::automatic);
     };
     if (op == Op::all_reduce_all_gather && grid.tp.size > 1 && grid.dp.size > 1) {
+      // The own rows are finished, and travel as the others are to have them.
       const Tensor block = own_block(out, grid, rows);
-      run_one(Op::all_reduce, {in, block, RowCounts(in.rows)});
+      const std::size_t each = scales_per_row(epilogue().quantize, in.hidden);
+      const Tensor scales{epilogue().scales, out.rows, each, DType::fp32};
+      const Tensor own_scales = own_block(scales, grid, rows);
+      Epilogue own = epilogue();
+      own.scales = static_cast<float*>(own_scales.data);
+      run_one(Op::all_reduce, {in, block, RowCounts(in.rows), own});
       run_one(Op::all_gather, {block, out, rows});
+      if (each > 0) run_one(Op::all_gather, {own_scales, scales, rows});
     } else if (op == Op::reduce_scatter_all_reduce && grid.tp.size > 1 && grid.dp.size > 1) {
-      run_one(Op::reduce_scatter, {in, out, rows});
-      run_one(Op::all_reduce, {out, out, RowCounts(out.rows)});
+      // FP8 has no room for what is still to be summed.
+      std::vector<std::byte> between;
+      Tensor scattered = out;
+      if (epilogue().quantizes()) {
+        if (state.backend->kind() == BackendKind::cuda)
+          throw Unsupported(fmt::format(
+              "{}: algorithm {} with quantize needs memory for what is between its two operations, "
+              "which backend cuda does not allocate; use auto, one_shot or two_shot",
+              name(op), name(algorithm)));
+        between.resize(out.elements() * size_of(in.dtype));
+        scattered = {between.data(), out.rows, out.hidden, in.dtype};
+      }
+      run_one(Op::reduce_scatter, {in, scattered, rows});
+      run_one(Op::all_reduce, {scattered, out, RowCounts(out.rows), epilogue()});
     } else {
       run_one(op, checked);
     }
   }
 
  private:
+  [[nodiscard]] const Epilogue& epilogue() const { return checked.epilogue; }
   void one(Op each, const CheckedCall& part, Algorithm algorithm, const Circumstances& c) const {
     const LaunchShape shape =
         choose_shape(c, algorithm).with({.protocol = state.options.cuda.protocol}).with(options.shape);

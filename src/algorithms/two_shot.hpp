@@ -19,6 +19,14 @@ template <int most>
   return b.share_of_block(member / g.tp.size, member % g.tp.size, g.tp.size);
 }
 
+/// The same for the pass of a context.
+template <class C, int most>
+[[nodiscard]] MIXCOMM_HD Range two_shot_sums(const C& c, const Grid& g, const BasicBlocks<most>& b) {
+  if constexpr (RowContext<C>)
+    if (c.has_epilogue()) return two_shot_rows(g, b, g.world.member);
+  return two_shot_sums(g, b);
+}
+
 /// out block d = sum over t of in@(t, d), for every d  ==  reduce-scatter(tp), then all-gather(world).
 /// Phases: wait | sum my share of all blocks and write it to every rank | wait. Waits: 2.
 /// Reads per rank: tp x sum(rows) x hidden / world; writes: sum(rows) x hidden; scratch: none for symmetric
@@ -28,7 +36,7 @@ MIXCOMM_HD void all_reduce_all_gather_two_shot(C& c, const Grid& g, const BasicB
   const auto in = c.share();
   const auto out = c.open();
   c.barrier();
-  for (const auto tile : c.tiles(two_shot_sums(g, b)))
+  for (const auto tile : c.tiles(two_shot_sums(c, g, b)))
     c.store_all(g.world, out, tile, c.load_sum(g.over_tp(tile.block), in, tile));
   c.barrier();
   c.close(out);
@@ -43,7 +51,7 @@ MIXCOMM_HD void reduce_scatter_all_reduce_two_shot(C& c, const Grid& g, const Ba
   const auto in = c.share();
   const auto out = c.open();
   c.barrier();
-  for (const auto tile : c.tiles(two_shot_sums(g, b)))
+  for (const auto tile : c.tiles(two_shot_sums(c, g, b)))
     c.store_all(g.over_tp(tile.block).inner, out, tile, c.load_sum(g.over_world(), in, tile));
   c.barrier();
   c.close(out);

@@ -32,6 +32,7 @@ void apply(const Epilogue& epilogue, ConstTensor in, Tensor out) {
          .residual = epilogue.adds() ? row_of(epilogue.residual, i) : nullptr,
          .weight = epilogue.weight.data,
          .eps = epilogue.eps,
+         .width = in.hidden,
          .weight_plus_one = epilogue.weight_plus_one,
          .quantize = epilogue.quantize,
          .fixed_scale = epilogue.fixed_scale,

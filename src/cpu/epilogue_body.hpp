@@ -236,7 +236,7 @@ void finish_row_of(const RowEpilogue& row) {
 
   const T* y = r;
   if (norms) {
-    const float inverse = epilogue::inverse_rms(squares, hidden, row.eps);
+    const float inverse = epilogue::inverse_rms(squares, row.width, row.eps);
     void* const quantized_later = scratch + hidden;
     OrderedSum normed = row.sum;
     if (quantizes) {

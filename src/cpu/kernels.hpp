@@ -40,6 +40,7 @@ struct RowEpilogue {
   const void* residual = nullptr;  ///< the row's, or null
   const void* weight = nullptr;
   float eps = 0;
+  std::size_t width = 0;  ///< what the mean of squares is over: the row
   bool weight_plus_one = false;
   Quantize quantize = Quantize::none;
   const float* fixed_scale = nullptr;
