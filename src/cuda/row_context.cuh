@@ -392,7 +392,8 @@ class RowContext : public Messages<WireOf<T>> {
         }
       }
     }
-    if (e_.adds) sum.add_last(residual_data);
+    if (e_.adds && !a_.mutant.is(Mutant::norm_before_residual)) sum.add_last(residual_data);
+    if (e_.adds && a_.mutant.is(Mutant::residual_of_each_rank)) sum.add_last(residual_data);
     // One source is copied bit by bit.
     return summed == 1 && !e_.adds ? only : sum.rounded();
   }
@@ -448,7 +449,9 @@ class RowContext : public Messages<WireOf<T>> {
         }
         shared_.squares[turn][team][lane] = squares;
         __syncthreads();
-        inverse = epilogue::inverse_rms(folded(shared_.squares[turn][team]), r_.hidden, e_.eps);
+        const Place width =
+            a_.mutant.is(Mutant::mean_over_padded_width) ? 1U << (32 - __clz(r_.hidden - 1)) : r_.hidden;
+        inverse = epilogue::inverse_rms(folded(shared_.squares[turn][team]), width, e_.eps);
       }
       float largest = 0;
       MIXCOMM_ROLLED
@@ -459,6 +462,11 @@ class RowContext : public Messages<WireOf<T>> {
         if (filled) {
           load_group(x, column, y);
           if (e_.norms()) norm_group(y, column, inverse);
+          if (a_.mutant.is(Mutant::norm_before_residual) && e_.adds && row.d == own()) {
+            float late[group];
+            load_group(residual(row), column, late);
+            for (int j = 0; j < static_cast<int>(group); ++j) y[j] = rounded<T>(y[j] + late[j]);
+          }
         }
         if (e_.norms() && filled) {
           if (!e_.quantizes()) store_floats(out<T>(row), r_.hidden, column, y);
