@@ -236,6 +236,7 @@ class CudaBackend final : public Backend {
                   .quantize = epilogue.quantize};
     a.images = launch.images;
     a.hidden = static_cast<std::uint32_t>(call.hidden);
+    a.weight_bytes = static_cast<std::uint32_t>(launch.weight_bytes);
     a.rows_at_once = launch.rows_at_once;
     a.gathers = call.gathers;
     a.one_shot = call.algorithm != Algorithm::two_shot;

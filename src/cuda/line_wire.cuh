@@ -3,6 +3,7 @@
 // as well), not what PTX promises: so lines are for ranks whose GPUs are joined by NVLink, or the same.
 #pragma once
 
+#include "cuda/ptx.cuh"
 #include "cuda/user_tile.cuh"
 
 namespace mixcomm::cuda {

@@ -1,7 +1,9 @@
 // Eight columns of a row as fp32, and back: what the norm works on.
 #pragma once
 
+#include "cuda/ptx.cuh"
 #include "cuda/user_tile.cuh"
+#include "epilogue/arithmetic.hpp"
 
 namespace mixcomm::cuda {
 
@@ -49,6 +51,15 @@ __device__ inline void store_floats(T* row, Place width, Place column, const flo
     }
     if (column + p * pack < width) UserTile<T, 4>(row, width, column + p * pack).store(words);
   }
+}
+
+/// Two numbers as E4M3, the first one in the low byte: as epilogue::to_fp8().
+[[nodiscard]] __device__ inline std::uint32_t fp8_pair(float low, float high) {
+#if __CUDA_ARCH__ >= 890
+  return ptx::to_fp8_pair(low, high);
+#else
+  return epilogue::to_fp8(low) | static_cast<std::uint32_t>(epilogue::to_fp8(high)) << 8U;
+#endif
 }
 
 }  // namespace mixcomm::cuda

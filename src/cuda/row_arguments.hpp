@@ -52,6 +52,7 @@ struct RowArguments {
   EpilogueArguments epilogue;
   RowImages images;
   std::uint32_t hidden = 0;
+  std::uint32_t weight_bytes = 0;  ///< before the images, for a copy of the norm's weight; 0: there is none
   std::uint32_t rows_at_once = 1;  ///< of which there are images at a time
   bool gathers = true;
   bool one_shot = true;

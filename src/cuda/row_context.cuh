@@ -64,8 +64,15 @@ class RowContext : public Messages<WireOf<T>> {
     float largest[row_teams][row_team / 32];
   };
 
-  __device__ RowContext(const RowArguments& a, const LaneBlocks& blocks, Shared& shared, std::byte* images)
-      : Base(a.call, blocks), r_(a), e_(a.epilogue), shared_(shared), images_(images) {}
+  __device__ RowContext(const RowArguments& a, const LaneBlocks& blocks, Shared& shared, std::byte* memory)
+      : Base(a.call, blocks),
+        r_(a),
+        e_(a.epilogue),
+        shared_(shared),
+        weight_(static_cast<const T*>(a.epilogue.weight)),
+        images_(memory + a.weight_bytes) {
+    if (a.weight_bytes > 0) weight_ = reinterpret_cast<const T*>(memory);
+  }
 
   /// What can be known before the previous kernel is complete.
   __device__ void prepare() {
@@ -97,6 +104,7 @@ class RowContext : public Messages<WireOf<T>> {
       send();
       if (r_.one_shot && r_.gathers && e_.adds) send_residual();
     }
+    if (passes_ == 0 && r_.weight_bytes > 0) fetch_weight();
     // All have looked at the state, and read what they send.
     if (__syncthreads_or(lost_)) return false;
     if (passes_ + 1 == a_.passes && !r_.local) keep(number(), this->barriers());
@@ -142,22 +150,26 @@ class RowContext : public Messages<WireOf<T>> {
   [[nodiscard]] __device__ Place packed(const Row& row) const {
     return static_cast<Place>(b_.start(Coordinates::packed, row.d)) + row.r;
   }
-  [[nodiscard]] __device__ bool is_mine(const Row& row) const {
-    return row.d == own() && row.r - mine_.begin < mine_.size;
-  }
+  /// Those rows of my block that I sum: `first`, and each `step` behind it.
   struct Share {
-    Place begin;
+    Place first;
+    Place step;
     Place size;
   };
-  /// two_shot: how many rows of block d a rank sums at most, and which of my block I do.
-  [[nodiscard]] __device__ Place longest_share(int d) const { return divide_up(rows_of(d), a_.grid.tp.size); }
+  /// two_shot: whose row of its block a row is, by member of the TP team. Rows are dealt one by one, from one
+  /// lane and pass to the next, so that ranks have equal work where lanes have a row each.
+  [[nodiscard]] __device__ Place owner(const Row& row) const {
+    const auto tp = static_cast<Place>(a_.grid.tp.size);
+    return (static_cast<Place>(b_.start(Coordinates::one_block, row.d)) + row.r) % tp;
+  }
   [[nodiscard]] __device__ Share share_of_mine() const {
     const Place rows = rows_of(own());
-    const Place share = longest_share(own());
-    const Place begin = share * a_.grid.tp.member;
-    if (r_.one_shot) return {0, rows};
-    if (begin >= rows) return {rows, 0};
-    return {begin, rows - begin < share ? rows - begin : share};
+    if (r_.one_shot) return {0, 1, rows};
+    const auto tp = static_cast<Place>(a_.grid.tp.size);
+    const Place begin = owner({own(), 0});
+    const Place me_in_tp = static_cast<Place>(a_.grid.tp.member);
+    const Place first = me_in_tp >= begin ? me_in_tp - begin : me_in_tp + tp - begin;
+    return {first, tp, rows > first ? divide_up(rows - first, tp) : 0};
   }
 
   [[nodiscard]] __device__ Place all_rows() const {
@@ -179,14 +191,17 @@ class RowContext : public Messages<WireOf<T>> {
   }
   /// Row i of my block, without what I sum of it.
   [[nodiscard]] __device__ Row row_of_others(Place i) const {
-    return {own(), i < mine_.begin ? i : i + mine_.size};
+    const Place others = mine_.step - 1;
+    const Place turn = i / others;
+    const Place place = i - turn * others;
+    return {own(), turn * mine_.step + place + (place < mine_.first ? 0 : 1)};
   }
 
   [[nodiscard]] __device__ Place rows_to_sum() const {
     return r_.one_shot && r_.gathers ? all_rows() : mine_.size;
   }
   [[nodiscard]] __device__ Row row_to_sum(Place i) const {
-    return r_.one_shot && r_.gathers ? row_of_all(i, false) : Row{own(), mine_.begin + i};
+    return r_.one_shot && r_.gathers ? row_of_all(i, false) : Row{own(), mine_.first + i * mine_.step};
   }
 
   // Tiles of rows.
@@ -296,10 +311,9 @@ class RowContext : public Messages<WireOf<T>> {
           a_.workspace.stride * team.stride,
           r_.gathers ? me() : a_.grid.tp.member};
     }
-    const Place share = longest_share(row.d);
-    const Place t = row.r / share;
-    const int owner = a_.grid.over_tp(row.d).inner.rank(static_cast<int>(t));
-    return {{a_.workspace.of(owner) + in_offset() + to_sum(source, row.r - t * share, tile), 1, 0}, 0, 0};
+    const int rank = a_.grid.over_tp(row.d).inner.rank(static_cast<int>(owner(row)));
+    const Place slot = row.r / static_cast<Place>(a_.grid.tp.size);
+    return {{a_.workspace.of(rank) + in_offset() + to_sum(source, slot, tile), 1, 0}, 0, 0};
   }
   __device__ void send(const RowTile& tile, const Way& way, const Data& data) const {
     send_to(Tile{0, 0, 0, tile.there}, way.route, way.step, way.member, data);
@@ -418,102 +432,143 @@ class RowContext : public Messages<WireOf<T>> {
 
   // The norm, and FP8.
 
+  /// To shared memory, while data are on their way.
+  __device__ void fetch_weight() const {
+    constexpr Place pack = 16 / sizeof(T);
+    const auto* from = static_cast<const T*>(e_.weight);
+    std::byte* const to = images_ - r_.weight_bytes;
+    MIXCOMM_ROLLED
+    for (Place i = threadIdx.x; i * pack < r_.hidden; i += blockDim.x)
+      store_pack(to + i * 16, UserTile<const T, 4>(from, r_.hidden, i * pack).load().word);
+  }
+
   /// Columns [column, column + 8) of a row; 0 behind its end.
   __device__ void load_group(const T* row, Place column, float (&value)[group]) const {
     load_floats(row, r_.hidden, column, value);
   }
 
   /// What is to be handed out of rows [first, first + rows) of those that I sum, in their images and in my
-  /// output. All threads call it, and a team of 128 has a row at a time.
+  /// output. All threads call it. A team of 128 sums the squares of a row; what follows is for as many teams
+  /// as there are for each row.
   __device__ void norm(Place first, Place rows) const {
-    const Place lane = threadIdx.x % row_team;
-    const Place team = threadIdx.x / row_team;
     const Place at_once = blockDim.x / row_team;
-    const Place groups = divide_up(r_.hidden, group);
-    const Place turns = divide_up(groups, row_team);
     int turn = 0;
     MIXCOMM_ROLLED
     for (Place from = 0; from < rows; from += at_once, turn ^= 1) {
-      const Place i = from + team;
-      const bool there = i < rows;
-      const Row row = row_to_sum(first + (there ? i : 0));
-      T* const x = image<T>(there ? i : 0, 0);
-      float inverse = 1;
+      const Place count = rows - from < at_once ? rows - from : at_once;
+      const Place split = at_once / count;
+      const Place team = threadIdx.x / row_team;
       if (e_.norms()) {
-        float squares = 0;
-        MIXCOMM_ROLLED
-        for (Place g = lane; there && g < groups; g += row_team) {
-          float value[group];
-          load_group(x, g * group, value);
-          squares = epilogue::plus(squares, epilogue::squares_of(value));
-        }
-        shared_.squares[turn][team][lane] = squares;
+        if (team < count) sum_squares(image<T>(from + team, 0), shared_.squares[turn][team]);
         __syncthreads();
-        const Place width =
-            a_.mutant.is(Mutant::mean_over_padded_width) ? 1U << (32 - __clz(r_.hidden - 1)) : r_.hidden;
-        inverse = epilogue::inverse_rms(folded(shared_.squares[turn][team]), width, e_.eps);
       }
-      float largest = 0;
-      MIXCOMM_ROLLED
-      for (Place n = 0; n < turns; ++n) {
-        const Place column = (n * row_team + lane) * group;
-        const bool filled = there && column < r_.hidden;
-        float y[group] = {};
-        if (filled) {
-          load_group(x, column, y);
-          if (e_.norms()) norm_group(y, column, inverse);
-          if (a_.mutant.is(Mutant::norm_before_residual) && e_.adds && row.d == own()) {
-            float late[group];
-            load_group(residual(row), column, late);
-            for (int j = 0; j < static_cast<int>(group); ++j) y[j] = rounded<T>(y[j] + late[j]);
-          }
-        }
-        if (e_.norms() && filled) {
-          if (!e_.quantizes()) store_floats(out<T>(row), r_.hidden, column, y);
-          if (!e_.quantizes() ? !r_.one_shot : e_.quantize == Quantize::per_token)
-            store_floats(x, r_.hidden, column, y);
-        }
-        if (e_.quantizes()) {
-          float most = 0;
-#pragma unroll
-          for (int j = 0; j < static_cast<int>(group); ++j) most = epilogue::larger(most, y[j]);
-          if (e_.quantize == Quantize::per_token) {
-            largest = epilogue::larger(largest, most);
-          } else if (e_.quantize == Quantize::per_128_columns) {
-            most = largest_of<16>(most);
-            const float scale = epilogue::scale_of(most);
-            if (filled) quantize(row, i, column, y, scale);
-            if (filled && lane % 16 == 0) put_scale(row, i, column / scale_columns, scale);
-          } else if (filled) {
-            quantize(row, i, column, y, *e_.fixed_scale);
-          }
-        }
-      }
-      if (e_.quantize != Quantize::per_token) continue;
-      largest = largest_of<32>(largest);
-      if (lane % 32 == 0) shared_.largest[team][lane / 32] = largest;
-      __syncthreads();
-#pragma unroll
-      for (int w = 0; w < row_team / 32; ++w) largest = epilogue::larger(largest, shared_.largest[team][w]);
-      const float scale = epilogue::scale_of(largest);
-      if (there && lane == 0) put_scale(row, i, 0, scale);
-      MIXCOMM_ROLLED
-      for (Place g = lane; there && g < groups; g += row_team) {
-        float y[group];
-        load_group(x, g * group, y);
-        quantize(row, i, g * group, y, scale);
-      }
-      __syncthreads();  // the largest are read
+      const Place which = team / split;
+      const bool there = which < count;
+      const Place i = from + (there ? which : 0);
+      const Place column = (team % split * row_team + threadIdx.x % row_team) * group;
+      finish({row_to_sum(first + i), i, column, split * row_team * group, there},
+             shared_.squares[turn][there ? which : 0], which * split);
     }
   }
 
+  /// By a team, each thread its accumulator.
+  __device__ void sum_squares(const T* x, float (&squares)[row_team]) const {
+    float sum = 0;
+    MIXCOMM_ROLLED
+    for (Place column = threadIdx.x % row_team * group; column < r_.hidden; column += row_team * group) {
+      float value[group];
+      load_group(x, column, value);
+      sum = epilogue::plus(sum, epilogue::squares_of(value));
+    }
+    squares[threadIdx.x % row_team] = sum;
+  }
+
+  /// A thread's part of a row: 8 columns from `column` on, and of each `step`.
+  struct Part {
+    Row row;
+    Place i;  ///< of the images
+    Place column;
+    Place step;
+    bool there;
+  };
+
+  /// `first_team`: of those that have the row.
+  __device__ void finish(const Part& part, const float (&squares)[row_team], Place first_team) const {
+    T* const x = image<T>(part.i, 0);
+    float inverse = 1;
+    if (e_.norms()) {
+      const Place width =
+          a_.mutant.is(Mutant::mean_over_padded_width) ? 1U << (32 - __clz(r_.hidden - 1)) : r_.hidden;
+      inverse = epilogue::inverse_rms(folded(squares), width, e_.eps);
+    }
+    const bool per_token = e_.quantize == Quantize::per_token;
+    float largest = 0;
+    const Place turns = divide_up(r_.hidden, part.step);
+    MIXCOMM_ROLLED
+    for (Place n = 0; n < turns; ++n) {  // as many for all threads, which look for the largest together
+      const Place column = part.column + n * part.step;
+      const bool filled = part.there && column < r_.hidden;
+      float y[group] = {};
+      if (filled) {
+        load_group(x, column, y);
+        if (e_.norms()) norm_group(y, part.row, column, inverse);
+      }
+      if (!e_.quantizes()) {
+        if (filled) store_floats(out<T>(part.row), r_.hidden, column, y);
+        if (filled && !r_.one_shot) store_floats(x, r_.hidden, column, y);
+        continue;
+      }
+      float most = 0;
+#pragma unroll
+      for (int j = 0; j < static_cast<int>(group); ++j) most = epilogue::larger(most, y[j]);
+      if (per_token) {
+        largest = epilogue::larger(largest, most);
+        if (filled) store_floats(x, r_.hidden, column, y);
+        continue;
+      }
+      float scale = 0;
+      if (e_.quantize == Quantize::per_128_columns) {
+        scale = epilogue::scale_of(largest_of<scale_columns / group>(most));
+        if (filled && column % scale_columns == 0) put_scale(part, column / scale_columns, scale);
+      } else {
+        scale = *e_.fixed_scale;
+      }
+      if (filled) quantize(part, column, y, scale);
+    }
+    if (!per_token) return;
+    largest = largest_of<32>(largest);
+    const Place warp = threadIdx.x % row_team / 32;
+    if (threadIdx.x % 32 == 0) shared_.largest[threadIdx.x / row_team][warp] = largest;
+    __syncthreads();
+    const Place teams_of_row = part.step / (row_team * static_cast<Place>(group));
+    MIXCOMM_ROLLED
+    for (Place team = 0; part.there && team < teams_of_row; ++team)
+#pragma unroll
+      for (int w = 0; w < row_team / 32; ++w)
+        largest = epilogue::larger(largest, shared_.largest[first_team + team][w]);
+    const float scale = epilogue::scale_of(largest);
+    if (part.there && part.column == 0) put_scale(part, 0, scale);
+    MIXCOMM_ROLLED
+    for (Place column = part.column; part.there && column < r_.hidden; column += part.step) {
+      float y[group];
+      load_group(x, column, y);
+      quantize(part, column, y, scale);
+    }
+    __syncthreads();  // the largest are read
+  }
+
   /// y of columns [column, column + 8), as it is rounded.
-  __device__ void norm_group(float (&y)[group], Place column, float inverse) const {
+  __device__ void norm_group(float (&y)[group], const Row& row, Place column, float inverse) const {
     float weight[group];
-    load_group(static_cast<const T*>(e_.weight), column, weight);
+    load_group(weight_, column, weight);
 #pragma unroll
     for (int j = 0; j < static_cast<int>(group); ++j)
       y[j] = rounded<T>(epilogue::normed(y[j], inverse, epilogue::factor(weight[j], e_.weight_plus_one)));
+    if (a_.mutant.is(Mutant::norm_before_residual) && e_.adds && row.d == own()) {
+      float late[group];
+      load_group(residual(row), column, late);
+      for (int j = 0; j < static_cast<int>(group); ++j) y[j] = rounded<T>(y[j] + late[j]);
+    }
   }
 
   /// The accumulators, folded in half until one is left. The same for all threads of the team.
@@ -533,19 +588,19 @@ class RowContext : public Messages<WireOf<T>> {
     return mine;
   }
 
-  __device__ void quantize(const Row& row, Place i, Place column, const float (&y)[group],
-                           float scale) const {
-    Words<2> packed{};
+  __device__ void quantize(const Part& part, Place column, const float (&y)[group], float scale) const {
+    Words<2> codes{};
 #pragma unroll
-    for (int j = 0; j < static_cast<int>(group); ++j)
-      packed.word[j / 4] |= static_cast<std::uint32_t>(epilogue::quantized(y[j], scale)) << (j % 4 * 8);
-    UserTile<fp8_e4m3, 2>(out<fp8_e4m3>(row), r_.hidden, column).store(packed);
+    for (int j = 0; j < static_cast<int>(group); j += 2)
+      codes.word[j / 4] |= fp8_pair(epilogue::over(y[j], scale), epilogue::over(y[j + 1], scale))
+                           << (j % 4 * 8);
+    UserTile<fp8_e4m3, 2>(out<fp8_e4m3>(part.row), r_.hidden, column).store(codes);
     if (!r_.one_shot)
-      UserTile<fp8_e4m3, 2>(image<fp8_e4m3>(i, r_.images.fp8), r_.hidden, column).store(packed);
+      UserTile<fp8_e4m3, 2>(image<fp8_e4m3>(part.i, r_.images.fp8), r_.hidden, column).store(codes);
   }
-  __device__ void put_scale(const Row& row, Place i, Place which, float scale) const {
-    scales(row)[which] = scale;
-    if (!r_.one_shot) image<float>(i, r_.images.scales)[which] = scale;
+  __device__ void put_scale(const Part& part, Place which, float scale) const {
+    scales(part.row)[which] = scale;
+    if (!r_.one_shot) image<float>(part.i, r_.images.scales)[which] = scale;
   }
 
   // two_shot: what comes of rows, to all who need them.
@@ -632,7 +687,7 @@ class RowContext : public Messages<WireOf<T>> {
       Received received[1];
       std::uint32_t here = t.there ? 0 : 1;
       if (!receive(received, here, [&](int) { return area + at(row, t.tile); })) {
-        if (here == 0) this->fail(FailureRecord::timeout, missing_for(owner_of(row)));
+        if (here == 0) this->fail(FailureRecord::timeout, missing_for(member_of(row)));
         lost_ = true;
         return;
       }
@@ -640,13 +695,14 @@ class RowContext : public Messages<WireOf<T>> {
     });
   }
   /// The member that sums a row.
-  [[nodiscard]] __device__ Place owner_of(const Row& row) const {
-    return static_cast<Place>(row.d * a_.grid.tp.size) + row.r / longest_share(row.d);
+  [[nodiscard]] __device__ Place member_of(const Row& row) const {
+    return static_cast<Place>(row.d * a_.grid.tp.size) + owner(row);
   }
 
   const RowArguments& r_;
   const EpilogueArguments& e_;
   Shared& shared_;
+  const T* weight_;
   std::byte* images_;
   Share mine_{};         ///< of my block's rows: those that I sum
   Place tiles_ = 0;      ///< of a row

@@ -1,11 +1,11 @@
 // The kernels of one dtype for operations with an epilogue: one for each wire.
 #pragma once
 
-#include "cuda/lane_rows.cuh"
 #include "cuda/line_wire.cuh"
 #include "cuda/packet_wire.cuh"
 #include "cuda/row_context.cuh"
 #include "cuda/row_kernels.hpp"
+#include "cuda/spread_rows.cuh"
 
 namespace mixcomm::cuda {
 
@@ -15,7 +15,7 @@ using SingleLines = LineWire<T, 1>;
 template <class T, template <class> class WireOf>
 __global__ void __launch_bounds__(most_row_threads, 1) row_operation(const __grid_constant__ RowArguments a) {
   using Context = RowContext<T, WireOf>;
-  __shared__ LaneRows rows;
+  __shared__ SpreadRows rows;
   __shared__ typename Context::Shared shared;
   extern __shared__ uint4 images[];
   // As in operation(): ready while the previous kernel may still run, by row counts that may yet change.
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(most_row_threads, 1) row_operation(const __gri
   while (context.pass()) {
     if (++pass == a.call.passes) return;
     __syncthreads();  // no thread looks at the blocks any more
-    if (threadIdx.x == 0) rows.cover(static_cast<int>(pass));
+    if (threadIdx.x == 0) rows.cover(a.call, static_cast<int>(pass));
     __syncthreads();
     context.prepare();
   }

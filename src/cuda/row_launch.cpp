@@ -107,12 +107,11 @@ RowLaunch row_launch_for(const Call& call, const Grid& grid, const LaunchLimits&
   const RowSizes sizes(call, grid, launch.wire);
   BasicBlocks<most_ranks>& blocks = launch.blocks;
   blocks.assign(call.blocks.dp(), [&](int d) { return call.blocks.full_size(d) / call.hidden; });
-  std::size_t most_rows = 1;
-  for (int d = 0; d < blocks.dp(); ++d) most_rows = std::max(most_rows, blocks.full_size(d));
+  const std::size_t all_rows = std::max<std::size_t>(blocks.elements(), 1);
 
-  // A lane for each row of the longest block, as far as there are lanes, and room for a row of each.
+  // A lane for each row, as far as there are lanes, and room in each for a row of every block.
   const auto cut = [&](std::size_t pieces) { blocks.cut(static_cast<int>(pieces), 1); };
-  cut(most_rows);
+  cut(all_rows);
   const std::size_t least = std::max(round_up(sizes.bytes(blocks), unit_bytes), unit_bytes);
   if (least > limits.area_bytes)
     throw InvalidArgument(fmt::format(
@@ -122,7 +121,7 @@ RowLaunch row_launch_for(const Call& call, const Grid& grid, const LaunchLimits&
         name(call.record.op), call.hidden, least, limits.area_bytes));
   std::size_t lanes = std::min(static_cast<std::size_t>(limits.most_lanes), limits.area_bytes / least);
   if (call.shape.lanes > 0) lanes = std::min(lanes, static_cast<std::size_t>(call.shape.lanes));
-  lanes = std::max<std::size_t>(std::min(lanes, most_rows), 1);
+  lanes = std::max<std::size_t>(std::min(lanes, all_rows), 1);
   launch.lanes = static_cast<int>(lanes);
   launch.lane_bytes = limits.area_bytes / lanes / unit_bytes * unit_bytes;
 
@@ -143,10 +142,14 @@ RowLaunch row_launch_for(const Call& call, const Grid& grid, const LaunchLimits&
   launch.rows_at_once = static_cast<std::uint32_t>(rows);
   if (!sizes.needs_images()) return launch;
   launch.images_in_workspace = launch.images.bytes > most_image_bytes;
-  const std::size_t at_once =
-      launch.images_in_workspace ? 1 : std::min(rows, most_image_bytes / launch.images.bytes);
+  launch.rows_at_once = 1;
+  if (launch.images_in_workspace) return launch;
+  // The weight is there when the sums come, and each lane reads it once, if both fit.
+  const std::size_t weight = round_up(call.hidden * size_of(call.dtype), image_bytes);
+  if (call.epilogue.norms() && weight + launch.images.bytes <= most_image_bytes) launch.weight_bytes = weight;
+  const std::size_t at_once = std::min(rows, (most_image_bytes - launch.weight_bytes) / launch.images.bytes);
   launch.rows_at_once = static_cast<std::uint32_t>(at_once);
-  if (!launch.images_in_workspace) launch.shared_bytes = at_once * launch.images.bytes;
+  launch.shared_bytes = launch.weight_bytes + at_once * launch.images.bytes;
   return launch;
 }
 

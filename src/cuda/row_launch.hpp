@@ -19,7 +19,8 @@ struct RowLaunch {
   RowImages images;
   std::uint32_t rows_at_once = 1;
   bool images_in_workspace = false;
-  std::size_t shared_bytes = 0;  ///< for images
+  std::size_t weight_bytes = 0;  ///< for a copy of the norm's weight, in shared memory; 0: there is none
+  std::size_t shared_bytes = 0;  ///< for that and images
 };
 
 /// `grid`: the operation's part of the communicator's. Throws InvalidArgument for rows that do not fit the
