@@ -312,7 +312,7 @@ struct Communicator::CallRun {
   RowCounts rows;
   const CallOptions& options;
 
-  [[nodiscard]] Circumstances circumstances(Op each) const {
+  [[nodiscard]] Circumstances circumstances(Op each, bool epilogue_too) const {
     const Grid& grid = state.grid;
     std::size_t all_rows = rows[grid.dp.member];
     std::size_t most_rows = all_rows;
@@ -333,12 +333,13 @@ struct Communicator::CallRun {
         .backend = state.backend->kind(),
         // What may not travel in lines goes by the rules of links that have none.
         .link = state.options.cuda.lines ? state.backend->link() : Link::pcie,
-        .tuning = state.options.tuning ? &*state.options.tuning : nullptr};
+        .tuning = state.options.tuning ? &*state.options.tuning : nullptr,
+        .epilogue = epilogue_too};
   }
 
   /// `each` is the operation, or one of the two that it is composed of.
   void as(Op each, const CheckedCall& part, Algorithm wanted) const {
-    const Circumstances c = circumstances(each);
+    const Circumstances c = circumstances(each, part.epilogue.any());
     if (wanted != Algorithm::automatic) return one(each, part, wanted, c);
     LearntChoice* learnt = state.learnt[static_cast<std::size_t>(shape_of(each).team)].get();
     if (learnt == nullptr || !all_have_rows(each)) return one(each, part, choose(c), c);

@@ -112,7 +112,7 @@ TEST(EpilogueKernels, AllGiveTheBitsOfTheDefinition) {
   std::mt19937_64 random(3);
   for (const cpu::Implementation& implementation : cpu::usable_implementations())
     for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32})
-      for (int round = 0; round < 120; ++round) {
+      for (int round = 0; round < 60; ++round) {
         const std::size_t hidden = round % 3 == 0 ? 1 + random() % 40 : 1 + random() % 5000;
         const int inner = 1 + static_cast<int>(random() % 3);
         const int outer = 1 + static_cast<int>(random() % 2);
@@ -374,6 +374,48 @@ TEST(Epilogue, ARowHasToFitTheWorkspace) {
   });
   for (const std::string& error : results)
     EXPECT_NE(error.find("workspace_bytes of 131072 or more"), std::string::npos) << error;
+}
+
+/// A boundary hands the epilogue to its operation, and where it has none does the steps by itself.
+TEST(Epilogue, BoundariesTakeThem) {
+  for (const Parallelism& parallelism :
+       {Parallelism{.attn_tp = 2, .attn_dp = 2, .moe_tp = 4}, Parallelism{.attn_tp = 1, .attn_dp = 1}}) {
+    const auto results = spawn(Ranks::threads, parallelism.world(), [&](Bootstrap& bootstrap) -> std::string {
+      constexpr std::size_t hidden = 96;
+      Communicators communicators(bootstrap, {});
+      const ModelModules modules{
+          .embedding = modules::embedding(),
+          .layers = std::vector<LayerModules>(1, {modules::attention(), modules::experts()}),
+          .head = modules::head(),
+          .logits = {Rows::by_dp_rank}};
+      LayerCommunicator boundaries(LayerPlan(modules, parallelism), communicators,
+                                   {.max_rows = 8, .hidden = hidden, .dtype = DType::bf16});
+      std::vector<std::size_t> counts = {3, 1};
+      counts.resize(static_cast<std::size_t>(parallelism.attn_dp));
+      const RowPlan rows = boundaries.rows(counts);
+      const RowRange own = boundaries.range(Rows::by_dp_rank, rows);
+      std::mt19937_64 random(static_cast<unsigned>(bootstrap.rank()));
+      std::mt19937_64 shared(own.first + 100);
+      Row in = random_row(DType::bf16, own.count * hidden, random);
+      const Row residual = random_row(DType::bf16, own.count * hidden, shared);
+      const std::size_t total = rows.total();
+      Row crossed(total * hidden * 2);
+      Row added(total * hidden * 2);
+      Row normed(total * hidden * 2);
+      const auto view = [&](auto& row, std::size_t n) {
+        return ConstTensor{row.data(), n, hidden, DType::bf16};
+      };
+      const auto to = [&](Row& row, std::size_t n) { return Tensor{row.data(), n, hidden, DType::bf16}; };
+      const Row same_weight(hidden * 2 + 4, std::byte{0x3F});
+      boundaries.cross(boundaries.before_mlp(0), to(in, own.count), to(crossed, total), rows,
+                       {.epilogue = {.residual = view(residual, own.count), .weight = view(same_weight, 1)}});
+      boundaries.cross(boundaries.before_mlp(0), to(in, own.count), to(added, total), rows,
+                       {.epilogue = {.residual = view(residual, own.count)}});
+      rms_norm(to(added, total), view(same_weight, 1), to(normed, total));
+      return crossed == normed ? "" : "the boundary's rows are not the normed ones";
+    });
+    EXPECT_EQ(failures(results), "");
+  }
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "mixcomm/mixcomm.hpp"
 #include "tools/bench_cells.hpp"
+#include "tools/epilogues.hpp"
 #include "tools/exact_inputs.hpp"
 #include "tools/flag_probe.hpp"
 #include "tools/machine_bound.hpp"
@@ -79,6 +80,7 @@ class CpuBench {
   FlagProbe probe_;
   MachineBound bound_;
   ExactInputs inputs_;
+  Epilogues epilogues_;
   SymmetricBuffer in_;
   SymmetricBuffer out_;
   std::vector<std::byte> plain_in_;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <utility>
 
 #include "cpu/kernels_body.hpp"
 #include "epilogue/arithmetic.hpp"
@@ -25,15 +26,12 @@ static_assert(squares_step == epilogue::group * lanes);
 using Bytes = std::uint8_t __attribute__((vector_size(lanes)));
 
 /// Sums of neighbours: a[0] + a[1], a[2] + a[3], ..., then those of b.
+template <std::size_t... i>
+inline Floats pairwise(const Floats& a, const Floats& b, std::index_sequence<i...> /*lanes*/) {
+  return __builtin_shufflevector(a, b, (2 * i)...) + __builtin_shufflevector(a, b, (2 * i + 1)...);
+}
 inline Floats pairwise(const Floats& a, const Floats& b) {
-  Words even;
-  Words odd;
-#pragma GCC unroll 16
-  for (std::uint32_t i = 0; i < lanes; ++i) {
-    even[i] = 2 * i;
-    odd[i] = 2 * i + 1;
-  }
-  return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+  return pairwise(a, b, std::make_index_sequence<lanes>());
 }
 
 /// The sum of squares in its one order: what has been seen of a row.

@@ -82,15 +82,19 @@ class Crossing {
         scratch_(scratch),
         rows_(rows),
         options_(options),
-        rank_(communicators.rank()) {}
+        epilogue_(options.epilogue),
+        rank_(communicators.rank()) {
+    options_.epilogue = {};  // but for the last operation
+  }
 
   void run(const std::vector<Step>& steps, Tensor x, const Tensor& out) {
-    if (steps.empty()) return copy(x, out);
+    if (steps.empty()) return finish(x, out);
     clear_pads(steps, x);
     for (std::size_t i = 0; i < steps.size(); ++i) {
       const bool last = i + 1 == steps.size();
       x = take(steps[i], x, last ? &out : nullptr);
     }
+    if (steps.back().kind != Step::Kind::collective) return finish(x, out);
     if (x.data != out.data) copy(x, out);
   }
 
@@ -129,8 +133,18 @@ class Crossing {
         rows_.counts(step.grid.stride * step.grid.tp, step.grid.dp, rank_);
     const bool equal = std::equal(counts.begin() + 1, counts.end(), counts.begin());
     const RowCounts row_counts = equal ? RowCounts(counts[0]) : RowCounts(counts);
-    communicators_.on(step.grid).run(step.op, x, to, row_counts, options_);
+    CallOptions options = options_;
+    if (out != nullptr) options.epilogue = epilogue_;
+    communicators_.on(step.grid).run(step.op, x, to, row_counts, options);
     return to;
+  }
+
+  /// Behind steps of which the last one sums nothing.
+  void finish(const Tensor& from, const Tensor& to) {
+    if (!epilogue_.any()) return copy(from, to);
+    CallOptions options = options_;
+    options.epilogue = epilogue_;
+    local_.apply(from, to, options);
   }
 
   Tensor gather_columns(const Step& step, const Tensor& x, const Tensor* out) {
@@ -177,7 +191,8 @@ class Crossing {
   Communicator& local_;
   std::span<const SymmetricBuffer> scratch_;
   const RowPlan& rows_;
-  const CallOptions& options_;
+  CallOptions options_;
+  Epilogue epilogue_;
   int rank_;
   std::size_t used_ = 0;
 };
@@ -260,11 +275,12 @@ void LayerCommunicator::cross(const Transition& transition, Tensor in, Tensor ou
       transition.to.columns == transition.from.columns
           ? 1
           : static_cast<std::size_t>(span_of(transition.from.columns, s.plan.parallelism()).size());
-  if (in.dtype != out.dtype || in.hidden * slices != out.hidden)
+  const DType wanted = options.epilogue.quantizes() ? DType::fp8_e4m3 : in.dtype;
+  if (out.dtype != wanted || in.hidden * slices != out.hidden)
     throw InvalidArgument(
         fmt::format("'in' is {} with hidden {}, 'out' {} with hidden {}; here 'out' has {} times the "
-                    "columns, of the same dtype",
-                    name(in.dtype), in.hidden, name(out.dtype), out.hidden, slices));
+                    "columns, of {}",
+                    name(in.dtype), in.hidden, name(out.dtype), out.hidden, slices, name(wanted)));
   Crossing(s.communicators, *s.local, s.scratch, rows, options).run(transition.steps, in, out);
 }
 
