@@ -305,6 +305,24 @@ Circumstances on_gpus(Op op, std::size_t rows_each, Link link) {
           .link = link};
 }
 
+TEST(Choose, FinishesRowsOnceWhereThatPays) {
+  constexpr std::size_t row = 8192;
+  constexpr auto in = Op::all_reduce_all_gather;
+  constexpr auto out = Op::reduce_scatter_all_reduce;
+  for (const bool crowded : {false, true}) {
+    EXPECT_EQ(choose({.op = in, .tp = 2, .dp = 2, .bytes = 2 * row, .crowded = crowded, .epilogue = true}),
+              Algorithm::two_shot);
+    EXPECT_EQ(choose({.op = out, .tp = 2, .dp = 2, .bytes = 2 * row, .crowded = crowded, .epilogue = true}),
+              Algorithm::one_shot);
+  }
+  EXPECT_EQ(choose({.op = in, .tp = 2, .bytes = row, .symmetric = true, .epilogue = true}),
+            Algorithm::one_shot);
+  EXPECT_EQ(choose({.op = in, .tp = 2, .bytes = 4 * row, .symmetric = true, .epilogue = true}),
+            Algorithm::two_shot);
+  EXPECT_EQ(choose({.op = out, .tp = 2, .dp = 2, .bytes = 4 * row, .crowded = true, .epilogue = true}),
+            Algorithm::two_shot);
+}
+
 TEST(Choose, OnGpusGoesByTheirLink) {
   constexpr auto in = Op::all_reduce_all_gather;
   constexpr auto out = Op::reduce_scatter_all_reduce;
