@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "environment.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "plan/search.hpp"
 
