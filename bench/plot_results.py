@@ -106,11 +106,12 @@ def nvlink(plt):
              (1, 4, "all_gather"), (1, 4, "reduce_scatter"))  # fmt: skip
     picture = Picture(plt, len(cells), "microseconds per call")
     for i, (tp, dp, op) in enumerate(cells):
-        rows = rows_of("cuda-h100-nvlink", tp=tp, dp=dp, op=op, buffers="plain")
+        cell = {"tp": tp, "dp": dp, "op": op, "buffers": "plain"}
+        rows = rows_of("cuda-h100-nvlink", **cell)
         title = f"{tp}x{dp} " + SHORT[op].replace(" + ", " +\n")
         picture.panel(i, title, (
             ("NCCL", ORANGE, "-", times(rows, "nccl")),
-            ("mixcomm", BLUE, "-", times(rows)),
+            ("mixcomm", BLUE, "-", times(rows_of("cuda-h100-nvlink-auto", **cell))),
             ("bound", GREY, ":", {row["rows"][0]: row["bound_us"] for row in rows}),
         ))  # fmt: skip
     return picture

@@ -17,12 +17,32 @@ Buffers buffers_from_name(std::string_view name) {
   throw InvalidArgument(fmt::format("no kind of buffers is named '{}'; there are: symmetric, plain", name));
 }
 
+std::string_view name(EpilogueKind kind) {
+  switch (kind) {
+    case EpilogueKind::none:
+      return "none";
+    case EpilogueKind::add_rms_norm:
+      return "add_rms_norm";
+    case EpilogueKind::add_rms_norm_fp8:
+      break;
+  }
+  return "add_rms_norm_fp8";
+}
+
+EpilogueKind epilogue_from_name(std::string_view name) {
+  for (const EpilogueKind each :
+       {EpilogueKind::none, EpilogueKind::add_rms_norm, EpilogueKind::add_rms_norm_fp8})
+    if (tools::name(each) == name) return each;
+  throw InvalidArgument(
+      fmt::format("no epilogue is named '{}'; there are: none, add_rms_norm, add_rms_norm_fp8", name));
+}
+
 std::string to_string(const Variant& variant) {
   const LaunchShape& shape = variant.shape;
   std::string text(name(variant.algorithm));
   if (shape.protocol != Protocol::automatic) text += fmt::format("/{}", name(shape.protocol));
   if (shape.lanes != 0 || shape.threads != 0) text += fmt::format("/{}x{}", shape.lanes, shape.threads);
-  return text;
+  return variant.separate ? text + ", separate" : text;
 }
 
 std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype) {

@@ -13,10 +13,18 @@ enum class Buffers : std::uint8_t { plain, symmetric };
 /// Throws InvalidArgument.
 [[nodiscard]] Buffers buffers_from_name(std::string_view name);
 
+/// What the operation does with its rows: nothing, or the residual added and the norm, or FP8 with a scale
+/// for each 128 columns behind these.
+enum class EpilogueKind : std::uint8_t { none, add_rms_norm, add_rms_norm_fp8 };
+[[nodiscard]] std::string_view name(EpilogueKind kind);
+/// Throws InvalidArgument.
+[[nodiscard]] EpilogueKind epilogue_from_name(std::string_view name);
+
 /// One way to carry out an operation.
 struct Variant {
   Algorithm algorithm = Algorithm::one_shot;
-  LaunchShape shape{};  ///< CUDA
+  LaunchShape shape{};    ///< CUDA
+  bool separate = false;  ///< the operation alone, and the steps of the epilogue by themselves, as today
   friend bool operator==(const Variant&, const Variant&) = default;
 };
 /// "two_shot/packets", "one_shot/lines/64x128": of 64 lanes at most, of 128 threads
@@ -29,6 +37,7 @@ struct Cell {
   bool rows_on_device = false;    ///< CUDA; `composed` and `nccl` take them from the host all the same
   Buffers buffers = Buffers::symmetric;
   std::vector<Variant> variants;
+  EpilogueKind epilogue = EpilogueKind::none;
 };
 
 /// How long to measure a cell.

@@ -71,6 +71,7 @@ CpuBench::CpuBench(Bootstrap& bootstrap, Communicator& communicator, const Optio
       probe_(bootstrap, communicator.options().timeout, options.probes && has_processor_each(bootstrap)),
       bound_(bootstrap, options.most_bytes, communicator.options().timeout, options.threads),
       inputs_(options.dtype, options.most_bytes),
+      epilogues_(communicator.grid(), options.hidden, options.dtype, options.most_bytes),
       in_(communicator.allocate(std::max<std::size_t>(options.most_bytes, 1))),
       out_(communicator.allocate(std::max<std::size_t>(options.most_bytes, 1))),
       plain_in_(options.most_bytes + alignment),
@@ -86,7 +87,7 @@ CellResult CpuBench::measure(const Cell& cell, const Effort& effort) {
   std::vector<Measured> measured(count);
   std::vector<std::size_t> able;
   for (std::size_t i = 0; i < count; ++i) {
-    measured[i].takes_part = i < own || jobs_[i - own]->can(cell);
+    measured[i].takes_part = i < own || (cell.epilogue == EpilogueKind::none && jobs_[i - own]->can(cell));
     if (!measured[i].takes_part) continue;
     able.push_back(i);
     chunk[i] = chunk_calls(cell, i);
@@ -139,6 +140,8 @@ void CpuBench::turn(const Cell& cell, std::size_t contestant, std::uint64_t call
   const Memory memory = memory_of(cell);
   in.data = memory.in;
   out.data = memory.out;
+  out.dtype = epilogues_.out_dtype(cell);
+  const Epilogue epilogue = epilogues_.of(cell);
   const RowCounts rows{std::span<const std::size_t>(cell.rows)};
   const std::span<float> mine = meeting_.latencies(grid.rank());
   const bool is_bound = contestant == cell.variants.size();
@@ -153,8 +156,11 @@ void CpuBench::turn(const Cell& cell, std::size_t contestant, std::uint64_t call
     const auto begin = Clock::now();
     if (is_bound)
       bound_.run(cell, grid.tp.size, grid.dp.size, bytes);
+    else if (cell.variants[contestant].separate)
+      epilogues_.run_separately(communicator_, cell, in, out);
     else
-      communicator_.run(cell.op, in, out, rows, {.algorithm = cell.variants[contestant].algorithm});
+      communicator_.run(cell.op, in, out, rows,
+                        {.algorithm = cell.variants[contestant].algorithm, .epilogue = epilogue});
     mine[i] = std::chrono::duration<float, std::micro>(Clock::now() - begin).count();
     if (!is_bound) consume(memory.out, out.bytes());
   }
@@ -214,12 +220,15 @@ std::string CpuBench::check(const Cell& cell) {
   std::string wrong;
   for (std::size_t i = 0; i < cell.variants.size(); ++i) {
     turn(cell, i, 1);
-    const std::string found = inputs_.wrong(cell, grid, options_.hidden, round_, memory_of(cell).out);
+    const std::byte* out = memory_of(cell).out;
+    const std::string found = cell.epilogue == EpilogueKind::none
+                                  ? inputs_.wrong(cell, grid, options_.hidden, round_, out)
+                                  : epilogues_.wrong(cell, inputs_, round_, out);
     if (wrong.empty() && !found.empty()) wrong = to_string(cell.variants[i]) + ", " + found;
   }
   // MPI rounds at every step, but these sums are exact.
   for (const auto& job : jobs_)
-    if (job->can(cell)) turn_of_job(cell, *job, 1, true);
+    if (cell.epilogue == EpilogueKind::none && job->can(cell)) turn_of_job(cell, *job, 1, true);
   return wrong;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "measure/bench_cells.hpp"
+#include "measure/epilogues.hpp"
 #include "measure/exact_inputs.hpp"
 #include "measure/flag_probe.hpp"
 #include "measure/machine_bound.hpp"
@@ -79,6 +80,7 @@ class CpuBench {
   FlagProbe probe_;
   MachineBound bound_;
   ExactInputs inputs_;
+  Epilogues epilogues_;
   SymmetricBuffer in_;
   SymmetricBuffer out_;
   std::vector<std::byte> plain_in_;

@@ -84,6 +84,19 @@ const std::byte* ExactInputs::of(int rank, std::uint64_t round) const {
   return elements_.data() + shift_of(rank, round) * size_of(dtype_);
 }
 
+std::vector<std::byte> ExactInputs::results(const Cell& cell, const Grid& grid, std::size_t hidden,
+                                            std::uint64_t round) const {
+  const auto all = stretches(cell, grid, hidden);
+  std::vector<std::byte> out((all.back().out + all.back().size) * size_of(dtype_));
+  for (const Stretch& stretch : all)
+    for (std::size_t i = 0; i < stretch.size; ++i) {
+      int sum = 0;
+      for (const int rank : stretch.ranks) sum += values_[shift_of(rank, round) + stretch.in + i];
+      verify::store(dtype_, out.data(), stretch.out + i, verify::encode(dtype_, static_cast<float>(sum)));
+    }
+  return out;
+}
+
 std::string ExactInputs::wrong(const Cell& cell, const Grid& grid, std::size_t hidden, std::uint64_t round,
                                const std::byte* out) const {
   std::vector<std::int16_t> sums(piece);

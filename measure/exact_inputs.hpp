@@ -26,6 +26,10 @@ class ExactInputs {
   [[nodiscard]] std::string wrong(const Cell& cell, const Grid& grid, std::size_t hidden, std::uint64_t round,
                                   const std::byte* out) const;
 
+  /// All that `out` is to be.
+  [[nodiscard]] std::vector<std::byte> results(const Cell& cell, const Grid& grid, std::size_t hidden,
+                                               std::uint64_t round) const;
+
  private:
   DType dtype_;
   std::vector<std::int8_t> values_;

@@ -30,8 +30,14 @@ struct Call {
   std::size_t hidden = 0;
   std::size_t most_rows = 0;  ///< of the tensor with all rows; looked at with counts in device memory only
   void* stream = nullptr;
+  Epilogue epilogue;  ///< with one, `out` holds fp8_e4m3 where that quantizes, else `dtype` as ever
   LaunchShape shape;  ///< CUDA: what is known better than launching knows
   CallRecord record;
+
+  /// CPU: whether in one_shot ranks need the residuals of other DP groups' rows.
+  [[nodiscard]] bool shares_residuals() const {
+    return algorithm == Algorithm::one_shot && gathers && blocks.dp() > 1 && epilogue.adds();
+  }
 
   /// A buffer as peers find it.
   struct Seen {
@@ -78,6 +84,8 @@ class Backend {
   /// Local: in host memory unless a backend says otherwise.
   virtual void copy(const RowCopy& copy, void* stream);
   virtual void clear(void* data, std::size_t bytes, void* stream);
+  /// The steps of an epilogue by themselves, checked. Local: in host memory unless a backend says otherwise.
+  virtual void apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* stream);
   /// Communicator::pause() in two steps. First, when every rank has made its last call: waits for what is
   /// still running on this rank's device. Throws Unsupported where memory could not come again. Local.
   virtual void settle() = 0;

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "epilogue/check_epilogue.hpp"
+
 namespace mixcomm {
 namespace {
 
@@ -30,8 +32,9 @@ std::uint64_t fold(std::uint64_t hash, const Placement& placement) {
 
 std::uint32_t CallRecord::hash() const {
   std::uint64_t hash = fold(fold(number, all_blocks), one_block);
-  for (const std::uint64_t value : {static_cast<std::uint64_t>(op), static_cast<std::uint64_t>(algorithm),
-                                    static_cast<std::uint64_t>(dtype), hidden, row_blocks, rows_hash})
+  for (const std::uint64_t value :
+       {static_cast<std::uint64_t>(op), static_cast<std::uint64_t>(algorithm),
+        static_cast<std::uint64_t>(dtype), hidden, row_blocks, rows_hash, epilogue})
     hash = mixcomm::fold(hash, value);
   return static_cast<std::uint32_t>(hash >> 32U);
 }
@@ -44,10 +47,11 @@ std::string CallRecord::describe() const {
     list += fmt::format(", ... {} counts with checksum {:08x}", row_blocks, rows_hash >> 32U);
   if (rows_on_device != 0) list += " at most, counts on the device";
   const bool gathers = shape_of(op).gathers;
-  return fmt::format("{}(rows [{}], hidden {}, {}, {}, in {}, out {}), its call {}", mixcomm::name(op), list,
-                     hidden, mixcomm::name(dtype), mixcomm::name(algorithm),
+  const std::string then = epilogue == 0 ? "" : fmt::format(", then {}", describe_epilogue(epilogue));
+  return fmt::format("{}(rows [{}], hidden {}, {}, {}, in {}, out {}{}), its call {}", mixcomm::name(op),
+                     list, hidden, mixcomm::name(dtype), mixcomm::name(algorithm),
                      to_string(gathers ? one_block : all_blocks), to_string(gathers ? all_blocks : one_block),
-                     number);
+                     then, number);
 }
 
 }  // namespace mixcomm

@@ -66,6 +66,7 @@ struct CallRecord {
   std::uint64_t row_blocks = 0;          ///< how many blocks there are
   std::uint64_t rows[listed_rows] = {};  ///< of the first blocks
   std::uint64_t rows_hash = 0;           ///< of all blocks
+  std::uint64_t epilogue = 0;            ///< record_of() it
 
   // Left plain where no rank touches a buffer of another: for one_shot, unless Call::reads_in_place.
   Placement all_blocks;  ///< of the buffer with all blocks

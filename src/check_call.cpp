@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "epilogue/check_epilogue.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {
@@ -51,10 +52,13 @@ bool in_place(const CheckedCall& call, bool gathers, const Grid& team) {
 }  // namespace
 
 CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const RowCounts& rows,
-                       const Grid& grid) {
-  if (in.dtype != out.dtype)
-    refuse(op, fmt::format("'in' is {} and 'out' is {}; they must have one dtype", name(in.dtype),
-                           name(out.dtype)));
+                       const Grid& grid, const Epilogue& epilogue) {
+  if (in.dtype == DType::fp8_e4m3)
+    refuse(op, "'in' is fp8_e4m3, of which no sums are made; pass bf16, fp16 or fp32");
+  if (epilogue.quantizes() ? out.dtype != DType::fp8_e4m3 : in.dtype != out.dtype)
+    refuse(op, fmt::format("'in' is {} and 'out' is {} with quantize {}; {}", name(in.dtype), name(out.dtype),
+                           name(epilogue.quantize),
+                           epilogue.quantizes() ? "'out' must be fp8_e4m3" : "they must have one dtype"));
   if (in.hidden != out.hidden)
     refuse(op, fmt::format("'in' has hidden {} and 'out' {}; they must be equal", in.hidden, out.hidden));
   const OpShape shape = shape_of(op);
@@ -82,7 +86,8 @@ CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const Ro
   check_tensor(op, "out", out, shape.gathers ? total : rows[team.dp.member]);
   // A rank without rows holds little, but what its peers hold must fit as well.
   check_tensor(op, "rows", {"", total, in.hidden, in.dtype}, total);
-  CheckedCall call{in, out, rows};
+  check_epilogue(epilogue, {name(op), in, out, rows[team.dp.member]});
+  CheckedCall call{in, out, rows, epilogue};
   if (overlap(in, out) && !in_place(call, shape.gathers, team))
     refuse(op, fmt::format(
                    "'in' and 'out' overlap; they may only do so if the {} is this rank's block of the {}{}",
@@ -111,6 +116,7 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
             .hidden = in.hidden,
             .most_rows = shape.gathers ? out.rows : in.rows,
             .stream = stream,
+            .epilogue = checked.epilogue,
             .shape = {},
             .record = {}};
   // An all-reduce has one block, that of this DP rank.
@@ -134,6 +140,7 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
   record.algorithm = algorithm;
   record.dtype = in.dtype;
   record.hidden = in.hidden;
+  record.epilogue = record_of(checked.epilogue);
   record.row_blocks = static_cast<std::uint64_t>(team.dp.size);
   for (int d = 0; d < team.dp.size; ++d) {
     if (static_cast<std::size_t>(d) < CallRecord::listed_rows) record.rows[d] = checked.rows[d];
@@ -146,8 +153,11 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
   // Where a wait is cheap, a second one is cheaper than a copy. But nobody may write a sum where others still
   // read: with sums over tp, into an input that is a block of the output or holds it, which not every rank
   // can know of all.
-  const bool apart =
-      team.tp.size == 1 || (shape.gathers && call.in_placement.kind == Placement::Kind::symmetric);
+  // With one over dp alone the input would be, but for an epilogue, what is stored there.
+  const bool finished_in_place =
+      checked.epilogue.any() && shape.gathers && call.in_placement.kind == Placement::Kind::in_place;
+  const bool apart = (team.tp.size == 1 && !finished_in_place) ||
+                     (shape.gathers && call.in_placement.kind == Placement::Kind::symmetric);
   call.reads_in_place = algorithm == Algorithm::one_shot && backend.kind() == BackendKind::cpu &&
                         !backend.crowded() && call.in_placement.kind != Placement::Kind::plain && apart;
   if (algorithm != Algorithm::one_shot || call.reads_in_place) {

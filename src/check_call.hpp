@@ -11,11 +11,12 @@ struct CheckedCall {
   ConstTensor in;
   Tensor out;
   RowCounts rows;
+  Epilogue epilogue{};
 };
 
 /// Throws InvalidArgument with the values, the rule and the way out.
 [[nodiscard]] CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const RowCounts& rows,
-                                     const Grid& grid);
+                                     const Grid& grid, const Epilogue& epilogue = {});
 
 /// What the backend runs. The record's number is left to the caller.
 [[nodiscard]] Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid,

@@ -17,6 +17,7 @@
 #include "cpu/cpu_backend.hpp"
 #include "cuda/cuda_backend.hpp"
 #include "environment.hpp"
+#include "epilogue/check_epilogue.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/plan.hpp"
 
@@ -202,6 +203,10 @@ void Backend::clear(void* data, std::size_t bytes, void* /*stream*/) {
   std::memset(data, 0, bytes);
 }
 
+void Backend::apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* /*stream*/) {
+  mixcomm::apply(epilogue, in, out);
+}
+
 void Backend::run_nccl(const Call& /*call*/) {
   throw Unsupported(
       "algorithm nccl: this communicator has no NCCL communicator to run it with; make it with backend "
@@ -309,7 +314,7 @@ struct Communicator::CallRun {
   RowCounts rows;
   const CallOptions& options;
 
-  [[nodiscard]] Circumstances circumstances(Op each) const {
+  [[nodiscard]] Circumstances circumstances(Op each, bool epilogue_too) const {
     const Grid& grid = state.grid;
     std::size_t all_rows = rows[grid.dp.member];
     std::size_t most_rows = all_rows;
@@ -330,12 +335,13 @@ struct Communicator::CallRun {
         .backend = state.backend->kind(),
         // What may not travel in lines goes by the rules of links that have none.
         .link = state.options.cuda.lines ? state.backend->link() : Link::pcie,
-        .tuning = state.options.tuning ? &*state.options.tuning : nullptr};
+        .tuning = state.options.tuning ? &*state.options.tuning : nullptr,
+        .epilogue = epilogue_too};
   }
 
   /// `each` is the operation, or one of the two that it is composed of.
   void as(Op each, const CheckedCall& part, Algorithm wanted) const {
-    const Circumstances c = circumstances(each);
+    const Circumstances c = circumstances(each, part.epilogue.any());
     if (wanted != Algorithm::automatic) return one(each, part, wanted, c);
     LearntChoice* learnt = state.learnt[static_cast<std::size_t>(shape_of(each).team)].get();
     if (learnt == nullptr || !all_have_rows(each)) return one(each, part, choose(c), c);
@@ -344,7 +350,7 @@ struct Communicator::CallRun {
     // In two it has other bits where it adds in another order.
     const bool also_in_two = each == Op::all_reduce_all_gather && c.tp > 1 && c.dp > 1;
     const std::array<Algorithm, LearntChoice::most_candidates> candidates{first, other, Algorithm::composed};
-    const LearntChoice::Work work{each, c.symmetric, c.bytes};
+    const LearntChoice::Work work{each, c.symmetric, c.bytes, part.epilogue.any()};
     const Algorithm chosen = learnt->begin(work, {candidates.data(), also_in_two ? 3U : 2U});
     const auto begin = std::chrono::steady_clock::now();
     if (chosen == Algorithm::composed)
@@ -365,18 +371,38 @@ struct Communicator::CallRun {
       as(each, part, algorithm == Algorithm::nccl ? algorithm : Algorithm::automatic);
     };
     if (op == Op::all_reduce_all_gather && grid.tp.size > 1 && grid.dp.size > 1) {
+      // The own rows are finished, and travel as the others are to have them.
       const Tensor block = own_block(out, grid, rows);
-      run_one(Op::all_reduce, {in, block, RowCounts(in.rows)});
+      const std::size_t each = scales_per_row(epilogue().quantize, in.hidden);
+      const Tensor scales{epilogue().scales, out.rows, each, DType::fp32};
+      const Tensor own_scales = own_block(scales, grid, rows);
+      Epilogue own = epilogue();
+      own.scales = static_cast<float*>(own_scales.data);
+      run_one(Op::all_reduce, {in, block, RowCounts(in.rows), own});
       run_one(Op::all_gather, {block, out, rows});
+      if (each > 0) run_one(Op::all_gather, {own_scales, scales, rows});
     } else if (op == Op::reduce_scatter_all_reduce && grid.tp.size > 1 && grid.dp.size > 1) {
-      run_one(Op::reduce_scatter, {in, out, rows});
-      run_one(Op::all_reduce, {out, out, RowCounts(out.rows)});
+      // FP8 has no room for what is still to be summed.
+      std::vector<std::byte> between;
+      Tensor scattered = out;
+      if (epilogue().quantizes()) {
+        if (state.backend->kind() == BackendKind::cuda)
+          throw Unsupported(fmt::format(
+              "{}: algorithm {} with quantize needs memory for what is between its two operations, "
+              "which backend cuda does not allocate; use auto, one_shot or two_shot",
+              name(op), name(algorithm)));
+        between.resize(out.elements() * size_of(in.dtype));
+        scattered = {between.data(), out.rows, out.hidden, in.dtype};
+      }
+      run_one(Op::reduce_scatter, {in, scattered, rows});
+      run_one(Op::all_reduce, {scattered, out, RowCounts(out.rows), epilogue()});
     } else {
       run_one(op, checked);
     }
   }
 
  private:
+  [[nodiscard]] const Epilogue& epilogue() const { return checked.epilogue; }
   void one(Op each, const CheckedCall& part, Algorithm algorithm, const Circumstances& c) const {
     const LaunchShape shape =
         choose_shape(c, algorithm).with({.protocol = state.options.cuda.protocol}).with(options.shape);
@@ -400,7 +426,8 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
   if (rows.device() != nullptr && state.backend->kind() != BackendKind::cuda)
     throw Unsupported(
         fmt::format("{}: row counts in device memory need backend cuda; pass counts on the host", name(op)));
-  const CheckedCall checked = check_call(op, in, out, rows, state.grid);
+  const Epilogue& epilogue = options.epilogue;
+  const CheckedCall checked = check_call(op, in, out, rows, state.grid, epilogue);
 
   const CallRun call{state, op, checked, in, out, rows, options};
   const Algorithm algorithm =
@@ -418,6 +445,12 @@ void Communicator::copy(const RowCopy& copy, CallOptions options) {
 void Communicator::clear(Tensor tensor, CallOptions options) {
   state_->check_running("clear");
   if (tensor.bytes() > 0) state_->backend->clear(tensor.data, tensor.bytes(), options.stream);
+}
+
+void Communicator::apply(ConstTensor in, Tensor out, CallOptions options) {
+  state_->check_running("apply");
+  check_apply(options.epilogue, in, out);
+  if (in.elements() > 0) state_->backend->apply(options.epilogue, in, out, options.stream);
 }
 
 void Communicator::all_reduce(ConstTensor in, Tensor out, CallOptions options) {

@@ -20,6 +20,12 @@ enum class Mutant : std::uint8_t {
   work_behind_barrier,  ///< CPU: what several threads are to do before a barrier is done behind it
   data_not_waited_for,  ///< CUDA: packets and lines are read without a look at their numbers
   no_greeting,          ///< CUDA: ranks that exchange no data do not greet each other
+  // Epilogues:
+  residual_of_each_rank,   ///< the residual is added once for each TP rank
+  norm_before_residual,    ///< what is normed has no residual yet, which is added to the result
+  mean_over_padded_width,  ///< the mean of squares is over columns rounded up to a power of two
+  scale_of_another_row,    ///< scales are stored one row further
+  rows_beyond_are_normed,  ///< the row behind the last one of the last block is taken for one
 };
 
 #if MIXCOMM_MUTANTS

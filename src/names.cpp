@@ -35,6 +35,12 @@ struct NameTable {
 constexpr NameTable<DType, 3> dtypes{"dtype",
                                      {{{DType::bf16, "bf16"}, {DType::fp16, "fp16"}, {DType::fp32, "fp32"}}}};
 
+constexpr NameTable<Quantize, 4> quantizes{"quantization",
+                                           {{{Quantize::none, "none"},
+                                             {Quantize::per_token, "per_token"},
+                                             {Quantize::per_128_columns, "per_128_columns"},
+                                             {Quantize::fixed, "fixed"}}}};
+
 constexpr NameTable<Op, 5> ops{"operation",
                                {{{Op::all_reduce, "all_reduce"},
                                  {Op::all_gather, "all_gather"},
@@ -64,7 +70,10 @@ constexpr NameTable<Link, 3> links{
 }  // namespace
 
 std::string_view name(DType dtype) {
-  return dtypes.name(dtype);
+  return dtype == DType::fp8_e4m3 ? "fp8_e4m3" : dtypes.name(dtype);  // no dtype of sums
+}
+std::string_view name(Quantize quantize) {
+  return quantizes.name(quantize);
 }
 std::string_view name(Op op) {
   return ops.name(op);
@@ -86,6 +95,9 @@ BackendKind backend_from_name(std::string_view name) {
 }
 Protocol protocol_from_name(std::string_view name) {
   return protocols.value(name);
+}
+Quantize quantize_from_name(std::string_view name) {
+  return quantizes.value(name);
 }
 DType dtype_from_name(std::string_view name) {
   return dtypes.value(name);

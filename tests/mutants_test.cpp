@@ -24,7 +24,12 @@ struct Broken {
   int tp = 2;
   int dp = 2;
   int threads = 1;
+  verify::Steps steps{};
 };
+
+constexpr verify::Steps add_and_norm{.adds = true, .keeps = true, .norms = true};
+constexpr verify::Steps to_fp8{
+    .adds = true, .keeps = true, .norms = true, .quantize = Quantize::per_128_columns};
 
 /// Fresh inputs on every call, each checked at once, with ranks that are late in turn.
 std::vector<std::string> run(const Broken& mutant, int calls) {
@@ -41,10 +46,16 @@ std::vector<std::string> run(const Broken& mutant, int calls) {
     for (int i = 0; i < calls; ++i) {
       if ((i * 7 + bootstrap.rank()) % world == 0)
         std::this_thread::sleep_for(std::chrono::microseconds(300));
-      const std::string wrong =
-          verifier.run({mutant.op, mutant.algorithm, DType::fp32, mutant.buffers, verify::Values::floats,
-                        mutant.dp == 2 ? std::vector<std::size_t>{2, 3} : std::vector<std::size_t>{5}, 256,
-                        static_cast<std::uint64_t>(i) + 1});
+      verify::Case c{mutant.op,
+                     mutant.algorithm,
+                     DType::fp32,
+                     mutant.buffers,
+                     verify::Values::floats,
+                     mutant.dp == 2 ? std::vector<std::size_t>{2, 3} : std::vector<std::size_t>{5},
+                     mutant.steps.adds ? std::size_t{200} : 256,  // no power of two, where means are made
+                     static_cast<std::uint64_t>(i) + 1};
+      c.steps = mutant.steps;
+      const std::string wrong = verifier.run(c);
       if (!wrong.empty()) return wrong;
     }
     return std::string();
@@ -112,7 +123,29 @@ INSTANTIATE_TEST_SUITE_P(
                true, 2, 2, 3},
         Broken{"threads_that_are_late_two_shot_dual", rs_ar, two_shot, Buffers::plain, work_behind_barrier,
                true, 2, 2, 3},
-        Broken{"threads_without_alternating", ar_ag, one_shot, Buffers::plain, one_workspace, true, 2, 2, 3}),
+        Broken{"threads_without_alternating", ar_ag, one_shot, Buffers::plain, one_workspace, true, 2, 2, 3},
+        Broken{"original_epilogue", ar_ag, one_shot, Buffers::plain, none, false, 2, 2, 1, add_and_norm},
+        Broken{"original_epilogue_dual", rs_ar, two_shot, Buffers::plain, none, false, 2, 2, 1, to_fp8},
+        Broken{"residual_of_each_rank", ar_ag, one_shot, Buffers::plain, residual_of_each_rank, true, 2, 2, 1,
+               add_and_norm},
+        Broken{"residual_of_each_rank_two_shot", ar_ag, two_shot, Buffers::symmetric, residual_of_each_rank,
+               true, 2, 2, 1, add_and_norm},
+        Broken{"norm_before_residual", ar_ag, one_shot, Buffers::plain, norm_before_residual, true, 2, 2, 1,
+               add_and_norm},
+        Broken{"norm_before_residual_dual", rs_ar, two_shot, Buffers::plain, norm_before_residual, true, 2, 2,
+               1, add_and_norm},
+        Broken{"mean_over_padded_width", ar_ag, two_shot, Buffers::plain, mean_over_padded_width, true, 2, 2,
+               1, add_and_norm},
+        Broken{"scale_of_another_row", ar_ag, two_shot, Buffers::plain, scale_of_another_row, true, 2, 2, 1,
+               to_fp8},
+        Broken{"rows_beyond_are_normed", ar_ag, two_shot, Buffers::plain, rows_beyond_are_normed, true, 2, 2,
+               1, add_and_norm},
+        Broken{"rows_beyond_are_normed_dual", rs_ar, one_shot, Buffers::plain, rows_beyond_are_normed, true,
+               2, 2, 1, add_and_norm},
+        Broken{"epilogue_without_its_last_wait", ar_ag, two_shot, Buffers::plain, no_second_barrier, true, 2,
+               2, 1, to_fp8},
+        Broken{"epilogue_without_alternating", ar_ag, one_shot, Buffers::plain, one_workspace, true, 2, 2, 1,
+               add_and_norm}),
     [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

@@ -78,6 +78,36 @@ std::vector<T> or_all(const std::vector<T>& chosen, std::vector<T> all) {
   return chosen.empty() ? std::move(all) : chosen;
 }
 
+std::vector<Steps> steps_of(Quantize quantize) {
+  return {
+      {.adds = true, .keeps = true, .norms = true, .quantize = quantize},
+      {.norms = true, .plus_one = true, .quantize = quantize, .eps = 1e-5F},
+      {.adds = true, .keeps = true, .norms = true, .plus_one = true, .in_place = true, .quantize = quantize},
+      {.adds = true, .quantize = quantize},
+      {.adds = true, .norms = true, .quantize = quantize, .eps = 0.25F},
+      {.keeps = true, .norms = true, .quantize = quantize},
+      {.adds = true, .keeps = true, .in_place = true, .quantize = quantize},
+      {.adds = true, .keeps = true, .quantize = quantize}};
+}
+
+/// Every epilogue beside every operation, algorithm, dtype, shape and kind of buffers, in turn.
+std::vector<Case> with_epilogues(const std::vector<Case>& cases) {
+  std::vector<Steps> all;
+  for (const Quantize quantize :
+       {Quantize::none, Quantize::per_token, Quantize::none, Quantize::per_128_columns, Quantize::fixed})
+    for (const Steps& each : steps_of(quantize)) all.push_back(each);
+  std::vector<Case> finished;
+  for (const Case& each : cases) {
+    // Of squares no order gives the same as another: what integers are for is shown without.
+    if (each.algorithm == Algorithm::nccl || each.values == Values::integers) continue;
+    Case c = each;
+    c.steps = all[mix(each.seed) % all.size()];
+    if (in_place(c.buffers) && c.steps.quantize != Quantize::none) c.steps.quantize = Quantize::none;
+    finished.push_back(c);
+  }
+  return finished;
+}
+
 }  // namespace
 
 std::vector<Case> cases_of(const Matrix& matrix) {
@@ -106,7 +136,7 @@ std::vector<Case> cases_of(const Matrix& matrix) {
               for (Case& moved : with_rows_on_device(c, matrix.dp, next_seed()))
                 cases.push_back(std::move(moved));
             }
-  return cases;
+  return matrix.epilogues ? with_epilogues(cases) : cases;
 }
 
 std::size_t most_elements(const std::vector<Case>& cases, int dp) {

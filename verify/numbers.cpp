@@ -1,7 +1,9 @@
 #include "verify/numbers.hpp"
 
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace mixcomm::verify {
 namespace {
@@ -34,15 +36,37 @@ std::uint32_t encode_fp16(std::uint32_t bits) {
   return sign | ((magnitude - (112U << 23U) + 0xFFFU + odd) >> 13U);
 }
 
+float decode_fp8(std::uint32_t bits) {
+  const std::uint32_t rest = bits & 0x7FU;
+  const auto exponent = static_cast<int>(rest >> 3U);
+  const auto fraction = static_cast<float>(rest & 7U);
+  float value = exponent == 0 ? fraction * 0x1p-9F : std::ldexp(8.0F + fraction, exponent - 10);
+  if (rest == 0x7FU) value = std::numeric_limits<float>::quiet_NaN();
+  return (bits & 0x80U) != 0 ? -value : value;
+}
+
+/// In steps of an eighth of the power of two below, of 2^-9 at least.
+std::uint32_t encode_fp8(float value) {
+  const double size = std::abs(static_cast<double>(value));
+  const std::uint32_t sign = std::signbit(value) ? 0x80U : 0U;
+  if (size >= 448) return sign | 0x7EU;
+  const int exponent = size < 0x1p-6 ? -6 : std::ilogb(size);
+  const double steps = std::nearbyint(std::ldexp(size, 3 - exponent));  // to even, as the processor is set
+  // Eight more is the next exponent.
+  return sign | (static_cast<std::uint32_t>(exponent + 6) * 8 + static_cast<std::uint32_t>(steps));
+}
+
 }  // namespace
 
 float decode(DType dtype, std::uint32_t bits) {
+  if (dtype == DType::fp8_e4m3) return decode_fp8(bits);
   if (dtype == DType::fp32) return std::bit_cast<float>(bits);
   if (dtype == DType::bf16) return std::bit_cast<float>(bits << 16U);
   return decode_fp16(bits);
 }
 
 std::uint32_t encode(DType dtype, float value) {
+  if (dtype == DType::fp8_e4m3) return encode_fp8(value);
   const auto bits = std::bit_cast<std::uint32_t>(value);
   if (dtype == DType::fp32) return bits;
   if (dtype == DType::fp16) return encode_fp16(bits);
@@ -52,6 +76,7 @@ std::uint32_t encode(DType dtype, float value) {
 }
 
 std::uint32_t load(DType dtype, const std::byte* data, std::size_t i) {
+  if (dtype == DType::fp8_e4m3) return static_cast<std::uint32_t>(data[i]);
   if (dtype == DType::fp32) {
     std::uint32_t bits = 0;
     std::memcpy(&bits, data + i * 4, 4);
@@ -65,6 +90,8 @@ std::uint32_t load(DType dtype, const std::byte* data, std::size_t i) {
 void store(DType dtype, std::byte* data, std::size_t i, std::uint32_t bits) {
   if (dtype == DType::fp32) {
     std::memcpy(data + i * 4, &bits, 4);
+  } else if (dtype == DType::fp8_e4m3) {
+    data[i] = static_cast<std::byte>(bits);
   } else {
     const auto half = static_cast<std::uint16_t>(bits);
     std::memcpy(data + i * 2, &half, 2);

@@ -1,4 +1,4 @@
-// Numbers of the three dtypes, in plain scalar code that shares nothing with the library's.
+// Numbers of the dtypes, in plain scalar code that shares nothing with the library's.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@ namespace mixcomm::verify {
 /// The value of `bits`; exact.
 [[nodiscard]] float decode(DType dtype, std::uint32_t bits);
 
-/// The bits of `value` rounded to the nearest, ties to even. For anything but NaN.
+/// The bits of `value` rounded to the nearest, ties to even; with fp8_e4m3 at most 448. For anything but NaN.
 [[nodiscard]] std::uint32_t encode(DType dtype, float value);
 
 /// The bits of element i of a buffer of any alignment.

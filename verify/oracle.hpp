@@ -23,6 +23,23 @@ class Oracle {
   /// Element i of block d of this rank's result.
   [[nodiscard]] float expected(int d, std::size_t i) const;
 
+  /// The same before it is rounded for the last time.
+  [[nodiscard]] float sum(int d, std::size_t i) const;
+
+  /// Element i of the residual of block d, and of the norm's weight, in the case's dtype.
+  [[nodiscard]] float residual(int d, std::size_t i) const;
+  [[nodiscard]] float weight(std::size_t i) const;
+  [[nodiscard]] float fixed_scale() const;
+
+  /// What is to become of row `row` of block d.
+  struct Row {
+    std::vector<float> kept;           ///< for residual_out
+    std::vector<float> out;            ///< without FP8
+    std::vector<std::uint32_t> codes;  ///< with FP8: `out` as that
+    std::vector<float> scales;
+  };
+  [[nodiscard]] Row finished(int d, std::size_t row) const;
+
   /// Elements of blocks 0 .. d-1 together.
   [[nodiscard]] std::size_t offset(int d) const { return offsets_[static_cast<std::size_t>(d)]; }
 

@@ -28,6 +28,17 @@ enum class Values : std::uint8_t {
   floats,    ///< random: the result must have the bits of the ordered sum
 };
 
+/// The steps of a call's epilogue; none by default.
+struct Steps {
+  bool adds = false;
+  bool keeps = false;
+  bool norms = false;
+  bool plus_one = false;
+  bool in_place = false;  ///< residual_out is residual
+  Quantize quantize = Quantize::none;
+  float eps = 1e-6F;
+};
+
 /// One call. `rows` has one count per DP rank.
 struct Case {
   Op op = Op::all_reduce_all_gather;
@@ -44,6 +55,7 @@ struct Case {
   /// rank. Not for composed and nccl, nor in place unless the operation has one block.
   std::size_t most = 0;
   std::size_t room = 0;  ///< with `most`: rows of the tensor with all rows; 0: dp * most
+  Steps steps{};
 };
 inline constexpr std::uint64_t same_buffers = 70;
 
@@ -87,7 +99,15 @@ class Verifier {
   struct Region;
   struct Slot;
 
+  /// Rows of this rank; what its tensors of rows[d] and its output have room for.
+  struct EpilogueRows {
+    std::size_t own;
+    std::size_t room;
+    std::size_t out;
+  };
+  void prepare_epilogue(Slot& s, int slot, const EpilogueRows& rows);
   [[nodiscard]] std::string compare_output(const Slot& slot, const std::vector<std::byte>& got) const;
+  [[nodiscard]] std::string compare_finished(const Slot& slot);
 
   Communicator& communicator_;
   std::shared_ptr<Device> device_;
@@ -96,6 +116,10 @@ class Verifier {
   SymmetricBuffer symmetric_out_;
   std::shared_ptr<std::byte> plain_in_;
   std::shared_ptr<std::byte> plain_out_;
+  std::shared_ptr<std::byte> plain_residual_;
+  std::shared_ptr<std::byte> plain_kept_;
+  std::shared_ptr<std::byte> plain_scales_;
+  std::shared_ptr<std::byte> plain_weight_;
   std::shared_ptr<std::byte> counts_;
   std::vector<std::byte> read_back_;
   std::vector<Slot> slots_;
@@ -111,7 +135,8 @@ struct Matrix {
   std::vector<DType> dtypes{};          ///< empty: all
   bool large = true;                    ///< with messages of several passes of the smallest workspace
   BackendKind backend =
-      BackendKind::cpu;  ///< cuda: with row counts in device memory, and models' hidden sizes
+      BackendKind::cpu;    ///< cuda: with row counts in device memory, and models' hidden sizes
+  bool epilogues = false;  ///< every call with an epilogue, in place of none
 };
 [[nodiscard]] std::vector<Case> cases_of(const Matrix& matrix);
 

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "mixcomm/bootstrap.hpp"
+#include "mixcomm/epilogue.hpp"
 #include "mixcomm/grid.hpp"
 #include "mixcomm/operation.hpp"
 #include "mixcomm/portability.hpp"
@@ -82,6 +83,8 @@ struct CallOptions {
   /// it is the communicator's choice, by its tuning table or static rules. Lines where there may be none
   /// become packets, barriers of one_shot as well; lanes and threads beyond what there is become the most.
   LaunchShape shape{};
+  /// What is done with the summed rows before they are handed out; nothing by default.
+  Epilogue epilogue{};
 };
 
 /// Rows of `width` bytes that begin `pitch` bytes apart, from one place to another.
@@ -126,6 +129,9 @@ class SymmetricBuffer {
 /// Sums: ordered sums (docs/design.md): accumulated in fp32 over t = 0, 1, ..., then over d = 0, 1, ...,
 /// rounded once; so all ranks, sizes, instruction sets, and all algorithms give the same bits, except
 /// `composed` of reduce_scatter_all_reduce, which rounds twice, and `nccl`, which adds as NCCL does.
+///
+/// Epilogues: what engines do with the rows next, the residual, the norm and the way to FP8, is done by the
+/// call itself where CallOptions::epilogue asks for it (epilogue.hpp).
 ///
 /// Shapes: rows[d] counts the rows of DP rank d. `in` and `out` are row-major, with the same hidden and
 /// dtype.
@@ -212,6 +218,8 @@ class Communicator {
   void copy(const RowCopy& copy, CallOptions options = {});
   /// Sets all elements to 0.
   void clear(Tensor tensor, CallOptions options = {});
+  /// options.epilogue by itself, on tensors where this communicator's are: see mixcomm::apply().
+  void apply(ConstTensor in, Tensor out, CallOptions options);
 
  private:
   struct State;

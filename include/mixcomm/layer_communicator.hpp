@@ -58,7 +58,9 @@ class LayerCommunicator {
   /// out = what the next module gets of what this rank's module gave. in: range(from.rows) x hidden, out:
   /// range(to.rows) x hidden; with sum_len either may have more rows, which are not touched. `in` may be
   /// overwritten: pad rows of max_len are cleared, so that no sum reads what a module left there, and a value
-  /// that several ranks have is cleared on all but one.
+  /// that several ranks have is cleared on all but one. options.epilogue is that of the last step, which has
+  /// `out`: residual and residual_out have the rows of that operation's DP rank, in front of a gather and
+  /// behind a scatter; where it sums nothing they have those of `out`.
   ///
   /// With counts in device memory: a tensor by DP rank has rows.range(...) rows, one with the rows of several
   /// DP ranks as many as they may have together, the same number on all ranks. Rows beyond the counts are

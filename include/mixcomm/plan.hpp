@@ -26,6 +26,7 @@ struct Circumstances {
   BackendKind backend = BackendKind::cpu;
   Link link = Link::nvlink;             ///< CUDA: between the ranks' GPUs
   const TuningTable* tuning = nullptr;  ///< what was measured, where anything was
+  bool epilogue = false;                ///< the call has one
 };
 
 /// The algorithm that `automatic` runs.

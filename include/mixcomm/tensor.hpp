@@ -12,8 +12,9 @@
 
 namespace MIXCOMM_API mixcomm {
 
-/// Element types. Sums are accumulated in fp32 and rounded once (to nearest, ties to even).
-enum class DType : std::uint8_t { bf16, fp16, fp32 };
+/// Element types. Sums are accumulated in fp32 and rounded once (to nearest, ties to even). fp8_e4m3 is for
+/// results alone, see Epilogue::quantize.
+enum class DType : std::uint8_t { bf16, fp16, fp32, fp8_e4m3 };
 
 /// Storage types of the 16-bit dtypes: the bits, no arithmetic.
 struct bf16 {
@@ -22,21 +23,28 @@ struct bf16 {
 struct fp16 {
   std::uint16_t bits;
 };
+/// E4M3, also known as float8_e4m3fn: finite numbers up to 448, and NaN.
+struct fp8_e4m3 {
+  std::uint8_t bits;
+};
 
 [[nodiscard]] constexpr std::size_t size_of(DType dtype) {
-  return dtype == DType::fp32 ? 4 : 2;
+  return dtype == DType::fp32 ? 4 : dtype == DType::fp8_e4m3 ? 1 : 2;
 }
 [[nodiscard]] std::string_view name(DType dtype);
 
-/// The dtype of that name ("bf16", "fp16", "fp32"). Throws InvalidArgument, with the names, for any other.
+/// The dtype of sums of that name ("bf16", "fp16", "fp32"). Throws InvalidArgument, with the names, for any
+/// other.
 [[nodiscard]] DType dtype_from_name(std::string_view name);
 
 template <class T>
 inline constexpr DType dtype_of = [] {
-  static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, fp16> || std::is_same_v<T, float>,
-                "mixcomm tensors hold bf16, fp16 or float");
+  static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, fp16> || std::is_same_v<T, float> ||
+                    std::is_same_v<T, fp8_e4m3>,
+                "mixcomm tensors hold bf16, fp16 or float, and results fp8_e4m3");
   if constexpr (std::is_same_v<T, bf16>) return DType::bf16;
   if constexpr (std::is_same_v<T, fp16>) return DType::fp16;
+  if constexpr (std::is_same_v<T, fp8_e4m3>) return DType::fp8_e4m3;
   return DType::fp32;
 }();
 
@@ -60,7 +68,7 @@ struct BasicTensor {
 using Tensor = BasicTensor<void>;
 using ConstTensor = BasicTensor<const void>;
 
-/// View of `rows` x `hidden` elements of type T (bf16, fp16 or float) at `data`.
+/// View of `rows` x `hidden` elements of type T (bf16, fp16, float or fp8_e4m3) at `data`.
 template <class T>
 [[nodiscard]] auto tensor(T* data, std::size_t rows, std::size_t hidden) {
   using Void = std::conditional_t<std::is_const_v<T>, const void, void>;

@@ -12,6 +12,7 @@ from . import _core
 from ._core import Bootstrap, Buffer, TuningTable
 from .bootstrap import from_env, from_mpi, from_torch, run_threads
 from .communicator import OPERATIONS, Communicator
+from .epilogue import Epilogue
 from .errors import (
     CudaError,
     Disagreement,
@@ -48,6 +49,7 @@ __all__ = [
     "Communicator",
     "CudaError",
     "Disagreement",
+    "Epilogue",
     "Error",
     "InvalidArgument",
     "Layer",

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from . import _core, arrays
 from . import bootstrap as _bootstrap
+from .epilogue import Epilogue, codes_of, empty_result
 from .errors import InvalidArgument
 
 Rows = int | Sequence[int] | Any
@@ -64,6 +65,8 @@ class Communicator:
     ``out``: where the result goes; None makes a new array like ``input``. Returned either way. ``algorithm``:
     "auto", "one_shot", "two_shot", "composed", "nccl". ``stream``: a cudaStream_t as an int instead of the
     current one.
+
+    ``epilogue``: what is done with the summed rows before they are handed out (Epilogue); None for nothing.
 
     Sums are ordered: accumulated in fp32 over t = 0, 1, ..., then over d, rounded once; the same bits on
     every rank. Not so with "composed", where reduce_scatter_all_reduce rounds twice, and with "nccl".
@@ -166,13 +169,16 @@ class Communicator:
         algorithm: str = "auto",
         stream: int | None = None,
         rows: Rows = None,
+        epilogue: Epilogue | None = None,
     ) -> Any:
         """out = sum over t of input@(t, d), elementwise.
 
         input, out: n x hidden; n is the same on the TP ranks of a DP rank. ``rows`` is for counts in device
         memory.
         """
-        return self.run("all_reduce", input, rows, out=out, algorithm=algorithm, stream=stream)
+        return self.run(
+            "all_reduce", input, rows, out=out, algorithm=algorithm, stream=stream, epilogue=epilogue
+        )
 
     def all_gather(
         self,
@@ -182,9 +188,12 @@ class Communicator:
         out: Any = None,
         algorithm: str = "auto",
         stream: int | None = None,
+        epilogue: Epilogue | None = None,
     ) -> Any:
         """Out block d = input@(t, d). input: rows[d] x hidden; out: sum(rows) x hidden."""
-        return self.run("all_gather", input, rows, out=out, algorithm=algorithm, stream=stream)
+        return self.run(
+            "all_gather", input, rows, out=out, algorithm=algorithm, stream=stream, epilogue=epilogue
+        )
 
     def reduce_scatter(
         self,
@@ -194,9 +203,12 @@ class Communicator:
         out: Any = None,
         algorithm: str = "auto",
         stream: int | None = None,
+        epilogue: Epilogue | None = None,
     ) -> Any:
         """out = sum over d' of block d of input@(t, d'). input: sum(rows) x hidden; out: rows[d] x hidden."""
-        return self.run("reduce_scatter", input, rows, out=out, algorithm=algorithm, stream=stream)
+        return self.run(
+            "reduce_scatter", input, rows, out=out, algorithm=algorithm, stream=stream, epilogue=epilogue
+        )
 
     def all_reduce_all_gather(
         self,
@@ -206,12 +218,21 @@ class Communicator:
         out: Any = None,
         algorithm: str = "auto",
         stream: int | None = None,
+        epilogue: Epilogue | None = None,
     ) -> Any:
         """Out block d = sum over t of input@(t, d).
 
         input: rows[d] x hidden, partial over tp; out: sum(rows) x hidden, the same on every rank.
         """
-        return self.run("all_reduce_all_gather", input, rows, out=out, algorithm=algorithm, stream=stream)
+        return self.run(
+            "all_reduce_all_gather",
+            input,
+            rows,
+            out=out,
+            algorithm=algorithm,
+            stream=stream,
+            epilogue=epilogue,
+        )
 
     def reduce_scatter_all_reduce(
         self,
@@ -221,12 +242,21 @@ class Communicator:
         out: Any = None,
         algorithm: str = "auto",
         stream: int | None = None,
+        epilogue: Epilogue | None = None,
     ) -> Any:
         """out = sum over d' of (sum over t of block d of input@(t, d')).
 
         input: sum(rows) x hidden, partial over the world; out: rows[d] x hidden.
         """
-        return self.run("reduce_scatter_all_reduce", input, rows, out=out, algorithm=algorithm, stream=stream)
+        return self.run(
+            "reduce_scatter_all_reduce",
+            input,
+            rows,
+            out=out,
+            algorithm=algorithm,
+            stream=stream,
+            epilogue=epilogue,
+        )
 
     def run(
         self,
@@ -237,11 +267,26 @@ class Communicator:
         out: Any = None,
         algorithm: str = "auto",
         stream: int | None = None,
+        epilogue: Epilogue | None = None,
     ) -> Any:
         """The operation of that name."""
         if out is None:
-            out = arrays.empty_like(input, self.out_rows(op, input.shape[0], rows))
-        self._core.run(op, input, out, rows, algorithm, stream)
+            out = empty_result(input, self.out_rows(op, input.shape[0], rows), epilogue)
+        if epilogue is None:
+            self._core.run(op, input, out, rows, algorithm, stream)
+        else:
+            self._core.run(op, input, codes_of(out, epilogue), rows, algorithm, stream, epilogue)
+        return out
+
+    def apply(self, input: Any, epilogue: Epilogue, *, out: Any = None, stream: int | None = None) -> Any:
+        """The steps of an epilogue by themselves, as an operation does them whose sum is ``input``.
+
+        The same bits. input, out: n x hidden, residual and residual_out as well. Local: no other rank must
+        call. ``out`` may be ``input``, unless it is FP8.
+        """
+        if out is None:
+            out = empty_result(input, input.shape[0], epilogue)
+        self._core.apply(input, codes_of(out, epilogue), epilogue, stream)
         return out
 
     def out_rows(self, op: str, input_rows: int, rows: Rows = None) -> int:

@@ -10,13 +10,15 @@ longer than all the rest.
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from .communicator import _GATHERS, OPERATIONS, Communicator
+from .epilogue import Epilogue, codes_of
 from .errors import InvalidArgument, Unsupported
 
 _communicators: weakref.WeakValueDictionary[int, Communicator] = weakref.WeakValueDictionary()
@@ -127,8 +129,112 @@ def _define(op: str) -> None:
     torch.library.register_fake(f"mixcomm::{op}_out", fake_out, lib=_library)
 
 
+class Finished(NamedTuple):
+    """What an operation with an epilogue gives; None for what was not asked for."""
+
+    out: torch.Tensor
+    residual_out: torch.Tensor | None
+    scales: torch.Tensor | None
+
+
+# The steps of an epilogue, as ops take them.
+_STEPS = (
+    "Tensor? residual, Tensor? weight, bool keep, float eps, bool weight_plus_one, "
+    "str quantize, Tensor? fixed_scale"
+)
+
+
+def _results(
+    input: torch.Tensor, rows_out: int, own_rows: int, keep: bool, quantize: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """New tensors for out, residual_out and scales; empty for those that are not wanted."""
+    hidden = math.prod(input.shape[1:])
+    out_dtype = input.dtype if quantize == "none" else torch.float8_e4m3fn
+    per_row = Epilogue(quantize=quantize).scales_per_row(hidden)
+    return (
+        input.new_empty((rows_out, *input.shape[1:]), dtype=out_dtype),
+        input.new_empty((own_rows if keep else 0, *input.shape[1:])),
+        input.new_empty((rows_out if per_row else 0, per_row), dtype=torch.float32),
+    )
+
+
+def _define_finished(op: str) -> None:
+    """Defines mixcomm::op_finished, the operation with an epilogue: it gives out, residual_out and scales."""
+    name = op + "_finished"
+
+    def sizes(
+        input: torch.Tensor, number: int, rows: Sequence[int] | None, keep: bool, quantize: str
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        rows_out = _out_rows(_registered(number), op, input.shape[0], rows)
+        own_rows = input.shape[0] if op in _GATHERS else rows_out
+        return _results(input, rows_out, own_rows, keep, quantize)
+
+    def run(
+        input: torch.Tensor,
+        communicator: int,
+        rows: Sequence[int] | None,
+        algorithm: str,
+        residual: torch.Tensor | None,
+        weight: torch.Tensor | None,
+        keep: bool,
+        eps: float,
+        weight_plus_one: bool,
+        quantize: str,
+        fixed_scale: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        out, kept, scales = sizes(input, communicator, rows, keep, quantize)
+        epilogue = Epilogue(
+            residual=residual,
+            residual_out=kept if keep else None,
+            weight=weight,
+            eps=eps,
+            weight_plus_one=weight_plus_one,
+            quantize=quantize,
+            scales=scales if scales.shape[1] else None,
+            fixed_scale=fixed_scale,
+        )
+        _registered(communicator)._core.run(
+            op, input.contiguous(), codes_of(out, epilogue), _counts(rows), algorithm, None, epilogue
+        )
+        return out, kept, scales
+
+    def fake(
+        input: torch.Tensor,
+        communicator: int,
+        rows: Sequence[int] | None,
+        algorithm: str,
+        residual: torch.Tensor | None,
+        weight: torch.Tensor | None,
+        keep: bool,
+        eps: float,
+        weight_plus_one: bool,
+        quantize: str,
+        fixed_scale: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return sizes(input, communicator, rows, keep, quantize)
+
+    def autograd(input: torch.Tensor, *rest: Any) -> Any:
+        _refuse_grad(name, input, *(each for each in rest if isinstance(each, torch.Tensor)))
+        with torch._C._AutoDispatchBelowAutograd():
+            return _FINISHED_OPS[op](input, *rest)
+
+    _library.define(
+        f"{name}(Tensor input, int communicator, SymInt[]? rows, str algorithm, {_STEPS}) "
+        "-> (Tensor, Tensor, Tensor)",
+        tags=(torch.Tag.pt2_compliant_tag,),
+    )
+    for device in ("CPU", "CUDA"):
+        _library.impl(name, run, device)
+    _library.impl(name, autograd, "Autograd")
+    torch.library.register_fake(f"mixcomm::{name}", fake, lib=_library)
+
+
 for _op in OPERATIONS:
     _define(_op)
+    _define_finished(_op)
+_FINISHED_OPS: dict[str, Any] = {
+    op: getattr(torch.ops.mixcomm, op + "_finished").default for op in OPERATIONS
+}
 _OPS: dict[str, Any] = {op: getattr(torch.ops.mixcomm, op).default for op in OPERATIONS}
 _OUT_OPS: dict[str, Any] = {op: getattr(torch.ops.mixcomm, op + "_out").default for op in OPERATIONS}
 
@@ -232,3 +338,46 @@ def reduce_scatter_all_reduce(
 
 
 __all__ = [*OPERATIONS, "register"]
+
+
+def finished(
+    op: str,
+    communicator: Communicator | int,
+    input: torch.Tensor,
+    rows: int | Sequence[int] | None = None,
+    *,
+    residual: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    keep_residual: bool = True,
+    eps: float = 1e-6,
+    weight_plus_one: bool = False,
+    quantize: str = "none",
+    fixed_scale: torch.Tensor | None = None,
+    algorithm: str = "auto",
+) -> Finished:
+    """The operation of that name with an epilogue (see mixcomm.Epilogue), into new tensors.
+
+    residual: rows[d] x hidden; weight: hidden. keep_residual: whether the own rows of the sum are wanted,
+    which are the next residual. Raises what the operation does.
+    """
+    if isinstance(rows, torch.Tensor):
+        raise Unsupported(
+            f"mixcomm.torch.finished({op!r}): row counts in device memory have no op yet; "
+            f"call Communicator.{op}"
+        )
+    number = communicator if isinstance(communicator, int) else register(communicator)
+    counts = None if rows is None else [rows] if isinstance(rows, int | torch.SymInt) else list(rows)
+    out, kept, scales = _FINISHED_OPS[op](
+        input,
+        number,
+        counts,
+        algorithm,
+        residual,
+        weight,
+        keep_residual,
+        eps,
+        weight_plus_one,
+        quantize,
+        fixed_scale,
+    )
+    return Finished(out, kept if keep_residual else None, scales if scales.shape[1] else None)

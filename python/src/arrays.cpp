@@ -52,7 +52,7 @@ std::optional<std::string_view> never_changes(nb::handle object) {
 /// __dlpack__ takes, and its C functions in a tenth.
 struct Torch {
   nb::object tensor;
-  nb::object bf16, fp16, fp32, int64;
+  nb::object bf16, fp16, fp32, int64, uint8;
   nb::object is_grad_enabled;
   nb::object raw_stream;   ///< none where torch has no CUDA
   const ExchangeApi* api;  ///< of plain tensors; null before torch 2.10
@@ -74,6 +74,7 @@ struct Torch {
                       torch.attr("float16"),
                       torch.attr("float32"),
                       torch.attr("int64"),
+                      torch.attr("uint8"),
                       torch.attr("is_grad_enabled"),
                       stream,
                       exchange_api_of(torch.attr("Tensor"))};
@@ -111,14 +112,24 @@ bool fold_axes(Tensor& tensor, std::size_t axes, const Shape& shape, const Strid
   return contiguous || tensor.elements() == 0;
 }
 
-std::optional<DType> dtype_of_dlpack(nb::dlpack::dtype dtype) {
+std::optional<DType> dtype_of_dlpack(nb::dlpack::dtype dtype, Access access) {
   if (dtype.lanes != 1) return std::nullopt;
+  if (access == Access::write_codes) {
+    const bool codes =
+        dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::UInt) && dtype.bits == 8;
+    return codes ? std::optional(DType::fp8_e4m3) : std::nullopt;
+  }
   if (dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Bfloat) && dtype.bits == 16)
     return DType::bf16;
   if (dtype.code != static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float)) return std::nullopt;
   if (dtype.bits == 16) return DType::fp16;
   if (dtype.bits == 32) return DType::fp32;
   return std::nullopt;
+}
+
+std::string dtypes_of(Access access) {
+  return access == Access::write_codes ? "with quantize it holds float8_e4m3fn, or its bits as uint8"
+                                       : "the dtypes are bfloat16, float16 and float32";
 }
 
 /// What a plain tensor is, where torch can say it at once.
@@ -136,12 +147,12 @@ void* data_of(const nb::dlpack::dltensor& tensor) {
 
 /// A plain tensor that can be taken as it is. Nothing for all others, of which read_torch() says what is
 /// wrong.
-std::optional<Array> read_at_once(const Torch& torch, nb::handle object) {
+std::optional<Array> read_at_once(const Torch& torch, nb::handle object, Access access) {
   if (nb::cast<bool>(torch.is_grad_enabled()) && nb::cast<bool>(object.attr("requires_grad")))
     return std::nullopt;
   const auto tensor = described(torch, object);
   if (!tensor || tensor->ndim == 0) return std::nullopt;
-  const auto dtype = dtype_of_dlpack(tensor->dtype);
+  const auto dtype = dtype_of_dlpack(tensor->dtype, access);
   const int kind = tensor->device.device_type;
   Array array;
   array.is_torch = true;
@@ -156,18 +167,19 @@ std::optional<Array> read_at_once(const Torch& torch, nb::handle object) {
   return contiguous ? std::optional(array) : std::nullopt;
 }
 
-Array read_torch(const Torch& torch, nb::handle object, const char* which) {
+Array read_torch(const Torch& torch, nb::handle object, const char* which, Access access) {
   Array array;
   array.is_torch = true;
   array.tensor.hidden = 1;
   const nb::object dtype = object.attr("dtype");
-  if (dtype.is(torch.bf16))
+  if (access == Access::write_codes && dtype.is(torch.uint8))
+    array.tensor.dtype = DType::fp8_e4m3;
+  else if (access != Access::write_codes && dtype.is(torch.bf16))
     array.tensor.dtype = DType::bf16;
-  else if (dtype.is(torch.fp16))
+  else if (access != Access::write_codes && dtype.is(torch.fp16))
     array.tensor.dtype = DType::fp16;
-  else if (!dtype.is(torch.fp32))
-    refuse(which,
-           fmt::format("is a tensor of {}; the dtypes are bfloat16, float16 and float32", text_of(dtype)));
+  else if (access == Access::write_codes || !dtype.is(torch.fp32))
+    refuse(which, fmt::format("is a tensor of {}; {}", text_of(dtype), dtypes_of(access)));
   if (nb::cast<bool>(object.attr("requires_grad")) && nb::cast<bool>(torch.is_grad_enabled()))
     refuse(which,
            "requires grad, and mixcomm has no backward pass (it is for inference): run under "
@@ -231,7 +243,7 @@ void read_imported(const NdArray& imported, const char* which, Array& array) {
 template <class NdArray>
 Array read_any(nb::handle object, const char* which, Access access) {
   Array array;
-  if (access == Access::write)
+  if (access != Access::read)
     if (const auto package = never_changes(object))
       refuse(which, fmt::format("is read-only, as arrays of {} always are; pass one of numpy, torch or cupy",
                                 *package));
@@ -241,7 +253,7 @@ Array read_any(nb::handle object, const char* which, Access access) {
     PyErr_Clear();
     NdArray unused;
     nb::ndarray<nb::ro> readable;
-    if (access == Access::write && nb::try_cast(object, readable))
+    if (access != Access::read && nb::try_cast(object, readable))
       refuse(which, "is read-only; pass an array that can be written");
     refuse(
         which,
@@ -249,14 +261,13 @@ Array read_any(nb::handle object, const char* which, Access access) {
                     "cupy, jax) and holds numbers",
                     class_of(object)));
   }
-  if (bits.is_valid()) {
+  if (bits.is_valid() && access != Access::write_codes) {
     array.tensor.dtype = DType::bf16;
-  } else if (const auto dtype = dtype_of_dlpack(imported.dtype())) {
+  } else if (const auto dtype = dtype_of_dlpack(imported.dtype(), access)) {
     array.tensor.dtype = *dtype;
   } else {
-    refuse(which,
-           fmt::format("has a dtype of {} bits of kind {}; the dtypes are bfloat16, float16 and float32",
-                       imported.dtype().bits, imported.dtype().code));
+    refuse(which, fmt::format("has a dtype of {} bits of kind {}; {}", imported.dtype().bits,
+                              imported.dtype().code, dtypes_of(access)));
   }
   read_imported(imported, which, array);
   return array;
@@ -276,10 +287,10 @@ std::size_t count_from(nb::handle object) {
 
 Array read_array(nb::handle object, const char* which, Access access) {
   if (const Torch* torch = torch_of(object)) {
-    if (auto array = read_at_once(*torch, object)) return *array;
-    return read_torch(*torch, object, which);
+    if (auto array = read_at_once(*torch, object, access)) return *array;
+    return read_torch(*torch, object, which, access);
   }
-  if (access == Access::write) return read_any<nb::ndarray<>>(object, which, access);
+  if (access != Access::read) return read_any<nb::ndarray<>>(object, which, access);
   return read_any<nb::ndarray<nb::ro>>(object, which, access);
 }
 

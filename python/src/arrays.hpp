@@ -23,7 +23,11 @@ struct Array {
 };
 
 /// What is done with an array.
-enum class Access : std::uint8_t { read, write };
+enum class Access : std::uint8_t {
+  read,
+  write,
+  write_codes,  ///< of fp8_e4m3, which the array has as uint8
+};
 
 /// Accepts torch tensors, everything that speaks DLPack or the buffer protocol, and numpy arrays of
 /// ml_dtypes.bfloat16. `which` names it in errors. Throws InvalidArgument for other things, other dtypes,

@@ -42,6 +42,60 @@ struct PyBuffer {
   PyBuffer& operator=(const PyBuffer&) = delete;
 };
 
+/// A mixcomm.Epilogue, and what holds its arrays.
+class Steps {
+ public:
+  Steps(nb::handle given, bool on_cuda, int device) {
+    if (given.is_none()) return;
+    const auto read = [&](const char* which, Access access) {
+      const nb::object array = given.attr(which);
+      if (array.is_none()) return Tensor{};
+      Array& found = arrays_.emplace_back(read_array(array, which, access));
+      check_place(found, which, on_cuda, device);
+      return found.tensor;
+    };
+    epilogue_.residual = read("residual", Access::read);
+    epilogue_.residual_out = read("residual_out", Access::write);
+    // One axis, which is a row.
+    epilogue_.weight = as_row(read("weight", Access::read));
+    epilogue_.eps = nb::cast<float>(given.attr("eps"));
+    epilogue_.weight_plus_one = nb::cast<bool>(given.attr("weight_plus_one"));
+    epilogue_.quantize = quantize_from_name(nb::cast<std::string>(given.attr("quantize")));
+    scales_ = read("scales", Access::write);
+    const Tensor fixed = read("fixed_scale", Access::read);
+    if (fixed.data != nullptr && (fixed.dtype != DType::fp32 || fixed.elements() != 1))
+      throw InvalidArgument(fmt::format("'fixed_scale' has {} elements of {}; it is one of float32",
+                                        fixed.elements(), name(fixed.dtype)));
+    epilogue_.fixed_scale = static_cast<const float*>(fixed.data);
+    epilogue_.scales = static_cast<float*>(scales_.data);
+  }
+
+  [[nodiscard]] Access access_of_out() const {
+    return epilogue_.quantizes() ? Access::write_codes : Access::write;
+  }
+  /// For a call with that output.
+  [[nodiscard]] Epilogue value(const Tensor& out) const {
+    const std::size_t wanted = out.rows * scales_per_row(epilogue_.quantize, out.hidden);
+    if (scales_.data != nullptr && wanted != 0 &&
+        (scales_.dtype != DType::fp32 || scales_.elements() != wanted))
+      throw InvalidArgument(
+          fmt::format("'scales' has {} elements of {}; quantize {} makes {} rows x {} of float32",
+                      scales_.elements(), name(scales_.dtype), name(epilogue_.quantize), out.rows,
+                      scales_per_row(epilogue_.quantize, out.hidden)));
+    return epilogue_;
+  }
+
+ private:
+  static Tensor as_row(Tensor tensor) {
+    if (tensor.hidden == 1 && tensor.rows > 1) std::swap(tensor.rows, tensor.hidden);
+    return tensor;
+  }
+
+  Epilogue epilogue_;
+  Tensor scales_;
+  std::vector<Array> arrays_;
+};
+
 class PyCommunicator {
  public:
   PyCommunicator(nb::object bootstrap, const nb::dict& given)
@@ -81,20 +135,39 @@ class PyCommunicator {
   [[nodiscard]] bool closed() const { return !slot_ || !slot_->value; }
 
   void run(const std::string& op, nb::handle in, nb::handle out, nb::handle rows,
-           const std::string& algorithm, const nb::object& stream) {
-    run_op(op_from_name(op), in, out, rows, algorithm_from_name(algorithm), stream);
+           const std::string& algorithm, const nb::object& stream, nb::handle epilogue) {
+    run_op(op_from_name(op), in, out, rows, algorithm_from_name(algorithm), stream, epilogue);
+  }
+
+  /// options.epilogue by itself.
+  void apply(nb::handle in, nb::handle out, nb::handle epilogue, const nb::object& stream) {
+    Communicator& communicator = get();
+    const Steps steps(epilogue, on_cuda_, device_);
+    const Array input = read_array(in, "input", Access::read);
+    const Array output = read_array(out, "out", steps.access_of_out());
+    check_place(input, "input", on_cuda_, device_);
+    check_place(output, "out", on_cuda_, device_);
+    CallOptions options{.epilogue = steps.value(output.tensor)};
+    if (on_cuda_) options.stream = stream.is_none() ? current_stream(in, input) : pointer_from(stream);
+    const InUse use(*this);
+    {
+      const Waiting waiting;
+      communicator.apply(input.tensor, output.tensor, options);
+    }
+    raise_pending();
   }
 
   void run_op(Op op, nb::handle in, nb::handle out, nb::handle rows, Algorithm algorithm,
-              const nb::object& stream) {
+              const nb::object& stream, nb::handle epilogue) {
     Communicator& communicator = get();
+    const Steps steps(epilogue, on_cuda_, device_);
     const Array input = read_array(in, "input", Access::read);
-    const Array output = read_array(out, "out", Access::write);
+    const Array output = read_array(out, "out", steps.access_of_out());
     check_place(input, "input", on_cuda_, device_);
     check_place(output, "out", on_cuda_, device_);
     const bool gathers = op != Op::reduce_scatter && op != Op::reduce_scatter_all_reduce;
     const Counts counts(rows, gathers ? input.tensor.rows : output.tensor.rows);
-    CallOptions options{.algorithm = algorithm, .stream = nullptr};
+    CallOptions options{.algorithm = algorithm, .stream = nullptr, .epilogue = steps.value(output.tensor)};
     if (on_cuda_) options.stream = stream.is_none() ? current_stream(in, input) : pointer_from(stream);
     const InUse use(*this);
     {
@@ -294,7 +367,8 @@ void bind_communicator(nb::module_& m) {
   nb::class_<PyCommunicator>(m, "Communicator", "See mixcomm.Communicator.")
       .def(nb::init<nb::object, const nb::dict&>(), "bootstrap"_a, "options"_a)
       .def("run", &PyCommunicator::run, "op"_a, "input"_a, "out"_a, "rows"_a.none(), "algorithm"_a,
-           "stream"_a.none())
+           "stream"_a.none(), "epilogue"_a.none() = nb::none())
+      .def("apply", &PyCommunicator::apply, "input"_a, "out"_a, "epilogue"_a, "stream"_a.none())
       .def("allocate", &PyCommunicator::allocate, "nbytes"_a)
       .def("pause", &PyCommunicator::pause)
       .def("resume", &PyCommunicator::resume)

@@ -142,6 +142,12 @@ class BasicBlocks {
   [[nodiscard]] MIXCOMM_HD Range share(int member, int members) const {
     return part(packed_[dp_], member, members, step_);
   }
+  /// What falls to `member` of `members` of block d alone, near equally: where what belongs to the rows of a
+  /// block is at hand on the ranks of its DP group.
+  [[nodiscard]] MIXCOMM_HD Range share_of_block(int d, int member, int members) const {
+    const Range of_block = part(size(d), member, members, static_cast<std::size_t>(step_));
+    return {packed_[d] + of_block.begin, of_block.size};
+  }
   /// The elements of block d that lie in `run`, counted from where this pass's piece of the block begins.
   [[nodiscard]] MIXCOMM_HD Range overlap(const Range& run, int d) const {
     const std::size_t covered = size(d);
@@ -170,11 +176,12 @@ class BasicBlocks {
 using Blocks = BasicBlocks<max_ranks>;
 
 /// The fewest passes, each covering one piece, that fit a packed workspace of `capacity` elements (at least
-/// `dp` granules, fewer than 2^31). The same on all ranks, since all know the sizes. Leaves `blocks` cut so.
-[[nodiscard]] inline int passes_for(Blocks& blocks, std::size_t capacity) {
+/// `dp` steps of the cut, fewer than 2^31). The same on all ranks, since all know the sizes. Leaves `blocks`
+/// cut so.
+[[nodiscard]] inline int passes_for(Blocks& blocks, std::size_t capacity, std::size_t step = granule) {
   const std::size_t least = (blocks.elements() + capacity - 1) / capacity;
   for (auto pieces = static_cast<int>(least > 0 ? least : 1);; ++pieces) {
-    blocks.cut(pieces);
+    blocks.cut(pieces, step);
     if (blocks.packed_size() <= capacity) return pieces;
   }
 }

@@ -23,6 +23,15 @@ concept SummingContext = requires(C c, const SumOrder& order, Range run, typenam
   c.load_sum(order, in, tile);
 };
 
+/// A context whose calls may have an epilogue: what sum() and store() take then are whole rows, of which the
+/// blocks were cut.
+///
+/// - has_epilogue(): whether this call has one.
+template <class C>
+concept RowContext = requires(const C& c) {
+  { c.has_epilogue() } -> std::same_as<bool>;
+};
+
 /// What one_shot needs.
 ///
 /// - publish(): my input for all who need it, ready when it returns.

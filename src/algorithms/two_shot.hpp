@@ -12,6 +12,21 @@ template <int most>
   return b.share(g.world.member, g.world.size);
 }
 
+/// What member `member` of the world sums where there is an epilogue: whole rows (of which the cut is made)
+/// of its own DP group's block, since the residual of a row is on the ranks of that group alone.
+template <int most>
+[[nodiscard]] MIXCOMM_HD Range two_shot_rows(const Grid& g, const BasicBlocks<most>& b, int member) {
+  return b.share_of_block(member / g.tp.size, member % g.tp.size, g.tp.size);
+}
+
+/// The same for the pass of a context.
+template <class C, int most>
+[[nodiscard]] MIXCOMM_HD Range two_shot_sums(const C& c, const Grid& g, const BasicBlocks<most>& b) {
+  if constexpr (RowContext<C>)
+    if (c.has_epilogue()) return two_shot_rows(g, b, g.world.member);
+  return two_shot_sums(g, b);
+}
+
 /// out block d = sum over t of in@(t, d), for every d  ==  reduce-scatter(tp), then all-gather(world).
 /// Phases: wait | sum my share of all blocks and write it to every rank | wait. Waits: 2.
 /// Reads per rank: tp x sum(rows) x hidden / world; writes: sum(rows) x hidden; scratch: none for symmetric
@@ -21,7 +36,7 @@ MIXCOMM_HD void all_reduce_all_gather_two_shot(C& c, const Grid& g, const BasicB
   const auto in = c.share();
   const auto out = c.open();
   c.barrier();
-  for (const auto tile : c.tiles(two_shot_sums(g, b)))
+  for (const auto tile : c.tiles(two_shot_sums(c, g, b)))
     c.store_all(g.world, out, tile, c.load_sum(g.over_tp(tile.block), in, tile));
   c.barrier();
   c.close(out);
@@ -36,7 +51,7 @@ MIXCOMM_HD void reduce_scatter_all_reduce_two_shot(C& c, const Grid& g, const Ba
   const auto in = c.share();
   const auto out = c.open();
   c.barrier();
-  for (const auto tile : c.tiles(two_shot_sums(g, b)))
+  for (const auto tile : c.tiles(two_shot_sums(c, g, b)))
     c.store_all(g.over_tp(tile.block).inner, out, tile, c.load_sum(g.over_world(), in, tile));
   c.barrier();
   c.close(out);

@@ -32,6 +32,15 @@ std::size_t bytes_read(const Circumstances& c) {
   return c.bytes * static_cast<std::size_t>(sums_over_tp(c) ? c.tp : 1);
 }
 
+/// On CPUs finishing a row takes longer than summing it. Where rows are gathered, every rank finishes all of
+/// them in one_shot, and in two_shot each is finished once. Up to a row or two for each rank a wait costs
+/// more than their TP ranks save.
+constexpr std::size_t rows_worth_sharing_bytes = std::size_t{32} << 10U;
+Algorithm choose_to_finish(const Circumstances& c, Algorithm to_sum) {
+  if (shape_of(c.op).gathers && shape_of(c.op).team != TeamKind::tp && c.dp > 1) return Algorithm::two_shot;
+  return bytes_read(c) <= rows_worth_sharing_bytes ? Algorithm::one_shot : to_sum;
+}
+
 Algorithm tuned_algorithm(const Circumstances& c) {
   return c.tuning == nullptr ? Algorithm::automatic : c.tuning->algorithm(c.op, c.symmetric, c.bytes);
 }
@@ -41,7 +50,8 @@ Algorithm tuned_algorithm(const Circumstances& c) {
 Algorithm choose(const Circumstances& c) {
   if (const Algorithm tuned = tuned_algorithm(c); tuned != Algorithm::automatic) return tuned;
   if (c.backend == BackendKind::cuda) return choose_on_gpus(c);
-  return bytes_read(c) <= worth_a_wait_bytes(c) ? Algorithm::one_shot : Algorithm::two_shot;
+  const Algorithm to_sum = bytes_read(c) <= worth_a_wait_bytes(c) ? Algorithm::one_shot : Algorithm::two_shot;
+  return c.epilogue && !c.crowded ? choose_to_finish(c, to_sum) : to_sum;
 }
 
 LaunchShape choose_shape(const Circumstances& c, Algorithm algorithm) {
@@ -56,6 +66,10 @@ std::string why_chosen(const Circumstances& c) {
   if (const Algorithm tuned = tuned_algorithm(c); tuned != Algorithm::automatic)
     return fmt::format("{} was quicker for {} bytes when this grid was tuned", name(tuned), c.bytes);
   if (c.backend == BackendKind::cuda) return why_on_gpus(c);
+  if (c.epilogue && !c.crowded)
+    return choose(c) == Algorithm::two_shot
+               ? "in two_shot each row is normed once, in one_shot by every rank that gets it"
+               : fmt::format("one_shot would read {} bytes per rank to save a wait", bytes_read(c));
   if (worth_a_wait_bytes(c) == any)
     return "one_shot reads no more than two_shot writes, and what a rank has read need not be taken back "
            "from its cache";

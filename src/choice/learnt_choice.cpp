@@ -20,10 +20,11 @@ std::size_t number(Algorithm algorithm) {
 }  // namespace
 
 LearntChoice::LearntChoice(std::vector<LearningNotes*> notes, int member)
-    : notes_(std::move(notes)), member_(member), known_(ops * 2 * sizes) {}
+    : notes_(std::move(notes)), member_(member), known_(ops * 4 * sizes) {}
 
 std::size_t LearntChoice::index(const Work& work) {
-  const std::size_t kind = static_cast<std::size_t>(work.op) * 2 + (work.symmetric ? 1 : 0);
+  const std::size_t kind =
+      static_cast<std::size_t>(work.op) * 4 + (work.epilogue ? 2 : 0) + (work.symmetric ? 1 : 0);
   return kind * sizes + static_cast<std::size_t>(std::bit_width(work.bytes));
 }
 

@@ -39,6 +39,7 @@ class LearntChoice {
     Op op = Op::all_reduce;
     bool symmetric = false;
     std::size_t bytes = 0;
+    bool epilogue = false;
   };
   static constexpr std::size_t most_candidates = 3;
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstring>
 #include <functional>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "algorithms/context.hpp"
+#include "algorithms/two_shot.hpp"
 #include "backend.hpp"
 #include "cpu/channel.hpp"
 #include "cpu/kernels.hpp"
@@ -30,13 +32,14 @@ struct View {
 };
 
 /// Something to be done with one tile between two barriers, by one thread or by several. What they are is up
-/// to CpuContext; a task can be cut up anywhere.
+/// to CpuContext; a task can be cut up where blocks can.
 struct Task {
   enum class Kind : std::uint8_t {
-    stage,      ///< the tile of my input, to where peers read it
-    store,      ///< its sum, to my output
-    store_all,  ///< its sum, to the output of each member of `team`
-    fetch,      ///< the tile of my output, from where member `team.member` left it
+    stage,           ///< the tile of my input, to where peers read it
+    stage_residual,  ///< the tile of my residual, likewise
+    store,           ///< its sum, to my output
+    store_all,       ///< its sum, to the output of each member of `team`
+    fetch,           ///< the tile of my output, from where member `team.member` left it
   };
   Kind kind = Kind::stage;
   int block = 0;
@@ -69,7 +72,9 @@ struct PassBuffers {
   View in;
   View out;
   View staged_in;
-  View staged_out;
+  View staged_out;   ///< in one_shot residuals
+  View staged_kept;  ///< what is left for residual_out
+  View staged_scales;
   Stores staging = Stores::cached;  ///< how input is staged
   Stores pushing = Stores::cached;  ///< how sums are written to peers
   Helpers* helpers = nullptr;       ///< none: the caller alone, at once
@@ -97,7 +102,7 @@ class CpuContext {
 
   Input share() {
     if (call_.in_placement.kind != Placement::Kind::plain) return buffers_.in;
-    const Range not_read = call_.blocks.share(grid_.world.member, grid_.world.size);  // nobody else sums it
+    const Range not_read = share_of(grid_.world.member);  // nobody else sums it
     const std::size_t end = not_read.begin + not_read.size;
     stage_input({0, not_read.begin});
     stage_input({end, call_.blocks.packed_size() - end});
@@ -106,6 +111,7 @@ class CpuContext {
 
   Input publish() {
     if (!call_.reads_in_place) stage_input(call_.blocks.everything());
+    if (call_.shares_residuals()) stage_residual();
     barrier();
     return call_.reads_in_place ? buffers_.in : buffers_.staged_in;
   }
@@ -121,11 +127,11 @@ class CpuContext {
 
   /// Fetches from each other rank's workspace what it has summed of my output.
   void close(const Output& out) {
-    if (!out.staged) return;
+    if (!out.staged && !keeps_for_team() && scales_ == 0) return;
     const int world = grid_.world.size;
     for (int i = 1; i < world; ++i) {
       const int member = (grid_.world.member + i) % world;
-      for (const Tile tile : tiles(call_.blocks.share(member, world)))
+      for (const Tile tile : tiles(share_of(member)))
         if (!needs(tile.block))
           continue;
         else if (buffers_.helpers == nullptr)
@@ -142,6 +148,7 @@ class CpuContext {
     meet();
     if (late) do_noted();
   }
+  [[nodiscard]] bool has_epilogue() const { return call_.epilogue.any(); }
   /// How much of the time, in ticks(), this rank has been in barriers.
   [[nodiscard]] std::uint64_t waited() const { return waited_; }
 
@@ -212,11 +219,12 @@ class CpuContext {
     if (buffers_.helpers == nullptr || buffers_.helpers->tasks.empty()) return;
     const std::vector<Task>& tasks = buffers_.helpers->tasks;
     std::size_t granules = 0;
+    const std::size_t step = call_.blocks.step();
     for (const Task& task : tasks) granules += granules_of(task);
     const int pieces = static_cast<int>(
         std::min<std::size_t>(granules, static_cast<std::size_t>(buffers_.helpers->threads)));
     buffers_.helpers->run(pieces, [&](int i) {
-      // Granules [begin, end) of all tasks, one behind the other.
+      // Steps [begin, end) of all tasks, one behind the other.
       const auto count = static_cast<std::size_t>(pieces);
       std::size_t begin = granules * static_cast<std::size_t>(i) / count;
       const std::size_t end = granules * static_cast<std::size_t>(i + 1) / count;
@@ -224,8 +232,8 @@ class CpuContext {
       for (const Task& task : tasks) {
         const std::size_t next = first + granules_of(task);
         if (begin < end && begin < next) {
-          const std::size_t from = (begin - first) * granule;
-          const std::size_t to = std::min((std::min(end, next) - first) * granule, task.range.size);
+          const std::size_t from = (begin - first) * step;
+          const std::size_t to = std::min((std::min(end, next) - first) * step, task.range.size);
           carry_out(task, {task.range.begin + from, to - from});
           begin = std::min(end, next);
         }
@@ -234,14 +242,17 @@ class CpuContext {
     });
     buffers_.helpers->tasks.clear();
   }
-  [[nodiscard]] static std::size_t granules_of(const Task& task) {
-    return (task.range.size + granule - 1) / granule;
+  /// What blocks are cut at multiples of.
+  [[nodiscard]] std::size_t granules_of(const Task& task) const {
+    return round_up(task.range.size, call_.blocks.step()) / call_.blocks.step();
   }
   void carry_out(const Task& task, Range range) {
     const Tile tile{task.block, range};
     switch (task.kind) {
       case Task::Kind::stage:
         return stage(tile);
+      case Task::Kind::stage_residual:
+        return stage_residual(tile);
       case Task::Kind::store:
         return store_now(tile, {task.order, task.in});
       case Task::Kind::store_all:
@@ -259,11 +270,44 @@ class CpuContext {
            call_.blocks.start(all_blocks ? Coordinates::all_blocks : Coordinates::one_block, d);
   }
 
-  [[nodiscard]] T* at(const View& view, int rank, int d, std::size_t i) const {
+  /// Element i of the covered part of block d in a rank's buffer: how many there are before it.
+  [[nodiscard]] std::size_t place(const View& view, int d, std::size_t i) const {
     const std::size_t start = view.mirrored ? call_.blocks.packed_size() - call_.blocks.packed_end(d)
                                             : call_.blocks.start(view.coordinates, d);
-    return reinterpret_cast<T*>(view.first + rank * view.stride) + start + i;
+    return start + i;
   }
+  [[nodiscard]] T* at(const View& view, int rank, int d, std::size_t i) const {
+    return reinterpret_cast<T*>(view.first + rank * view.stride) + place(view, d, i);
+  }
+  /// The same where elements are those of my output.
+  [[nodiscard]] std::byte* out_at(const View& view, int rank, int d, std::size_t i) const {
+    return view.first + rank * view.stride + place(view, d, i) * out_bytes_;
+  }
+  [[nodiscard]] float* scales_at(int rank, int d, std::size_t i) const {
+    const View& view = buffers_.staged_scales;
+    return reinterpret_cast<float*>(view.first + rank * view.stride) +
+           (place(view, d, i) / call_.hidden) * scales_;
+  }
+  /// The same places in what the caller has.
+  [[nodiscard]] std::byte* my_out(int d, std::size_t i) const {
+    return static_cast<std::byte*>(call_.out) + my_out_elements(d, i) * out_bytes_;
+  }
+  [[nodiscard]] float* my_scales(int d, std::size_t i) const {
+    const std::size_t row = my_out_elements(d, i) / call_.hidden;
+    return call_.epilogue.scales +
+           (current_mutant() == Mutant::scale_of_another_row ? row + 1 : row) * scales_;
+  }
+  [[nodiscard]] std::size_t my_out_elements(int d, std::size_t i) const {
+    return call_.blocks.start(call_.gathers ? Coordinates::all_blocks : Coordinates::one_block, d) + i;
+  }
+
+  /// What member `member` of the world sums in two_shot.
+  [[nodiscard]] Range share_of(int member) const {
+    return has_epilogue() ? two_shot_rows(grid_, call_.blocks, member)
+                          : call_.blocks.share(member, grid_.world.size);
+  }
+  /// Whether residual_out is to be fetched from those who summed its rows.
+  [[nodiscard]] bool keeps_for_team() const { return call_.epilogue.keeps() && grid_.tp.size > 1; }
 
   /// What a run holds of my input, to where peers can read it.
   void stage_input(Range run) {
@@ -285,12 +329,105 @@ class CpuContext {
          buffers_.staging);
   }
 
+  /// Each TP rank stages a part of the residual that they all have: the rows that it would sum in two_shot.
+  void stage_residual() {
+    for (const Tile tile : tiles(share_of(grid_.world.member)))
+      if (buffers_.helpers == nullptr)
+        stage_residual(tile);
+      else
+        note({Task::Kind::stage_residual, tile.block, tile.range, {}, {}, {}, {}});
+  }
+  void stage_residual(const Tile& tile) const {
+    copy(at(buffers_.staged_out, grid_.rank(), tile.block, tile.range.begin),
+         residual_of(tile.block, tile.range.begin), tile.range.size * sizeof(T), buffers_.staging);
+  }
+  /// The residual of the row that begins at element i: mine, or what a rank of its DP group has staged.
+  [[nodiscard]] const void* residual_of(int d, std::size_t i) const {
+    if (!call_.epilogue.adds()) return nullptr;
+    if (d == grid_.dp.member) return mine(call_.epilogue.residual.data, false, d) + i;
+    const std::size_t each = share_of_size(call_.blocks.size(d));
+    return at(buffers_.staged_out, grid_.over_tp(d).inner.rank(static_cast<int>(i / each)), d, i);
+  }
+  [[nodiscard]] std::size_t share_of_size(std::size_t size) const {
+    return mixcomm::share_of(size, grid_.tp.size, call_.blocks.step());
+  }
+
   void store_now(const Tile& tile, const Sum& sum) const {
+    if (has_epilogue()) return finish_rows(tile, sum, Team::alone(grid_.rank()), {});
     void* destination = mine(call_.out, call_.gathers, tile.block) + tile.range.begin;
     add_up(tile, sum, {&destination, 1}, 0);
   }
 
+  /// The rows of a tile with their epilogue: to my output, and to that of the others of `team`.
+  void finish_rows(const Tile& tile, const Sum& sum, const Team& team, const Output& out) const {
+    const Epilogue& epilogue = call_.epilogue;
+    std::array<const void*, max_ranks> sources;
+    std::array<void*, max_ranks> destinations;
+    std::array<void*, 2> kept;
+    std::array<float*, 2> scales;
+    const bool for_others = team.size > 1;
+    const bool keeps = epilogue.keeps() && tile.block == grid_.dp.member;
+    const std::size_t end = rows_end(tile);
+    for (std::size_t i = tile.range.begin; i < end; i += call_.hidden) {
+      const Tile row{tile.block, {i, call_.hidden}};
+      std::size_t count = 0;
+      destinations[count++] = my_out(row.block, i);
+      if (out.staged && for_others) destinations[count++] = out_at(out, grid_.rank(), row.block, i);
+      for (int m = 0; m < team.size && !out.staged; ++m)
+        if (team.rank(m) != grid_.rank()) destinations[count++] = out_at(out, team.rank(m), row.block, i);
+      std::size_t kept_count = 0;
+      if (keeps) kept[kept_count++] = mine(epilogue.residual_out.data, false, row.block) + i;
+      if (keeps && for_others && keeps_for_team())
+        kept[kept_count++] = at(buffers_.staged_kept, grid_.rank(), row.block, i);
+      std::size_t scales_count = 0;
+      if (scales_ > 0) scales[scales_count++] = my_scales(row.block, i);
+      if (scales_ > 0 && for_others) scales[scales_count++] = scales_at(grid_.rank(), row.block, i);
+      RowEpilogue finished{
+          .sum = sum_of(row, sum, sources, {destinations.data(), count},
+                        buffers_.pushing == Stores::streamed ? static_cast<int>(count) - 1 : 0),
+          .residual = residual_of(row.block, i),
+          .weight = epilogue.weight.data,
+          .eps = epilogue.eps,
+          .width = call_.hidden,
+          .weight_plus_one = epilogue.weight_plus_one,
+          .quantize = epilogue.quantize,
+          .fixed_scale = epilogue.fixed_scale,
+          .kept = {kept.data(), kept_count},
+          .scales = {scales.data(), scales_count}};
+      if constexpr (has_mutants)
+        finish_row_wrongly(finished, sources);
+      else
+        finish_row(finished);
+    }
+  }
+
+  /// Where the rows of a tile end.
+  [[nodiscard]] std::size_t rows_end(const Tile& tile) const {
+    const std::size_t end = tile.range.begin + tile.range.size;
+    const bool last = tile.block == call_.blocks.dp() - 1 && end == call_.blocks.size(tile.block);
+    return current_mutant() == Mutant::rows_beyond_are_normed && last ? end + call_.hidden : end;
+  }
+  /// One row, as the mutant that is on has it.
+  void finish_row_wrongly(RowEpilogue row, std::array<const void*, max_ranks>& sources) const {
+    const Mutant mutant = current_mutant();
+    const void* const residual = row.residual;
+    if (mutant == Mutant::residual_of_each_rank && residual != nullptr && row.sum.outer == 1)
+      for (int t = 1; t < grid_.tp.size; ++t) sources[static_cast<std::size_t>(row.sum.inner++)] = residual;
+    if (mutant == Mutant::mean_over_padded_width) row.width = std::bit_ceil(row.width);
+    if (mutant == Mutant::norm_before_residual) row.residual = nullptr;
+    finish_row(row);
+    if (mutant != Mutant::norm_before_residual) return;
+    const std::span<void* const> all(row.sum.destinations,
+                                     static_cast<std::size_t>(row.sum.destination_count));
+    sources[0] = all.front();
+    row.sum.inner = row.sum.outer = 1;
+    row.residual = residual;
+    row.weight = nullptr;
+    finish_row(row);
+  }
+
   void store_all_now(const Team& team, const Output& out, const Tile& tile, const Sum& sum) const {
+    if (has_epilogue()) return finish_rows(tile, sum, team, out);
     std::array<void*, max_ranks> destinations;
     std::size_t count = 0;
     if (needs(tile.block))
@@ -310,9 +447,18 @@ class CpuContext {
 
   /// A tile of my output, from where member `member` left it.
   void fetch(const View& out, int member, const Tile& tile) const {
-    copy(mine(call_.out, call_.gathers, tile.block) + tile.range.begin,
-         at(out, grid_.world.rank(member), tile.block, tile.range.begin), tile.range.size * sizeof(T),
-         Stores::cached);
+    const int rank = grid_.world.rank(member);
+    const std::size_t begin = tile.range.begin;
+    if (out.staged)
+      copy(my_out(tile.block, begin), out_at(out, rank, tile.block, begin), tile.range.size * out_bytes_,
+           Stores::cached);
+    if (!has_epilogue()) return;
+    if (scales_ > 0)
+      copy(my_scales(tile.block, begin), scales_at(rank, tile.block, begin),
+           tile.range.size / call_.hidden * scales_ * sizeof(float), Stores::cached);
+    if (keeps_for_team() && tile.block == grid_.dp.member)
+      copy(mine(call_.epilogue.residual_out.data, false, tile.block) + begin,
+           at(buffers_.staged_kept, rank, tile.block, begin), tile.range.size * sizeof(T), Stores::cached);
   }
 
   /// Whether my output holds block d.
@@ -327,18 +473,23 @@ class CpuContext {
 
   void add_up(const Tile& tile, const Sum& sum, std::span<void* const> destinations, int streamed) const {
     std::array<const void*, max_ranks> sources;
+    ordered_sum(sum_of(tile, sum, sources, destinations, streamed));
+  }
+  [[nodiscard]] OrderedSum sum_of(const Tile& tile, const Sum& sum,
+                                  std::array<const void*, max_ranks>& sources,
+                                  std::span<void* const> destinations, int streamed) const {
     const int inner = sum.order.inner.size;
     std::size_t count = 0;
     for (int o = 0; o < sum.order.outer_size; ++o)
       for (int i = 0; i < inner; ++i) sources[count++] = source(sum.in, sum.order.rank(i, o), tile);
-    ordered_sum({.dtype = dtype_of<T>,
-                 .sources = sources.data(),
-                 .inner = inner,
-                 .outer = sum.order.outer_size,
-                 .destinations = destinations.data(),
-                 .destination_count = static_cast<int>(destinations.size()),
-                 .streamed_count = streamed,
-                 .size = tile.range.size});
+    return {.dtype = dtype_of<T>,
+            .sources = sources.data(),
+            .inner = inner,
+            .outer = sum.order.outer_size,
+            .destinations = destinations.data(),
+            .destination_count = static_cast<int>(destinations.size()),
+            .streamed_count = streamed,
+            .size = tile.range.size};
   }
 
   const Call& call_;
@@ -346,6 +497,8 @@ class CpuContext {
   Channel& channel_;
   const PassBuffers& buffers_;
   std::uint32_t hash_;
+  std::size_t out_bytes_ = call_.epilogue.quantizes() ? 1 : sizeof(T);  ///< of an element of the output
+  std::size_t scales_ = scales_per_row(call_.epilogue.quantize, call_.hidden);
   std::uint64_t waited_ = 0;
   int barriers_ = 0;  ///< of this pass
 };

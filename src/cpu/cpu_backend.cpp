@@ -1,5 +1,6 @@
 #include "cpu/cpu_backend.hpp"
 
+#include <fmt/format.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -66,6 +67,8 @@ std::uint64_t run_pass(const Call& call, const Grid& grid, Channel& channel, con
       return run_body<bf16>(call, grid, channel, buffers);
     case DType::fp16:
       return run_body<fp16>(call, grid, channel, buffers);
+    case DType::fp8_e4m3:  // gathered, never summed
+      return run_body<fp8_e4m3>(call, grid, channel, buffers);
     case DType::fp32:
       break;
   }
@@ -77,7 +80,7 @@ class CpuBackend final : public Backend {
   CpuBackend(Bootstrap& bootstrap, const Grid& grid, const CommunicatorOptions& options)
       : bootstrap_(bootstrap), grid_(grid), area_bytes_(round_up(options.workspace_bytes, page)) {
     const int world = grid.world.size;
-    // Slice of a rank: its state, then an input and an output area per team kind and parity.
+    // Slice of a rank: its state, then areas_each areas per team kind and parity.
     slices_ = share_slices(bootstrap, state_bytes + areas * area_bytes_);
     for (int r = 0; r < world; ++r) {
       // Zeroed memory is a valid initial state; constructing the objects again on each rank would race with
@@ -159,7 +162,13 @@ class CpuBackend final : public Backend {
     const Grid& grid = grids_[kind];
 
     if (grid.world.size == 1) {  // one block, and nothing to add to it
-      if (call.in != call.out) std::memcpy(call.out, call.in, call.blocks.elements() * size_of(call.dtype));
+      const std::size_t rows = call.blocks.elements() / call.hidden;
+      if (call.epilogue.any())
+        mixcomm::apply(
+            call.epilogue, {call.in, rows, call.hidden, call.dtype},
+            {call.out, rows, call.hidden, call.epilogue.quantizes() ? DType::fp8_e4m3 : call.dtype});
+      else if (call.in != call.out)
+        std::memcpy(call.out, call.in, call.blocks.elements() * size_of(call.dtype));
       return;
     }
     if (helpers_.team && thread_count_->is_shared(call.blocks.elements() * size_of(call.dtype)))
@@ -169,11 +178,13 @@ class CpuBackend final : public Backend {
     const bool staged = is_staged(call);
     const bool changes_hands = staged && grid.world.size == 2 && call.algorithm == Algorithm::one_shot;
     const std::size_t capacity = changes_hands ? std::min(area_bytes_, most_kept_bytes) : area_bytes_;
-    const int passes = passes_for(call.blocks, staged ? capacity / size_of(call.dtype) : most_elements);
+    const int passes = cut(call, grid, staged ? capacity / staged_bytes(call) : most_elements);
     PassBuffers buffers{.in = direct(call.seen_input()),
                         .out = direct(call.seen_output()),
                         .staged_in = {},
                         .staged_out = {},
+                        .staged_kept = {},
+                        .staged_scales = {},
                         .pushing = Stores::streamed};
     // Ranks that share a processor share its caches, others do not: then which stores push better is
     // measured, too. Two ranks already have the lines that they stage in, if all of them are read.
@@ -182,9 +193,11 @@ class CpuBackend final : public Backend {
       call.blocks.cover(pass);
       buffers.staged_in = area(kind, 0);
       buffers.staged_out = area(kind, 1);
-      const StagingStores::Work work{
-          kind * 4 + (call.gathers ? 2 : 0) + (call.algorithm == Algorithm::one_shot ? 1 : 0),
-          call.blocks.packed_size() * size_of(call.dtype)};
+      buffers.staged_kept = area(kind, 2);
+      buffers.staged_scales = area(kind, 3);
+      const StagingStores::Work work{kind * 8 + (call.epilogue.any() ? 4 : 0) + (call.gathers ? 2 : 0) +
+                                         (call.algorithm == Algorithm::one_shot ? 1 : 0),
+                                     call.blocks.packed_size() * size_of(call.dtype)};
       const ThreadCount::Work shared_work{work.kind * 2 + (staged ? 1 : 0), work.bytes};
       helpers_.threads = thread_count_->choose(shared_work, passes_[kind]);
       buffers.helpers = helpers_.threads > 1 ? &helpers_ : nullptr;
@@ -218,7 +231,8 @@ class CpuBackend final : public Backend {
     if (of_all > processors || threads_ > CPU_COUNT(&ranks[own].usable)) helpers_.team->share_processors();
   }
 
-  static constexpr std::size_t areas = std::size_t{team_kinds} * 2 * 2;
+  static constexpr std::size_t areas_each = 4;  ///< input; output, or residuals; for residual_out; scales
+  static constexpr std::size_t areas = std::size_t{team_kinds} * 2 * areas_each;
   static constexpr std::size_t state_bytes = round_up(sizeof(Failure) + sizeof(RankState), page);
 
   static constexpr std::size_t most_elements = std::size_t{1} << 30U;  ///< that Blocks can cut
@@ -227,7 +241,27 @@ class CpuBackend final : public Backend {
   [[nodiscard]] static bool is_staged(const Call& call) {
     const bool plain_in = call.in_placement.kind == Placement::Kind::plain;
     const bool plain_out = call.out_placement.kind == Placement::Kind::plain;
-    return call.algorithm == Algorithm::one_shot ? !call.reads_in_place : plain_in || plain_out;
+    if (call.algorithm == Algorithm::one_shot) return !call.reads_in_place || call.shares_residuals();
+    return plain_in || plain_out || call.epilogue.keeps() || scales_per_row(call.epilogue.quantize, 1) > 0;
+  }
+  /// What an element needs of each area at most.
+  [[nodiscard]] static std::size_t staged_bytes(const Call& call) {
+    const bool scales = scales_per_row(call.epilogue.quantize, call.hidden) > 0;
+    return scales ? std::max(sizeof(float), size_of(call.dtype)) : size_of(call.dtype);
+  }
+
+  /// Cuts the blocks into passes of `capacity` elements at most: of whole rows where there is an epilogue.
+  static int cut(Call& call, const Grid& grid, std::size_t capacity) {
+    if (!call.epilogue.any()) return passes_for(call.blocks, capacity);
+    std::size_t least = 0;
+    for (int d = 0; d < grid.dp.size; ++d) least += call.blocks.full_size(d) > 0 ? call.hidden : 0;
+    if (least > capacity)
+      throw InvalidArgument(fmt::format(
+          "{}: with an epilogue a pass holds a row of each DP rank, together {} elements of up to {} bytes, "
+          "but "
+          "the workspace has room for {}; make the communicator with workspace_bytes of {} or more",
+          name(call.record.op), least, staged_bytes(call), capacity, least * staged_bytes(call)));
+    return passes_for(call.blocks, capacity, call.hidden);
   }
 
   /// The view of a buffer in symmetric memory, as seen from rank 0's slice; empty for a plain one.
@@ -248,7 +282,7 @@ class CpuBackend final : public Backend {
   /// too.
   [[nodiscard]] View area(std::size_t kind, std::size_t which) const {
     const std::size_t parity = current_mutant() == Mutant::one_workspace ? 0 : passes_[kind] % 2;
-    const std::size_t index = (kind * 2 + parity) * 2 + which;
+    const std::size_t index = (kind * 2 + parity) * areas_each + which;
     std::byte* first = slices_.memory.get() + state_bytes + index * area_bytes_;
     const auto stride = static_cast<std::ptrdiff_t>(slices_.stride);
     if (passes_[kind] / 2 % 2 == 0) return {first, stride, Coordinates::packed, true, false};
@@ -272,7 +306,7 @@ class CpuBackend final : public Backend {
   int threads_ = 1;
   std::optional<ThreadCount> thread_count_;
   Helpers helpers_;
-  static_assert(StagingStores::most_kinds == std::size_t{team_kinds} * 4);
+  static_assert(StagingStores::most_kinds == std::size_t{team_kinds} * 8);
   Allocations<std::size_t> allocations_;  ///< with their strides
 };
 

@@ -17,6 +17,7 @@ namespace mixcomm::cpu {
   namespace isa {                                                        \
   void ordered_sum(const OrderedSum& sum);                               \
   void stream(void* destination, const void* source, std::size_t lines); \
+  void finish_row(const RowEpilogue& row);                               \
   }
 MIXCOMM_DECLARE_KERNELS(baseline)
 #if defined(__x86_64__)
@@ -45,12 +46,12 @@ std::vector<Implementation> find_implementations() {
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   if (has_avx512 && has_avx512_bf16())
-    found.push_back({"AVX-512 BF16", avx512_bf16::ordered_sum, avx512_bf16::stream});
-  if (has_avx512) found.push_back({"AVX-512", avx512::ordered_sum, avx512::stream});
+    found.push_back({"AVX-512 BF16", avx512_bf16::ordered_sum, avx512_bf16::stream, avx512_bf16::finish_row});
+  if (has_avx512) found.push_back({"AVX-512", avx512::ordered_sum, avx512::stream, avx512::finish_row});
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"))
-    found.push_back({"AVX2", avx2::ordered_sum, avx2::stream});
+    found.push_back({"AVX2", avx2::ordered_sum, avx2::stream, avx2::finish_row});
 #endif
-  found.push_back({"baseline", baseline::ordered_sum, baseline::stream});
+  found.push_back({"baseline", baseline::ordered_sum, baseline::stream, baseline::finish_row});
   return found;
 }
 
@@ -85,6 +86,14 @@ void ordered_sum(const OrderedSum& sum) {
   for (int k = 0; k < sum.destination_count; ++k)
     copy(sum.destinations[k], sum.sources[0], sum.size * size_of(sum.dtype),
          k < sum.destination_count - sum.streamed_count ? Stores::cached : Stores::streamed);
+}
+
+void finish_row(RowEpilogue row) {
+  thread_local std::vector<std::byte> scratch;
+  const std::size_t needed = 2 * row.sum.size * size_of(row.sum.dtype);
+  if (scratch.size() < needed) scratch.resize(needed);
+  row.scratch = scratch.data();
+  implementation().finish_row(row);
 }
 
 void copy(void* destination, const void* source, std::size_t bytes, Stores stores) {

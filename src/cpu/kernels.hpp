@@ -6,6 +6,7 @@
 #include <span>
 #include <string_view>
 
+#include "mixcomm/epilogue.hpp"
 #include "mixcomm/tensor.hpp"
 
 namespace mixcomm::cpu {
@@ -32,6 +33,24 @@ struct OrderedSum {
 
 void ordered_sum(const OrderedSum& sum);
 
+/// One row with its epilogue (mixcomm/epilogue.hpp): `sum` is what is added up, its destinations get the row
+/// of `out`: of sum.dtype, or with `quantize` of FP8.
+struct RowEpilogue {
+  OrderedSum sum;
+  const void* residual = nullptr;  ///< the row's, or null
+  const void* weight = nullptr;
+  float eps = 0;
+  std::size_t width = 0;  ///< what the mean of squares is over: the row
+  bool weight_plus_one = false;
+  Quantize quantize = Quantize::none;
+  const float* fixed_scale = nullptr;
+  std::span<void* const> kept{};     ///< what gets r, two at most; one may be `residual`
+  std::span<float* const> scales{};  ///< what gets the row's scales
+  void* scratch = nullptr;           ///< room for two rows of sum.dtype, which finish_row() has
+};
+
+void finish_row(RowEpilogue row);
+
 /// memcpy, or nothing where both are the same.
 void copy(void* destination, const void* source, std::size_t bytes, Stores stores);
 
@@ -40,6 +59,7 @@ struct Implementation {
   std::string_view name;                   ///< "AVX-512 BF16", "AVX-512", "AVX2" or "baseline"
   void (*ordered_sum)(const OrderedSum&);  ///< of two sources or more, and of elements
   void (*stream)(void* destination, const void* source, std::size_t lines);  ///< 64 bytes each, aligned
+  void (*finish_row)(const RowEpilogue&);
 };
 
 /// Those that this processor has, the best first; the last one is always there.

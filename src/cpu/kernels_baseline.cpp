@@ -1,2 +1,2 @@
 #define MIXCOMM_ISA baseline
-#include "cpu/kernels_body.hpp"  // NOLINT(misc-include-cleaner)
+#include "cpu/epilogue_body.hpp"  // NOLINT(misc-include-cleaner)

@@ -35,7 +35,7 @@ class StagingStores {
     std::size_t kind = 0;
     std::size_t bytes = 0;
   };
-  static constexpr std::size_t most_kinds = 12;
+  static constexpr std::size_t most_kinds = 24;
 
   /// For pass number `pass` of a team.
   [[nodiscard]] Stores choose(const Work& work, std::size_t pass) const {

@@ -140,6 +140,7 @@ class CudaBackend final : public Backend {
 
   void run(Call& call) override {
     failure_.rethrow();
+    if (call.epilogue.any() || call.dtype == DType::fp8_e4m3) refuse_epilogue(name(call.record.op));
     check_alignment(call);
     const UseDevice use(device_);
     const auto stream = static_cast<cudaStream_t>(call.stream);
@@ -171,13 +172,26 @@ class CudaBackend final : public Backend {
                   launch, a, stream);
   }
 
+  void apply(const Epilogue& /*epilogue*/, const ConstTensor& /*in*/, const Tensor& /*out*/,
+             void* /*stream*/) override {
+    refuse_epilogue("apply");
+  }
+
   void run_nccl(const Call& call) override {
+    if (call.epilogue.any()) refuse_epilogue("algorithm nccl");
     if (nccl_ == nullptr) return Backend::run_nccl(call);
     const UseDevice use(device_);
     nccl_->run(call);
   }
 
  private:
+  [[noreturn]] static void refuse_epilogue(std::string_view what) {
+    throw Unsupported(fmt::format(
+        "{}: backend cuda has no kernels for epilogues; call the operation without one, and add and norm by "
+        "kernels of your own",
+        what));
+  }
+
   static constexpr std::size_t memory_bytes = round_up(sizeof(RankMemory), 4096);
 
   /// All kernels are brought onto the device now: in an operation that could wait for the kernels that wait

@@ -23,6 +23,7 @@ ncclDataType_t type_of(DType dtype) {
     case DType::fp16:
       return ncclFloat16;
     case DType::fp32:
+    case DType::fp8_e4m3:  // never summed
       break;
   }
   return ncclFloat32;

@@ -90,15 +90,19 @@ class Crossing {
         scratch_(scratch),
         most_rows_(most_rows),
         rows_(rows),
-        options_(options) {}
+        options_(options),
+        epilogue_(options.epilogue) {
+    options_.epilogue = {};  // but for the last operation
+  }
 
   void run(BoundTransition& transition, Tensor x, const Tensor& out) {
-    if (transition.steps.empty()) return copy(x, out);
+    if (transition.steps.empty()) return finish(x, out);
     if (transition.communicates) clear_pads(transition.from, x);
     for (BoundStep& step : transition.steps) {
       const bool last = &step == &transition.steps.back();
       x = take(step, x, last ? &out : nullptr);
     }
+    if (transition.steps.back().kind != Step::Kind::collective) return finish(x, out);
     if (x.data != out.data) copy(x, out);
   }
 
@@ -128,13 +132,23 @@ class Crossing {
         if (!step.keeps) local_.clear(x, options_);
         return x;
       case Step::Kind::gather_columns:
-        return gather_columns(step, x, out);
+        return gather_columns(step, x, epilogue_.any() ? nullptr : out);  // `out` may be FP8, and smaller
       case Step::Kind::collective:
         break;
     }
     const Tensor to = out != nullptr ? *out : next_scratch(rows_behind(step), x.hidden, x.dtype);
-    step.communicator->run(step.op, x, to, step.row_counts(rows_, rank_, x.rows), options_);
+    CallOptions options = options_;
+    if (out != nullptr) options.epilogue = epilogue_;
+    step.communicator->run(step.op, x, to, step.row_counts(rows_, rank_, x.rows), options);
     return to;
+  }
+
+  /// Behind steps of which the last one sums nothing.
+  void finish(const Tensor& from, const Tensor& to) {
+    if (!epilogue_.any()) return copy(from, to);
+    CallOptions options = options_;
+    options.epilogue = epilogue_;
+    local_.apply(from, to, options);
   }
 
   /// How many rows a tensor between two steps has.
@@ -188,7 +202,8 @@ class Crossing {
   std::span<const SymmetricBuffer> scratch_;
   std::size_t most_rows_;
   const RowPlan& rows_;
-  const CallOptions& options_;
+  CallOptions options_;
+  Epilogue epilogue_;
   std::size_t used_ = 0;
 };
 
@@ -292,11 +307,12 @@ void LayerCommunicator::State::cross(BoundTransition& steps, const Transition& t
   if (steps.from == steps.to && in.rows != out.rows)
     throw InvalidArgument(
         fmt::format("'in' has {} rows and 'out' {}; here they must have as many", in.rows, out.rows));
-  if (in.dtype != out.dtype || in.hidden * steps.slices != out.hidden)
+  const DType wanted = call.epilogue.quantizes() ? DType::fp8_e4m3 : in.dtype;
+  if (out.dtype != wanted || in.hidden * steps.slices != out.hidden)
     throw InvalidArgument(
         fmt::format("'in' is {} with hidden {}, 'out' {} with hidden {}; here 'out' has {} times the "
-                    "columns, of the same dtype",
-                    name(in.dtype), in.hidden, name(out.dtype), out.hidden, steps.slices));
+                    "columns, of {}",
+                    name(in.dtype), in.hidden, name(out.dtype), out.hidden, steps.slices, name(wanted)));
   Crossing(communicators.rank(), *local, scratch, options.max_rows, rows, call).run(steps, in, out);
 }
 

@@ -175,3 +175,68 @@ def test_export():
         assert any("mixcomm.all_gather" in str(node.target) for node in program.graph.nodes)
         x = torch.randn(7, 8)
         torch.testing.assert_close(program.module()(x), torch.relu(x))
+
+
+def finished_inputs():
+    """Partial sums of each rank of 2 x 2, residuals of each DP rank, a weight."""
+    generator = torch.Generator().manual_seed(11)
+    rows, hidden = [3, 2], 256
+    inputs = [torch.randn(rows[r // 2], hidden, generator=generator).bfloat16() for r in range(4)]
+    residuals = [torch.randn(count, hidden, generator=generator).bfloat16() for count in rows]
+    weight = torch.rand(hidden, generator=generator).bfloat16()
+    return rows, inputs, residuals, weight
+
+
+def test_finished_beside_pytorch():
+    """Against torch's own rms_norm and casts, which add in other orders: within a step of bf16 and of FP8."""
+    rows, inputs, residuals, weight = finished_inputs()
+    sums = [
+        (inputs[2 * d].float() + inputs[2 * d + 1].float() + residuals[d].float()).bfloat16()
+        for d in range(2)
+    ]
+    everything = torch.cat(sums)
+    normed = torch.nn.functional.rms_norm(everything.float(), (256,), weight.float(), 1e-6)
+
+    def rank(bootstrap):
+        r = bootstrap.rank
+        communicator = mixcomm.Communicator(bootstrap, tp=2)
+        arguments = ("all_reduce_all_gather", communicator, inputs[r], rows)
+        steps = {"residual": residuals[r // 2], "weight": weight}
+        got = ops.finished(*arguments, **steps)
+        assert torch.equal(got.residual_out, sums[r // 2])
+        assert got.scales is None
+        torch.testing.assert_close(got.out.float(), normed, rtol=2**-7, atol=1e-6)
+        fp8 = ops.finished(*arguments, **steps, keep_residual=False, quantize="per_128_columns")
+        assert fp8.out.dtype == torch.float8_e4m3fn
+        assert fp8.residual_out is None
+        parts = got.out.float().view(5, 2, 128)
+        scales = parts.abs().amax(-1).clamp(min=1e-10) / 448
+        assert torch.equal(fp8.scales, scales)
+        codes = (parts / scales[..., None]).to(torch.float8_e4m3fn).view(5, 256)
+        assert torch.equal(fp8.out.view(torch.uint8), codes.view(torch.uint8))
+
+    mixcomm.run_threads(4, rank)
+
+
+def test_finished_is_an_op():
+    """Opcheck, compile without a graph break, and the refusal of autograd."""
+    communicator = alone()
+    number = ops.register(communicator)
+    x, residual = torch.randn(4, 64), torch.randn(4, 64)
+    weight = torch.rand(64)
+    steps = (residual, weight, True, 1e-6, False, "none", None)
+    torch.library.opcheck(torch.ops.mixcomm.all_reduce_finished.default, (x, number, None, "auto", *steps))
+    fp8 = (residual, weight, False, 1e-6, True, "per_token", None)
+    torch.library.opcheck(
+        torch.ops.mixcomm.all_reduce_all_gather_finished.default, (x, number, [4], "auto", *fp8)
+    )
+
+    def layer(x, residual):
+        y, kept, _ = ops.finished("all_reduce", number, x * 2, residual=residual, weight=weight)
+        return y + 1, kept
+
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for got, wanted in zip(compiled(x, residual), layer(x, residual), strict=True):
+        assert torch.equal(got, wanted)
+    with pytest.raises(mixcomm.InvalidArgument, match="requires grad"):
+        ops.finished("all_reduce", number, x, weight=weight.clone().requires_grad_())

@@ -284,6 +284,51 @@ def entry(here: Here, counts: list[int], max_len: bool, dtype: torch.dtype) -> d
     }
 
 
+def entry_with_norm(
+    here: Here, counts: list[int], max_len: bool, dtype: torch.dtype, gemma: bool = False
+) -> dict[str, Any]:
+    """The same with SGLANG_MIXED_COMM_NORM=1: one operation, whose sum is rounded once, residual included."""
+    from dataclasses import replace
+
+    from sglang.srt.layers.layernorm import GemmaRMSNorm, RMSNorm
+
+    from mixcomm import Epilogue
+    from mixcomm.sglang import link
+
+    mine = link.current()
+    assert mine is not None
+    norm = (GemmaRMSNorm if gemma else RMSNorm)(HIDDEN)
+    norm.weight.data = torch.linspace(0.5, 1.5, HIDDEN)
+    norm = norm.to(dtype)
+    found: list[torch.Tensor] = []
+    residuals: list[torch.Tensor] = []
+
+    def action() -> torch.Tensor:
+        batch = here.batch(counts, max_len, dtype)
+        residual = here.data(here.d, counts[here.d], dtype, 8)
+        given = here.data(here.rank, counts[here.d], dtype, 7)
+        hidden, residual = here.release.entry(batch, given, residual, norm)
+        residuals.append(residual.clone())
+        found.append(hidden)
+        return hidden
+
+    asked = mine.asked
+    mine.asked = replace(asked, norm=True)
+    try:
+        with torch.no_grad():
+            stock, ours, fused = both(action)
+    finally:
+        mine.asked = asked
+    blocks = []
+    for d, rows in enumerate(counts):
+        team = [here.data(d * here.tp + t, rows, dtype, 7) for t in range(here.tp)]
+        total = here.ordered_sum(team, torch.float32) + here.data(d, rows, dtype, 8).float()
+        blocks.append(total.to(dtype))
+    steps = Epilogue(weight=norm.weight.data, eps=norm.variance_epsilon, weight_plus_one=gemma)
+    right = mine.communicator.apply(torch.cat(blocks), steps)
+    return judged(stock, ours, right, fused) | {"residual": torch.equal(residuals[1], blocks[here.d])}
+
+
 def entry_norm_first(here: Here, counts: list[int], max_len: bool) -> dict[str, Any]:
     """The way into the FFN with attention TP 1: the norm first, then the gather."""
     from sglang.srt.layers.layernorm import RMSNorm
@@ -486,9 +531,12 @@ def run(rank: int, tp: int, dp: int) -> dict[str, Any]:
                 case(f"exit {label} {dtype_name}", exit_of_ffn, counts, max_len, dtype)
                 if tp > 1:
                     case(f"entry {label} {dtype_name}", entry, counts, max_len, dtype)
+                    case(f"with_norm {label} {dtype_name}", entry_with_norm, counts, max_len, dtype)
             if tp == 1:
                 case(f"entry_norm_first {label}", entry_norm_first, counts, max_len)
                 case(f"reduce_scatterv {label}", reduce_scatterv, counts)
+        if tp > 1:
+            case(f"with_norm gemma {counts}", entry_with_norm, counts, False, torch.bfloat16, True)
         case(f"logits {counts}", logits, counts)
         case(f"reduced_already {counts}", exit_reduced_already, counts)
     case("strided", strided_on_one_rank, COUNTS[dp][1])

@@ -28,6 +28,19 @@ def test_same_bits(cases, release, tp, dp):
                 assert one["stock"], f"{name}, rank {rank} has other bits than SGLang's"
 
 
+def test_residual_and_norm_in_the_gather(cases, release):
+    """SGLANG_MIXED_COMM_NORM: the bits of our own steps one after the other, near SGLang's."""
+    ranks = cases(release, 2, 2)
+    names = [name for name in ranks[0] if name.startswith("with_norm")]
+    assert len(names) > 25
+    for name in names:
+        for rank, found in enumerate(ranks):
+            one = found[name]
+            assert "error" not in one, f"{name}, rank {rank}: {one['error'][-1500:]}"
+            assert one["fused"] and one["exact"] and one["residual"], (name, rank, one)
+            assert one["close"], f"{name}, rank {rank} is far from SGLang's"
+
+
 @pytest.mark.parametrize(("tp", "dp"), GRIDS)
 def test_exit_with_sum_len_leaves_the_sum_to_us(cases, release, tp, dp):
     """SGLang sums first and cuts; we are asked before the FFN runs, so the FFN does not sum as well."""

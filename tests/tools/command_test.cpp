@@ -61,6 +61,8 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"bench", "--tp", "1", "--dp", "2", "--uneven", "1"}, "1 counts for 2 DP ranks"},
       {{"bench", "--dtype", "fp8"}, "there are: bf16, fp16, fp32"},
       {{"bench", "--algorithm", "ring"}, "one_shot"},
+      {{"bench", "--epilogue", "softmax"}, "there are: none, add_rms_norm, add_rms_norm_fp8"},
+      {{"bench", "--backend", "cuda", "--epilogue", "all"}, "--epilogue"},
       {{"bench", "--against", "nccl"}, "nccl"},
       {{"bench", "--hidden", "16777216", "--rows", "16777216"}, "fewer rows"},
       {{"bench", "--json", "/nonexistent/x.json"}, "/nonexistent/x.json"},
@@ -451,6 +453,13 @@ TEST(Command, CheckTakesShapesAndSeveralGrids) {
   EXPECT_EQ(result["grids"].size(), 2U);
 }
 
+TEST(Command, CheckPassesWithEpilogues) {
+  const Outcome outcome =
+      run({"check", "--tp", "2", "--dp", "2", "--quick", "--dtype", "bf16", "--epilogues"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_CONTAINS(outcome.out, "700 passed, 0 failed\n");
+}
+
 TEST(Command, BenchRunsWithSeveralThreadsARank) {
   const TemporaryDirectory files;
   const Outcome outcome =
@@ -580,10 +589,11 @@ TEST(Command, BenchWritesItsSchema) {
       std::vector<std::string> keys;
       for (const auto& [key, value] : row.items())
         if (key != "other_distance") keys.push_back(key);  // where the machine changed meanwhile
-      EXPECT_EQ(keys, (std::vector<std::string>{"against",    "algorithm", "backend", "bound_us", "buffers",
-                                                "busbw_gbps", "bytes",     "chosen",  "chunks",   "distance",
-                                                "dp",         "dtype",     "flag_ns", "hidden",   "op",
-                                                "p50_us",     "p99_us",    "rows",    "threads",  "tp"}));
+      EXPECT_EQ(keys, (std::vector<std::string>{
+                          "against", "algorithm", "backend",  "bound_us", "buffers", "busbw_gbps", "bytes",
+                          "chosen",  "chunks",    "distance", "dp",       "dtype",   "epilogue",   "flag_ns",
+                          "hidden",  "op",        "p50_us",   "p99_us",   "rows",    "threads",    "tp"}));
+      EXPECT_EQ(row["epilogue"], "none");
       EXPECT_EQ(row["threads"], 1);
       EXPECT_GT(row["bound_us"].get<double>(), 0);
       EXPECT_EQ(row["rows"], json({3, 0}));
@@ -603,6 +613,21 @@ TEST(Command, BenchWritesItsSchema) {
       }
     }
     EXPECT_EQ(chosen, 2);  // one for each kind of buffers
+  }
+}
+
+TEST(Command, BenchMeasuresEpiloguesBesideSeparateSteps) {
+  const TemporaryDirectory files;
+  const Outcome outcome = run({"bench", "--tp", "2", "--dp", "2", "--uneven", "3,0", "--hidden", "200",
+                               "--op", "all", "--algorithm", "one_shot,two_shot", "--epilogue", "all",
+                               "--iterations", "8", "--json", files.file("bench.json")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_CONTAINS(outcome.out, "add_rms_norm_fp8");
+  const json result = json::parse(read_text(files.file("bench.json")));
+  ASSERT_EQ(result["rows"].size(), 30U);
+  for (const json& row : result["rows"]) {
+    EXPECT_EQ(row["against"].contains("separate"), row["epilogue"] != "none");
+    EXPECT_TRUE(row["against"].contains("composed"));
   }
 }
 

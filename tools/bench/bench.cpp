@@ -29,6 +29,10 @@ settings of each MPI (the quickest counts), which sleep until it is their turn. 
 two processors is measured, and only turns at the same distance, near or far, are compared. `bound` is what one meeting of
 the ranks and copies of as many bytes take. Results are compared with exact sums: if one is wrong, there are no figures.
 
+--epilogue add_rms_norm has each call add a residual and norm its rows, add_rms_norm_fp8 make FP8 of them as well, with
+a scale for each 128 columns. `separate` is the same in the steps of today: the operation alone, between a residual
+added on one TP rank, a copy of the own rows, and the norm of all of them.
+
 CUDA: a CUDA graph of 50 calls in a row is launched 20 times (--iterations), the graphs of a cell's algorithms in turns; p50 and
 p99 are those of the 20, a fiftieth of each. With --one-gpu one graph holds the calls of all ranks, else each rank launches
 its own behind a barrier and the slowest counts. What an empty kernel takes in the same place is the floor. Behind the
@@ -44,6 +48,7 @@ Examples:
   mixcomm bench --op all_reduce_all_gather --tp 2 --dp 2 --uneven 3,0 --algorithm all --buffers all
   mixcomm bench --op all --tp 2 --dp 2 --processes --json bench.json
   mixcomm bench --processes --grids 2x1,2x2 --algorithm auto --buffers all --against openmpi,mpich
+  mixcomm bench --processes --grids 2x1,2x2 --algorithm auto --epilogue all
   mixcomm bench --processes --tp 2 --threads 8 --rows 16,64,256,1024 --algorithm auto --buffers all
   mixcomm bench --backend cuda --one-gpu --grids 4x2,2x4,2x2 --algorithm auto --buffers all --json bench.json
   mixcomm bench --backend cuda --one-gpu --tp 4 --dp 2 --uneven 9,3 --rows-on-device
@@ -173,6 +178,8 @@ void check_flags(const BenchOptions& options, bool seconds_given) {
         "NCCL refuses ranks that share a GPU in one process; add --processes, or leave nccl out of --against "
         "and "
         "--algorithm");
+  if (cuda && options.epilogues != std::vector{EpilogueKind::none})
+    throw Unsupported("--epilogue: there are none with --backend cuda");
   if (cuda) return;
   if (options.rows_on_device) throw InvalidArgument("--rows-on-device is for --backend cuda");
   if (options.with_launch) throw InvalidArgument("--with-launch is for --backend cuda");
@@ -256,6 +263,12 @@ void add_bench(CLI::App& app, Invocation& invocation) {
       flags,
       {"--buffers", "Kinds of memory (symmetric)", buffers_from_name, {Buffers::symmetric, Buffers::plain}},
       options->buffers);
+  add_names(flags,
+            {"--epilogue",
+             "What the operation does with its rows (none)",
+             epilogue_from_name,
+             {EpilogueKind::none, EpilogueKind::add_rms_norm, EpilogueKind::add_rms_norm_fp8}},
+            options->epilogues);
   flags.list(
       "--against", options->against, "NAME,...",
       "What to compare with: composed, which is always measured; CPU: openmpi, mpich, deepspeed, vllm, "

@@ -14,6 +14,7 @@ namespace {
 
 constexpr Variant composed{.algorithm = Algorithm::composed};
 constexpr Variant nccl{.algorithm = Algorithm::nccl};
+constexpr Variant separate{.algorithm = Algorithm::automatic, .separate = true};
 
 void add(std::vector<Variant>& variants, const Variant& variant) {
   if (std::find(variants.begin(), variants.end(), variant) == variants.end()) variants.push_back(variant);
@@ -55,7 +56,8 @@ Row row_of(const BenchOptions& options, const GridSize& grid, Link link, Cell ce
                        .crowded = !cuda && grid.world() > processors_at_start(),
                        .backend = options.backend.kind,
                        .link = link,
-                       .tuning = options.tuning ? &*options.tuning : nullptr});
+                       .tuning = options.tuning ? &*options.tuning : nullptr,
+                       .epilogue = row.cell.epilogue != EpilogueKind::none});
   // Where ranks share processors, the library learns what is quicker while it runs.
   const bool learns = !cuda && grid.world() > processors_at_start() && !options.tuning;
   for (const Algorithm each : options.algorithms) {
@@ -68,6 +70,7 @@ Row row_of(const BenchOptions& options, const GridSize& grid, Link link, Cell ce
   row.cell.variants = row.wanted;
   add(row.cell.variants, composed);
   if (options.needs_nccl()) add(row.cell.variants, nccl);
+  if (row.cell.epilogue != EpilogueKind::none) add(row.cell.variants, separate);
   return row;
 }
 
@@ -92,7 +95,9 @@ std::vector<Row> rows_of(const BenchOptions& options, const GridSize& grid, Link
   for (const Op op : options.ops)
     for (const auto& counts : options.rows.per_dp_rank(grid.dp))
       for (const Buffers buffers : options.buffers)
-        rows.push_back(row_of(options, grid, link, {op, counts, options.rows_on_device, buffers, {}}));
+        for (const EpilogueKind epilogue : options.epilogues)
+          rows.push_back(
+              row_of(options, grid, link, {op, counts, options.rows_on_device, buffers, {}, epilogue}));
   return rows;
 }
 
@@ -122,9 +127,10 @@ Json cell_json(const BenchOptions& options, const Row& row, const std::vector<La
     const std::size_t bytes = tensor_bytes(row.cell, options.hidden, options.dtype);
     const double p50 = rounded(percentile(measured(variant), 0.5));
     Json against = Json::object();
-    for (const Variant& other : {composed, nccl})
+    for (const Variant& other : {composed, nccl, separate})
       if (variant != other && !measured(other).empty())
-        against[std::string(name(other.algorithm))] = rounded(percentile(measured(other), 0.5));
+        against[other.separate ? "separate" : std::string(name(other.algorithm))] =
+            rounded(percentile(measured(other), 0.5));
     const double gbps = p50 > 0 ? wire_bytes(row.cell.op, row.grid.tp, row.grid.dp, bytes) / p50 / 1000 : 0;
     const bool chosen = (variant.algorithm == row.chosen || variant.algorithm == Algorithm::automatic) &&
                         variant.shape == LaunchShape{};
@@ -137,6 +143,7 @@ Json cell_json(const BenchOptions& options, const Row& row, const std::vector<La
                 {"dtype", name(options.dtype)},
                 {"algorithm", name(variant.algorithm)},
                 {"buffers", name(row.cell.buffers)},
+                {"epilogue", name(row.cell.epilogue)},
                 {"p50_us", p50},
                 {"p99_us", rounded(percentile(measured(variant), 0.99))},
                 {"bytes", bytes},
@@ -163,12 +170,14 @@ std::string rows_text(const std::vector<std::size_t>& rows) {
 
 void print_table(const Json& results) {
   const auto has = [&](auto condition) { return std::any_of(results.begin(), results.end(), condition); };
+  const auto epilogue_of = [](const Json& row) { return row.value("epilogue", "none"); };
+  const bool with_epilogue = has([&](const Json& row) { return epilogue_of(row) != "none"; });
   const bool with_nccl = has([](const Json& row) { return row["against"].contains("nccl"); });
   std::size_t width = 11;
   for (const Json& row : results) width = std::max(width, algorithm_text(row).size());
-  fmt::print("{:26} {:>5} {:>10} {:{}} {:10} {:>11} {:>11} {:>9} {:>9}{}\n", "op", "grid", "rows",
+  fmt::print("{:26} {:>5} {:>10} {:{}} {:10} {:>11} {:>11} {:>9} {:>9}{}{}\n", "op", "grid", "rows",
              "algorithm", width, "buffers", "p50 us", "p99 us", "GB/s", "composed",
-             with_nccl ? "      nccl" : "");
+             with_nccl ? "      nccl" : "", with_epilogue ? "  separate  epilogue" : "");
   for (const Json& row : results) {
     const Json& against = row["against"];
     const double p50 = row["p50_us"].get<double>();
@@ -176,15 +185,19 @@ void print_table(const Json& results) {
       return against.contains(other) && p50 > 0 ? fmt::format("{:.2f}x", against[other].get<double>() / p50)
                                                 : "";
     };
-    fmt::print("{:26} {:>5} {:>10} {:{}} {:10} {:>11.2f} {:>11.2f} {:>9.2f} {:>9}{}\n",
+    fmt::print("{:26} {:>5} {:>10} {:{}} {:10} {:>11.2f} {:>11.2f} {:>9.2f} {:>9}{}{}\n",
                row["op"].get<std::string>(), fmt::format("{}x{}", row["tp"].get<int>(), row["dp"].get<int>()),
                rows_text(row["rows"].get<std::vector<std::size_t>>()), algorithm_text(row), width,
                row["buffers"].get<std::string>(), p50, row["p99_us"].get<double>(),
                row["busbw_gbps"].get<double>(), ratio("composed"),
-               with_nccl ? fmt::format(" {:>9}", ratio("nccl")) : "");
+               with_nccl ? fmt::format(" {:>9}", ratio("nccl")) : "",
+               with_epilogue ? fmt::format(" {:>9}  {}", ratio("separate"), epilogue_of(row)) : "");
   }
   fmt::print(
       "* what the library would choose; composed: how many times as long the composed algorithm takes\n");
+  if (with_epilogue)
+    fmt::print(
+        "separate: the operation alone, and the steps of the epilogue by themselves, as engines run them\n");
 }
 
 }  // namespace mixcomm::tools

@@ -26,6 +26,7 @@ struct BenchOptions {
   std::vector<int> lanes{0};    ///< LaunchShape::lanes, each with each protocol
   std::vector<int> threads{0};  ///< ... threads; CPU: of each rank, the first alone
   std::vector<Buffers> buffers{Buffers::symmetric};
+  std::vector<EpilogueKind> epilogues{EpilogueKind::none};
   BackendFlags backend;
   std::vector<std::string> against;
   Effort effort;

@@ -33,6 +33,7 @@ rank, behind every boundary; and the same on the CPU backend with up to 8 ranks.
 Examples:
   mixcomm check                              grids of up to 8 ranks, some minutes
   mixcomm check --tp 2 --dp 2 --quick
+  mixcomm check --tp 2 --dp 2 --epilogues    residual, norm and FP8 behind the sums
   mixcomm check --tp 2 --dp 2 --uneven 3,0 --hidden 2880 --buffers symmetric
   mixcomm check --grids 2x2,4x2 --op all_reduce_all_gather --dtype bf16 --processes
   mixcomm check --backend cuda --one-gpu                         ranks as streams of one GPU
@@ -108,13 +109,22 @@ Findings check_cases(verify::Verifier& verifier, const std::vector<verify::Case>
   return findings;
 }
 
+/// Small, so that messages pass in chunks; with epilogues room for a row of each DP rank.
+std::size_t workspace_bytes_for(const std::vector<verify::Case>& cases, int dp) {
+  std::size_t bytes = verify::workspace_bytes;
+  for (const verify::Case& each : cases)
+    if (each.steps.adds || each.steps.keeps || each.steps.norms || each.steps.quantize != Quantize::none)
+      bytes = std::max(bytes, static_cast<std::size_t>(dp) * each.hidden * sizeof(float));
+  return bytes;
+}
+
 /// One grid on the bootstrap's ranks. The same on every rank.
 Json check_grid(Bootstrap& bootstrap, const CheckOptions& options, const GridSize& grid) {
   const auto cases = cases_of(options, grid);
   CommunicatorOptions wanted{.tp = grid.tp,
                              .dp = grid.dp,
                              .timeout = options.ranks.timeout(),
-                             .workspace_bytes = verify::workspace_bytes,
+                             .workspace_bytes = workspace_bytes_for(cases, grid.dp),
                              .backend = options.backend.kind,
                              .tuning = options.tuning};
   Json result{{"tp", grid.tp}, {"dp", grid.dp}};

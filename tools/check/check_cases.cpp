@@ -50,6 +50,8 @@ void add_case_flags(Flags& flags, CaseFlags& values) {
   add_names(flags, {"--buffers", "Kinds of memory (all)", verify_buffers_from_name, {}}, values.buffers);
   add_row_flags(flags, values.rows);
   flags.number("--hidden", values.hidden, {1, most_rows}, "Elements of these rows (4096)");
+  flags.yes("--epilogues", values.epilogues,
+            "Calls with epilogues, each with one of them all in turn: residual, norm, FP8");
   flags.yes("--quick", values.quick, "Without the messages that are longer than the workspace");
 }
 
@@ -64,6 +66,7 @@ std::vector<verify::Case> check_cases_of(const CaseFlags& flags, const verify::M
   matrix.algorithms = flags.algorithms;
   matrix.dtypes = flags.dtypes;
   matrix.large = !flags.quick;
+  matrix.epilogues = flags.epilogues;
   auto cases = verify::cases_of(matrix);
   constexpr std::size_t default_hidden = 4096;
   const bool has_rows = !flags.rows.equal.empty() || !flags.rows.uneven.empty();

@@ -16,6 +16,7 @@ struct CaseFlags {
   std::vector<verify::Buffers> buffers;
   RowFlags rows;           ///< the shapes of verify::Matrix, unless given
   std::size_t hidden = 0;  ///< of those rows
+  bool epilogues = false;  ///< every call with one, in place of none
   bool quick = false;      ///< without messages longer than the workspace
 };
 void add_case_flags(Flags& flags, CaseFlags& values);

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from ..epilogue import Epilogue
 from . import tally
-from .compare import compare_gather, compare_scatter
+from .compare import compare_entry, compare_gather, compare_scatter
 from .decide import exit_left_because, left_because, row_counts
 from .link import Link, current
+from .norm import Norm, fused_norm, keeps_its_input
 
 
 def note_gather() -> None:
@@ -150,23 +152,22 @@ def all_reduce_and_cut(output: torch.Tensor, input: torch.Tensor) -> None:
     output.copy_(sums[first : first + output.shape[0]])
 
 
-# Norms of SGLang that leave their input as it is where they are not given a residual.
-_NORMS = ("RMSNorm", "GemmaRMSNorm")
+class Entered(NamedTuple):
+    """What goes into the FFN: the gathered rows, this rank's new residual, and whether the norm is done."""
 
-
-def _keeps_its_input(norm: Any) -> bool:
-    kind = type(norm)
-    return kind.__name__ in _NORMS and kind.__module__ == "sglang.srt.layers.layernorm"
+    rows: torch.Tensor
+    residual: torch.Tensor
+    normed: bool
 
 
 def gather_sum_residual(
     hidden_states: torch.Tensor, residual: torch.Tensor, forward_batch: Any, norm: Any
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The way into the FFN under attention TP x DP: adds the residual on TP rank 0, and gathers the sums.
+) -> Entered | None:
+    """The way into the FFN under attention TP x DP: the sum over TP, the residual added once, the gather.
 
-    Gives the gathered rows and the new residual, which is this rank's part of them in place (SGLang copies
-    it), or None where SGLang's own function is to run, since the gather would be left to it. hidden_states is
-    overwritten.
+    With SGLANG_MIXED_COMM_NORM the norm as well, all in one operation. Else the residual is added on TP rank
+    0 before, and the new one is this rank's part of the gathered rows in place (SGLang copies it). None where
+    SGLang's own function is to run, since the gather would be left to it. hidden_states is overwritten.
     """
     link = current()
     if link is None:
@@ -184,12 +185,45 @@ def gather_sum_residual(
     if left_because(link, rows, get_global_dp_buffer_len(), get_dp_hidden_size(), get_dp_dtype()) is not None:
         return None
     assert rows is not None
+    fused = fused_norm(norm, get_dp_dtype()) if link.asked.norm else None
+    if (
+        fused is not None
+        and link.gather_partial == "all_reduce_all_gather"
+        and not torch.compiler.is_compiling()
+    ):
+        return _gather_norm(link, hidden_states, residual, rows, fused)
     if link.communicator.tp_rank == 0:
         hidden_states += residual
     all_rows = get_global_dp_buffer(link.tp_group)
     dp_gather_partial(all_rows, hidden_states, forward_batch)
-    if residual.shape[0] == rows[link.dp_rank] and _keeps_its_input(norm):
+    if residual.shape[0] == rows[link.dp_rank] and keeps_its_input(norm):
         residual = all_rows.narrow(0, sum(rows[: link.dp_rank]), residual.shape[0])
     else:
         dp_scatter(residual, all_rows, forward_batch)
-    return all_rows, residual
+    return Entered(all_rows, residual, normed=False)
+
+
+def _gather_norm(
+    link: Link, hidden_states: torch.Tensor, residual: torch.Tensor, rows: list[int], norm: Norm
+) -> Entered:
+    from sglang.srt.layers.dp_attention import get_global_dp_buffer
+
+    call = "gather with residual and norm"
+    tally.count(call)
+    all_rows = get_global_dp_buffer(link.tp_group)
+    mine = rows[link.dp_rank]
+    if link.asked.check:
+        compare_entry(link, call, all_rows, rows, norm)
+    note_gather()
+    own = _own_rows(residual.to(all_rows.dtype), mine).contiguous()
+    kept = own if own.data_ptr() == residual.data_ptr() else torch.empty_like(own)
+    epilogue = Epilogue(
+        residual=own, residual_out=kept, weight=norm.weight, eps=norm.eps, weight_plus_one=norm.plus_one
+    )
+    link.run(
+        "all_reduce_all_gather", _own_rows(hidden_states.to(all_rows.dtype), mine), all_rows, rows, epilogue
+    )
+    if kept is not residual:
+        both = min(mine, residual.shape[0])
+        residual[:both].copy_(kept[:both])
+    return Entered(all_rows, residual, normed=True)

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..epilogue import Epilogue
 from ..errors import Error
 from .link import Link
+from .norm import Norm
 
 logger = logging.getLogger("mixcomm.sglang")
 
@@ -143,3 +145,45 @@ def compare_scatter(
     link.run(op, mine, ours, rows)
     original(stock, mine.clone())
     _judge(link, call, op, rows, ours, stock, right)
+
+
+def compare_entry(link: Link, call: str, all_rows: torch.Tensor, rows: list[int], norm: Norm) -> None:
+    """Collective: raises Error if the new residual is not the ordered sum and the residual behind it, rounded
+    once, or if the normed rows are not those of PyTorch's arithmetic, but for one rounding.
+    """
+    if not _new_kind(call, (tuple(rows), all_rows.dtype, norm.eps, norm.plus_one)):
+        return
+    communicator = link.communicator
+    count = rows[link.dp_rank]
+    shape = all_rows.new_empty((count, *all_rows.shape[1:]))
+    mine = _random_like(shape, 201 + communicator.rank)
+    residual = _random_like(shape, 301 + communicator.dp_rank)
+    parts = _everyone(link, mine, max(max(rows), 1))
+    residuals = _everyone(link, residual, max(max(rows), 1))
+    sums = []
+    for d, number in enumerate(rows):
+        first = d * communicator.tp
+        team = [parts[first + t][:number] for t in range(communicator.tp)]
+        sums.append((_ordered_sum(team) + residuals[first][:number].float()).to(all_rows.dtype))
+    right = torch.cat(sums)
+    ours, kept = torch.empty_like(all_rows), torch.empty_like(residual)
+    epilogue = Epilogue(
+        residual=residual, residual_out=kept, weight=norm.weight, eps=norm.eps, weight_plus_one=norm.plus_one
+    )
+    link.run("all_reduce_all_gather", mine, ours, rows, epilogue)
+    before = sum(rows[: link.dp_rank])
+    exact = torch.equal(kept, right[before : before + count])
+    x = right.float()
+    weight = norm.weight.float() + (1.0 if norm.plus_one else 0.0)
+    wanted = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.eps) * weight
+    step = torch.finfo(all_rows.dtype).eps
+    near = bool(torch.allclose(ours.float(), wanted, rtol=2 * step, atol=step * 1e-3))
+    text = (
+        f"{call}, rows {rows}, {str(all_rows.dtype).removeprefix('torch.')}: residual "
+        f"{'equal to' if exact else 'NOT'} the ordered sum, normed rows "
+        f"{'' if near else 'NOT '}within a rounding"
+    )
+    if not exact or not near:
+        raise Error(f"mixcomm.sglang check, rank {communicator.rank}: {text}")
+    if communicator.rank == 0:
+        logger.info("mixcomm check: %s", text)

@@ -108,10 +108,10 @@ def gather_hidden_states_and_residual(
         and not context.force_layernorm_before_dp_gather
         and residual_input_mode != ScatterMode.SCATTERED
     ):
-        gathered = boundary.gather_sum_residual(hidden_states, residual, forward_batch, layernorm)
-        if gathered is not None:
-            hidden_states, residual = gathered
-            return (layernorm(hidden_states) if hidden_states.shape[0] != 0 else hidden_states), residual
+        entered = boundary.gather_sum_residual(hidden_states, residual, forward_batch, layernorm)
+        if entered is not None:
+            done = entered.normed or entered.rows.shape[0] == 0
+            return (entered.rows if done else layernorm(entered.rows)), entered.residual
     return original(
         hidden_states, residual, forward_batch, layernorm, context, residual_input_mode=residual_input_mode
     )

@@ -75,10 +75,9 @@ def dp_gather_sum_read(
 
     read = NORM_READOUT if read is None else read
     if not gathers_residual and not places_cp_shards and read is NORM_READOUT:
-        gathered = boundary.gather_sum_residual(hidden_states, residual, forward_batch, norm)
-        if gathered is not None:
-            hidden_states, residual = gathered
-            return read.read(hidden_states, norm)[0], residual
+        entered = boundary.gather_sum_residual(hidden_states, residual, forward_batch, norm)
+        if entered is not None:
+            return (entered.rows if entered.normed else read.read(entered.rows, norm)[0]), entered.residual
     return original(
         hidden_states,
         residual,

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from .. import torch as ops
 from ..bootstrap import from_torch
 from ..communicator import Communicator
+from ..epilogue import Epilogue
 from ..errors import Disagreement, Error, Unsupported
 from . import deployment, settings, tally
 from .versions import Hook
@@ -38,17 +39,27 @@ class Link:
         self.watch: Watch | None = None
         self.served = False
 
-    def run(self, op: str, input: torch.Tensor, out: torch.Tensor, rows: list[int]) -> None:
-        """The operation; ``input`` and ``out`` may have any strides, which is this rank's own affair."""
+    def run(
+        self,
+        op: str,
+        input: torch.Tensor,
+        out: torch.Tensor,
+        rows: list[int],
+        epilogue: Epilogue | None = None,
+    ) -> None:
+        """The operation; ``input`` and ``out`` may have any strides, which is this rank's own affair.
+
+        epilogue: its tensors are contiguous; not while code is compiled.
+        """
         input = input.contiguous()
         target = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
         if torch.compiler.is_compiling():
             getattr(ops, op)(self.number, input, rows, out=target)
         elif self.watch is None:
-            self.communicator.run(op, input, rows, out=target)
+            self.communicator.run(op, input, rows, out=target, epilogue=epilogue)
         else:
             with self.watch.lock:  # the watch looks at the communicator from a thread of its own
-                self.communicator.run(op, input, rows, out=target)
+                self.communicator.run(op, input, rows, out=target, epilogue=epilogue)
         if target is not out:
             out.copy_(target)
 

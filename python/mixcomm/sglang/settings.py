@@ -20,6 +20,7 @@ STRICT = "SGLANG_MIXED_COMM_STRICT"
 CHECK = "SGLANG_MIXED_COMM_CHECK"
 MAX_BYTES = "SGLANG_MIXED_COMM_MAX_BYTES"
 TIMEOUT = "SGLANG_MIXED_COMM_TIMEOUT"
+NORM = "SGLANG_MIXED_COMM_NORM"
 
 _YES = ("1", "true")
 _NO = ("", "0", "false")
@@ -33,6 +34,7 @@ class Settings:
     check: bool = False
     max_bytes: int = DEFAULT_MAX_BYTES
     timeout: float = DEFAULT_TIMEOUT
+    norm: bool = False
 
 
 def switched_on(environ: Mapping[str, str] | None = None) -> bool:
@@ -79,4 +81,5 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         check=_flag(environ, CHECK),
         max_bytes=int(_number(environ, MAX_BYTES, DEFAULT_MAX_BYTES, 0, "bytes")),
         timeout=_number(environ, TIMEOUT, DEFAULT_TIMEOUT, 1, "seconds"),
+        norm=_flag(environ, NORM),
     )
