@@ -19,7 +19,8 @@ trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/env"
 pip=("$folder/env/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir)
 "${pip[@]}" torch==2.14.1 transformers==5.19.0 numpy requests orjson psutil setproctitle aiohttp fastapi pyzmq \
-  pydantic pybase64 msgspec pillow tqdm packaging uvicorn uvloop ipython openai==2.8.0 einops
+  pydantic pybase64 msgspec pillow tqdm packaging uvicorn uvloop ipython openai==2.8.0 einops dill nvidia-ml-py scipy \
+  sentencepiece torchvision python-multipart httpx
 "${pip[@]}" --no-deps sglang==0.5.23
 "$folder/env/bin/python" - 2>/dev/null <<'PYTHON' | tee "$folder/seen"
 from transformers import Qwen3_5MoeTextConfig

@@ -75,7 +75,7 @@ void Epilogues::run_separately(Communicator& communicator, const Cell& cell, Con
   if (whole.quantizes()) sums = {normed_from_.data(), out.rows, hidden_, dtype_};
   const RowCounts rows{std::span<const std::size_t>(cell.rows)};
   if (has_all_rows(cell.op)) {
-    if (grid_.tp.member == 0)
+    if (grid_.tp.member == 0 || cell.op == Op::all_gather)  // which sums nothing over TP
       communicator.apply(in, {const_cast<void*>(in.data), in.rows, in.hidden, in.dtype},
                          {.epilogue = {.residual = whole.residual}});
     communicator.run(cell.op, in, sums, rows);

@@ -280,14 +280,16 @@ TEST(Choose, DependsOnWhatAWaitCosts) {
             Algorithm::one_shot);
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 4, .bytes = 1 << 20, .crowded = true}), Algorithm::two_shot);
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 20, .crowded = true}), Algorithm::two_shot);
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 20}), Algorithm::one_shot);
+  // One pass of one_shot holds 512 KiB.
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 19}), Algorithm::one_shot);
+  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = (1 << 19) + 8192}), Algorithm::two_shot);
 }
 
-/// What need not be pushed is better read, at any size.
+/// What need not be pushed, nor summed twice, is better read, at any size.
 TEST(Choose, ReadsWhereNothingIsReadManyTimes) {
   constexpr std::size_t large = std::size_t{1} << 28U;
   EXPECT_EQ(choose({.op = Op::all_gather, .dp = 2, .bytes = large, .symmetric = true}), Algorithm::one_shot);
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = large}), Algorithm::one_shot);
+  EXPECT_EQ(choose({.op = Op::all_gather, .dp = 2, .bytes = large}), Algorithm::one_shot);
   EXPECT_EQ(choose({.op = Op::reduce_scatter, .dp = 2, .bytes = large, .symmetric = true}),
             Algorithm::two_shot);
 }
@@ -301,6 +303,24 @@ Circumstances on_gpus(Op op, std::size_t rows_each, Link link) {
           .largest_block_bytes = rows_each * 8192,
           .backend = BackendKind::cuda,
           .link = link};
+}
+
+TEST(Choose, FinishesRowsOnceWhereThatPays) {
+  constexpr std::size_t row = 8192;
+  constexpr auto in = Op::all_reduce_all_gather;
+  constexpr auto out = Op::reduce_scatter_all_reduce;
+  for (const bool crowded : {false, true}) {
+    EXPECT_EQ(choose({.op = in, .tp = 2, .dp = 2, .bytes = 2 * row, .crowded = crowded, .epilogue = true}),
+              Algorithm::two_shot);
+    EXPECT_EQ(choose({.op = out, .tp = 2, .dp = 2, .bytes = 2 * row, .crowded = crowded, .epilogue = true}),
+              Algorithm::one_shot);
+  }
+  EXPECT_EQ(choose({.op = in, .tp = 2, .bytes = row, .symmetric = true, .epilogue = true}),
+            Algorithm::one_shot);
+  EXPECT_EQ(choose({.op = in, .tp = 2, .bytes = 4 * row, .symmetric = true, .epilogue = true}),
+            Algorithm::two_shot);
+  EXPECT_EQ(choose({.op = out, .tp = 2, .dp = 2, .bytes = 4 * row, .crowded = true, .epilogue = true}),
+            Algorithm::two_shot);
 }
 
 TEST(Choose, OnGpusGoesByTheirLink) {

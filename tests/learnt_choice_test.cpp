@@ -73,6 +73,27 @@ TEST(LearntChoiceTest, ColdCallsAndInterruptionsDoNotCount) {
   EXPECT_GT(team.run(120, costs).at(one_shot), 110);
 }
 
+/// What calls take varies far more than what is to be told apart. Whichever is named first.
+TEST(LearntChoiceTest, TellsATenthApartWhereCallsVaryByAThird) {
+  for (const Algorithm best : all) {
+    Team team(2);
+    std::uint32_t random = 1;
+    const auto next = [&](std::uint64_t below) {
+      random = random * 1664525U + 1013904223U;
+      return (random >> 16U) % below;
+    };
+    int right = 0;
+    constexpr int calls = 6000;
+    for (int call = 0; call < calls; ++call) {
+      std::map<Algorithm, std::uint64_t> costs;
+      for (const Algorithm each : all)
+        costs[each] = (each == best ? 10 : 11) * (85 + next(30)) * (next(20) == 0 ? 30 : 1);
+      right += team.run(1, costs).contains(best) ? 1 : 0;
+    }
+    EXPECT_GT(right, calls * 93 / 100) << name(best);
+  }
+}
+
 TEST(LearntChoiceTest, BeginsWithTheFirstAndKeepsItWhereOthersAreAsGood) {
   Team team(2);
   EXPECT_EQ(team.run(5, {{one_shot, 100}, {two_shot, 98}, {composed, 99}}),

@@ -33,7 +33,7 @@ std::vector<Flavour> flavours(bool crowded) {
   mpich.settings.push_back({"default", {"-bind-to", "none"}, {}});
   if (crowded)
     mpich.settings.push_back({"yielding", {"-bind-to", "none"}, {{"MPIR_CVAR_POLLS_BEFORE_YIELD", "1"}}});
-  // One setting each: they have no others that matter on one host.
+  // One setting each, but for oneCCL's: they have no others that matter on one host.
   const auto peer = [](std::string name, bool one_team_alone) {
     const char* python = std::getenv("MIXCOMM_PEER_PYTHON");
     std::error_code ignored;
@@ -47,7 +47,10 @@ std::vector<Flavour> flavours(bool crowded) {
                    .is_mpi = false,
                    .one_team_alone = one_team_alone};
   };
-  return {openmpi, mpich, peer("deepspeed", true), peer("vllm", false), peer("gloo", false)};
+  Flavour oneccl = peer("oneccl", false);
+  oneccl.settings.push_back(
+      {"no worker thread", oneccl.settings.front().arguments, {{"CCL_WORKER_OFFLOAD", "0"}}});
+  return {openmpi, mpich, peer("deepspeed", true), peer("vllm", false), oneccl, peer("gloo", false)};
 }
 
 const std::vector<Flavour>& all_flavours(bool crowded) {

@@ -114,6 +114,16 @@ class BasicBlocks {
       covered_[d] = static_cast<std::uint32_t>(covered.size);
     }
   }
+  /// Covers piece `piece(d)` of block d from here on.
+  template <class Piece>
+  MIXCOMM_HD void cover_each(const Piece& piece) {
+    MIXCOMM_ROLLED
+    for (int d = 0; d < dp_; ++d) {
+      const Range covered = piece_of(full_size(d), size_[d], piece(d));
+      begin_[d] = covered.begin;
+      covered_[d] = static_cast<std::uint32_t>(covered.size);
+    }
+  }
 
   [[nodiscard]] MIXCOMM_HD int dp() const { return dp_; }
   /// The number of elements that the blocks were cut at multiples of.

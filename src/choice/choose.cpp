@@ -19,9 +19,11 @@ bool sums_over_tp(const Circumstances& c) {
 /// two_shot's second wait.
 std::size_t worth_a_wait_bytes(const Circumstances& c) {
   // What is read is not taken back from the reader's cache, as it is when it is pushed there. So where
-  // nothing is read twice of what is staged anyway, or by two ranks that have a processor each, one_shot is
-  // quicker at any size.
-  if (!c.symmetric && (c.tp == 1 || (c.tp == 2 && !c.crowded))) return any;
+  // nothing is read twice of what is staged anyway one_shot is quicker at any size, and between two ranks
+  // that have a processor each as long as one pass holds it all: with several, that two_shot stages half as
+  // much counts for more.
+  if (!c.symmetric && c.tp == 1) return any;
+  if (!c.symmetric && c.tp == 2 && !c.crowded) return std::size_t{1} << 20U;
   if (c.crowded) return std::size_t{64} << 10U;
   if (!c.symmetric) return std::size_t{16} << 10U;
   return shape_of(c.op).gathers && !sums_over_tp(c) ? any : 0;
@@ -32,13 +34,15 @@ std::size_t bytes_read(const Circumstances& c) {
   return c.bytes * static_cast<std::size_t>(sums_over_tp(c) ? c.tp : 1);
 }
 
-/// On CPUs finishing a row takes longer than summing it. Where rows are gathered, every rank finishes all of
-/// them in one_shot, and in two_shot each is finished once. Up to a row or two for each rank a wait costs
-/// more than their TP ranks save.
+/// On CPUs finishing a row takes longer than summing it. Where rows are gathered over dp, every rank finishes
+/// all of them in one_shot, and in two_shot each is finished once. Else TP ranks save that, which pays for a
+/// wait from a row or two for each on; but two ranks with a processor each, and plain buffers, go by the
+/// sums.
 constexpr std::size_t rows_worth_sharing_bytes = std::size_t{32} << 10U;
 Algorithm choose_to_finish(const Circumstances& c, Algorithm to_sum) {
   if (shape_of(c.op).gathers && shape_of(c.op).team != TeamKind::tp && c.dp > 1) return Algorithm::two_shot;
-  return bytes_read(c) <= rows_worth_sharing_bytes ? Algorithm::one_shot : to_sum;
+  if (bytes_read(c) <= rows_worth_sharing_bytes) return Algorithm::one_shot;
+  return c.crowded ? Algorithm::two_shot : to_sum;
 }
 
 Algorithm tuned_algorithm(const Circumstances& c) {
@@ -51,7 +55,7 @@ Algorithm choose(const Circumstances& c) {
   if (const Algorithm tuned = tuned_algorithm(c); tuned != Algorithm::automatic) return tuned;
   if (c.backend == BackendKind::cuda) return choose_on_gpus(c);
   const Algorithm to_sum = bytes_read(c) <= worth_a_wait_bytes(c) ? Algorithm::one_shot : Algorithm::two_shot;
-  return c.epilogue && !c.crowded ? choose_to_finish(c, to_sum) : to_sum;
+  return c.epilogue ? choose_to_finish(c, to_sum) : to_sum;
 }
 
 LaunchShape choose_shape(const Circumstances& c, Algorithm algorithm) {
@@ -66,7 +70,7 @@ std::string why_chosen(const Circumstances& c) {
   if (const Algorithm tuned = tuned_algorithm(c); tuned != Algorithm::automatic)
     return fmt::format("{} was quicker for {} bytes when this grid was tuned", name(tuned), c.bytes);
   if (c.backend == BackendKind::cuda) return why_on_gpus(c);
-  if (c.epilogue && !c.crowded)
+  if (c.epilogue)
     return choose(c) == Algorithm::two_shot
                ? "in two_shot each row is normed once, in one_shot by every rank that gets it"
                : fmt::format("one_shot would read {} bytes per rank to save a wait", bytes_read(c));

@@ -7,12 +7,6 @@
 namespace mixcomm {
 namespace {
 
-/// From which call on which work is done by which algorithm.
-std::uint64_t pack(std::uint32_t call, std::size_t work, Algorithm algorithm) {
-  return static_cast<std::uint64_t>(call) << 32U | static_cast<std::uint64_t>(work) << 8U |
-         static_cast<std::uint64_t>(algorithm);
-}
-
 std::size_t number(Algorithm algorithm) {
   return static_cast<std::size_t>(algorithm);
 }
@@ -20,7 +14,10 @@ std::size_t number(Algorithm algorithm) {
 }  // namespace
 
 LearntChoice::LearntChoice(std::vector<LearningNotes*> notes, int member)
-    : notes_(std::move(notes)), member_(member), known_(ops * 4 * sizes) {}
+    : notes_(std::move(notes)),
+      member_(member),
+      announcements_(notes_.front()->changes),
+      known_(ops * 4 * sizes) {}
 
 std::size_t LearntChoice::index(const Work& work) {
   const std::size_t kind =
@@ -29,12 +26,8 @@ std::size_t LearntChoice::index(const Work& work) {
 }
 
 Algorithm LearntChoice::begin(const Work& work, std::span<const Algorithm> candidates) {
-  ++calls_;
-  const std::size_t parity = calls_ % 2;
-  auto& changes = notes_.front()->changes;
-  const std::uint64_t said = changes[1 - parity].load(std::memory_order_acquire);
-  if (said != 0 && static_cast<std::uint32_t>(said >> 32U) == calls_)
-    known_[said >> 8U & 0xFFFFFFU].runs = static_cast<Algorithm>(said & 0xFFU);
+  if (const auto change = announcements_.begin())
+    known_[change->work].runs = static_cast<Algorithm>(change->way);
 
   const std::size_t which = index(work);
   Known& known = known_[which];
@@ -42,19 +35,19 @@ Algorithm LearntChoice::begin(const Work& work, std::span<const Algorithm> candi
   const auto found = std::find(candidates.begin(), candidates.end(), known.runs);
   const Algorithm runs = found == candidates.end() ? candidates.front() : known.runs;
   if (member_ == 0) {
-    learn(ran_[parity], parity);
+    learn(ran_[announcements_.parity()]);
     ++known.calls;
     if (const Algorithm wanted = next(known, candidates); wanted != runs)
-      changes[parity].store(pack(calls_ + 1, which, wanted), std::memory_order_release);
+      announcements_.announce({which, static_cast<std::uint8_t>(wanted)});
   }
-  ran_[parity] = {which, runs};
+  ran_[announcements_.parity()] = {which, runs};
   return runs;
 }
 
 Algorithm LearntChoice::next(const Known& known, std::span<const Algorithm> candidates) {
   const std::size_t count = candidates.size();
   if (known.calls < first_calls * count) return candidates[known.calls / first_calls];
-  const auto cost = [&](Algorithm each) { return known.cost[number(each)]; };
+  const auto cost = [&](Algorithm each) { return known.costs[number(each)].typical; };
   Algorithm best = candidates.front();
   for (const Algorithm each : candidates)
     // By 3 %, so that what is as good does not change all the time.
@@ -67,25 +60,30 @@ Algorithm LearntChoice::next(const Known& known, std::span<const Algorithm> cand
 }
 
 void LearntChoice::note(std::uint64_t cost) {
-  notes_[static_cast<std::size_t>(member_)]->took[calls_ % 2].store(cost, std::memory_order_release);
+  notes_[static_cast<std::size_t>(member_)]->took[announcements_.parity()].store(cost,
+                                                                                 std::memory_order_release);
 }
 
-void LearntChoice::learn(const Ran& ran, std::size_t parity) {
+void LearntChoice::learn(const Ran& ran) {
   if (ran.algorithm == Algorithm::automatic) return;
   std::uint64_t cost = 1;
   for (const LearningNotes* each : notes_)
-    cost = std::max(cost, each->took[parity].load(std::memory_order_acquire));
-  Known& of_work = known_[ran.work];
-  std::uint64_t& known = of_work.cost[number(ran.algorithm)];
-  std::uint32_t& heard = of_work.heard[number(ran.algorithm)];
-  // The first ones find memory and caches cold: the quickest of them counts. Then towards the median: an
-  // interruption takes hundreds of times as long, and counts like any that is slower.
-  const std::uint64_t step = known / 8 + 1;
-  if (heard < first_calls)
-    known = heard == 0 ? cost : std::min(known, cost);
-  else
-    known = std::clamp(cost, known - std::min(step, known - 1), known + step);
-  if (heard < first_calls) ++heard;
+    cost = std::max(cost, each->took[announcements_.parity()].load(std::memory_order_acquire));
+  known_[ran.work].costs[number(ran.algorithm)].hear(cost);
+}
+
+void LearntChoice::Costs::hear(std::uint64_t cost) {
+  last[heard % last.size()] = cost;
+  ++heard;
+  if (heard <= first_calls) {
+    typical = heard == 1 ? cost : std::min(typical, cost);
+    return;
+  }
+  auto some = last;
+  const auto end = some.begin() + std::min<std::ptrdiff_t>(heard, static_cast<std::ptrdiff_t>(some.size()));
+  const auto middle = some.begin() + (end - some.begin()) / 2;
+  std::nth_element(some.begin(), middle, end);
+  typical = *middle;
 }
 
 }  // namespace mixcomm

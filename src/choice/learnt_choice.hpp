@@ -9,26 +9,21 @@
 #include <span>
 #include <vector>
 
+#include "choice/announcements.hpp"
 #include "mixcomm/operation.hpp"
 
 namespace mixcomm {
 
-/// What one member of a team tells the others, in memory that all share and that is zero at first. Each note
-/// exists twice, for calls with even and with odd numbers: one is written while the other may still be read.
+/// What a member of a team says, in memory that all of them share, zeroed at first.
 struct LearningNotes {
-  /// Written by the first member: what later calls are to run.
-  alignas(128) std::array<std::atomic<std::uint64_t>, 2> changes{};
-  /// Written by each member: how long the call took on it.
+  /// The first member: what changes.
+  Announcements::Board changes;
+  /// Each member: what the call took on it, by the parity of the call in which it is written.
   alignas(128) std::array<std::atomic<std::uint64_t>, 2> took{};
 };
 
-/// Ranks must run the same algorithm, and none can wait to be told. So the team's first member decides for
-/// later calls: what it writes before it enters call n holds from call n + 1 on, and every member reads it
-/// there. It is there by then, because call n has a meeting that the first member enters after it has
-/// written; and it is not overwritten before all have read it, because that happens before call n + 2, for
-/// which the first member must have met all in call n + 1. In the same way it reads, before call n, what call
-/// n - 2 took on the slowest member. While nothing changes nothing is announced, and the line stays in
-/// everyone's cache.
+/// The team's first member decides (Announcements). What it reads before call n is what call n - 2 took on
+/// the slowest member: by then all have written it.
 ///
 /// Only algorithms that give the same bits are candidates, so results do not depend on what is learnt.
 class LearntChoice {
@@ -61,11 +56,19 @@ class LearntChoice {
   static constexpr std::uint32_t trial_period = 64;  ///< then, in each run of this many calls, ...
   static constexpr std::uint32_t trial_calls = 2;    ///< ... this many try another candidate
 
+  /// What an algorithm took in its last calls. Each varies by more than algorithms differ, and an
+  /// interruption takes hundreds of times as long: so the median counts. The first ones find memory and
+  /// caches cold: of them the quickest.
+  struct Costs {
+    std::array<std::uint64_t, 17> last{};
+    std::uint32_t heard = 0;
+    std::uint64_t typical = 0;  ///< 0: not known
+    void hear(std::uint64_t cost);
+  };
   struct Known {
-    Algorithm runs = Algorithm::automatic;          ///< automatic: the first candidate
-    std::uint32_t calls = 0;                        ///< of this work
-    std::array<std::uint64_t, algorithms> cost{};   ///< by algorithm, about the median; 0: not known
-    std::array<std::uint32_t, algorithms> heard{};  ///< of how many calls
+    Algorithm runs = Algorithm::automatic;  ///< automatic: the first candidate
+    std::uint32_t calls = 0;                ///< of this work
+    std::array<Costs, algorithms> costs{};  ///< by algorithm
   };
   /// A call of this team.
   struct Ran {
@@ -77,12 +80,12 @@ class LearntChoice {
   [[nodiscard]] static Algorithm next(const Known& known, std::span<const Algorithm> candidates);
 
   /// Takes in what that call took on the slowest member.
-  void learn(const Ran& ran, std::size_t parity);
+  void learn(const Ran& ran);
 
   std::vector<LearningNotes*> notes_;
   int member_;
-  std::uint32_t calls_ = 0;  ///< of the team, modulo 2^32
-  std::array<Ran, 2> ran_;   ///< the last two calls, by the parity of their numbers
+  Announcements announcements_;
+  std::array<Ran, 2> ran_;  ///< the last ones, by parity
   std::vector<Known> known_;
 };
 

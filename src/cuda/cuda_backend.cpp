@@ -15,7 +15,10 @@
 #include "cuda/launch.hpp"
 #include "cuda/links.hpp"
 #include "cuda/nccl_collectives.hpp"
+#include "cuda/row_kernels.hpp"
+#include "cuda/row_launch.hpp"
 #include "cuda/symmetric_memory.hpp"
+#include "environment.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cuda {
@@ -140,12 +143,15 @@ class CudaBackend final : public Backend {
 
   void run(Call& call) override {
     failure_.rethrow();
-    if (call.epilogue.any() || call.dtype == DType::fp8_e4m3) refuse_epilogue(name(call.record.op));
+    if (call.dtype == DType::fp8_e4m3) take_in_pairs(call);
     check_alignment(call);
     const UseDevice use(device_);
     const auto stream = static_cast<cudaStream_t>(call.stream);
     const Grid grid = grid_of(grid_, call.team);
-    if (grid.world.size == 1 && call.device_rows == nullptr) {  // one block, and nothing to add to it
+    const bool then_more = call.epilogue.any();
+    if (then_more) need_epilogues();
+    if (grid.world.size == 1 && call.device_rows == nullptr &&
+        !then_more) {  // one block, and nothing to add to it
       if (call.in != call.out)
         check(cudaMemcpyAsync(call.out, call.in, call.blocks.elements() * size_of(call.dtype),
                               cudaMemcpyDeviceToDevice, stream),
@@ -153,8 +159,8 @@ class CudaBackend final : public Backend {
       return;
     }
 
-    Arguments a = arguments(call, grid);
     if (*options_.check_agreement) {
+      Arguments a = arguments(call, grid);
       RecordWords mine{};
       std::memcpy(mine.word, &call.record, sizeof(mine));
       std::array<void*, 2> parameters{&a, &mine};
@@ -162,6 +168,52 @@ class CudaBackend final : public Backend {
                              stream),
             "launching the comparison of calls");
     }
+    if (then_more)
+      run_rows(call, grid, stream, false);
+    else
+      run_elements(call, grid, stream);
+  }
+
+  /// As an operation of one rank, which nobody else hears of.
+  void apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* stream) override {
+    failure_.rethrow();
+    need_epilogues();
+    Call call;
+    call.algorithm = Algorithm::one_shot;
+    call.dtype = in.dtype;
+    call.in = in.data;
+    call.out = out.data;
+    call.blocks = Blocks(1, [&](int) { return in.elements(); });
+    call.hidden = in.hidden;
+    call.epilogue = epilogue;
+    call.record.op = Op::all_reduce;
+    check_alignment(call);
+    const UseDevice use(device_);
+    const Team alone = Team::alone(grid_.rank());
+    run_rows(call, {alone, alone, alone}, static_cast<cudaStream_t>(stream), true);
+  }
+
+  void run_nccl(const Call& call) override {
+    if (call.epilogue.any() || call.dtype == DType::fp8_e4m3)
+      throw Unsupported(
+          fmt::format("{}: algorithm nccl has no epilogues; use another one, or NCCL's sum and then apply()",
+                      name(call.record.op)));
+    if (nccl_ == nullptr) return Backend::run_nccl(call);
+    const UseDevice use(device_);
+    nccl_->run(call);
+  }
+
+ private:
+  static void need_epilogues() {
+    static const bool enabled = cuda_epilogues_enabled();
+    if (!enabled)
+      throw Unsupported(
+          "epilogues on CUDA have not been run on a GPU yet, and are off; do without, or set "
+          "MIXCOMM_ENABLE=cuda_epilogues on all ranks to try them");
+  }
+
+  void run_elements(const Call& call, const Grid& grid, cudaStream_t stream) const {
+    Arguments a = arguments(call, grid);
     const bool direct = a.in_view.first != nullptr && a.out_view.first != nullptr;
     const Launch launch = launch_for(call, grid, direct, limits_);
     a.passes = static_cast<std::uint32_t>(launch.passes);
@@ -169,27 +221,56 @@ class CudaBackend final : public Backend {
     a.blocks = launch.blocks;
     launch_kernel(tables_[static_cast<std::size_t>(call.dtype)]
                       .kernel[call.gathers ? 1 : 0][static_cast<int>(launch.way)],
-                  launch, a, stream);
+                  {launch.lanes, launch.threads, 0}, &a, stream);
   }
 
-  void apply(const Epilogue& /*epilogue*/, const ConstTensor& /*in*/, const Tensor& /*out*/,
-             void* /*stream*/) override {
-    refuse_epilogue("apply");
+  /// `local`: by this rank alone, whose counters stay as they are.
+  void run_rows(const Call& call, const Grid& grid, cudaStream_t stream, bool local) const {
+    const Epilogue& epilogue = call.epilogue;
+    const RowLaunch launch = row_launch_for(call, grid, limits_);
+    RowArguments a;
+    a.call = arguments(call, grid);
+    a.call.in_view = a.call.out_view = {};  // messages touch no buffer of another rank
+    a.call.hidden = 1;
+    a.call.passes = static_cast<std::uint32_t>(launch.passes);
+    a.call.workspace.lane_bytes = launch.lane_bytes;
+    a.call.blocks = launch.blocks;
+    a.epilogue = {.residual = epilogue.residual.data,
+                  .residual_out = epilogue.residual_out.data,
+                  .weight = epilogue.norms() ? epilogue.weight.data : nullptr,
+                  .scales = epilogue.scales,
+                  .fixed_scale = epilogue.fixed_scale,
+                  .eps = epilogue.eps,
+                  .adds = epilogue.adds(),
+                  .keeps = epilogue.keeps(),
+                  .weight_plus_one = epilogue.weight_plus_one,
+                  .quantize = epilogue.quantize};
+    a.images = launch.images;
+    a.hidden = static_cast<std::uint32_t>(call.hidden);
+    a.weight_bytes = static_cast<std::uint32_t>(launch.weight_bytes);
+    a.rows_at_once = launch.rows_at_once;
+    a.gathers = call.gathers;
+    a.one_shot = call.algorithm != Algorithm::two_shot;
+    a.images_in_workspace = launch.images_in_workspace;
+    a.local = local;
+    launch_kernel(
+        row_tables_[static_cast<std::size_t>(call.dtype)].kernel[static_cast<std::size_t>(launch.wire)],
+        {launch.lanes, launch.threads, launch.shared_bytes}, &a, stream);
   }
 
-  void run_nccl(const Call& call) override {
-    if (call.epilogue.any()) refuse_epilogue("algorithm nccl");
-    if (nccl_ == nullptr) return Backend::run_nccl(call);
-    const UseDevice use(device_);
-    nccl_->run(call);
-  }
-
- private:
-  [[noreturn]] static void refuse_epilogue(std::string_view what) {
-    throw Unsupported(fmt::format(
-        "{}: backend cuda has no kernels for epilogues; call the operation without one, and add and norm by "
-        "kernels of your own",
-        what));
+  /// FP8 is never summed, only gathered, bit by bit: as elements of two bytes.
+  static void take_in_pairs(Call& call) {
+    bool even = reinterpret_cast<std::uintptr_t>(call.in) % 2 == 0 &&
+                reinterpret_cast<std::uintptr_t>(call.out) % 2 == 0;
+    for (int d = 0; d < call.blocks.dp(); ++d) even = even && call.blocks.full_size(d) % 2 == 0;
+    if (!even)
+      throw Unsupported(
+          fmt::format("{}: algorithm composed gathers FP8 rows of hidden {} on CUDA two bytes at a time, so "
+                      "rows and tensors must begin at even addresses; use auto, one_shot or two_shot",
+                      name(call.record.op), call.hidden));
+    const Blocks bytes = call.blocks;
+    call.blocks.assign(bytes.dp(), [&](int d) { return bytes.full_size(d) / 2; });
+    call.dtype = DType::bf16;
   }
 
   static constexpr std::size_t memory_bytes = round_up(sizeof(RankMemory), 4096);
@@ -198,17 +279,20 @@ class CudaBackend final : public Backend {
   /// for it.
   void load_kernels() {
     tables_ = {kernel_table<bf16>(), kernel_table<fp16>(), kernel_table<float>()};
+    row_tables_ = {row_kernel_table<bf16>(), row_kernel_table<fp16>(), row_kernel_table<float>()};
     cudaFuncAttributes attributes{};
     check(cudaFuncGetAttributes(&attributes, agreement_kernel()), "loading a kernel");
     // Kernels built for older devices do not wait for the one before, so they must not come early.
     overlaps_launches_ = true;
+    const auto load = [&](void* kernel) {
+      if (kernel == nullptr) return;
+      check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel");
+      overlaps_launches_ = overlaps_launches_ && attributes.ptxVersion >= 90;
+    };
     for (const KernelTable& table : tables_)
-      for (const auto& row : table.kernel)
-        for (void* kernel : row) {
-          if (kernel == nullptr) continue;
-          check(cudaFuncGetAttributes(&attributes, kernel), "loading a kernel");
-          overlaps_launches_ = overlaps_launches_ && attributes.ptxVersion >= 90;
-        }
+      for (const auto& row : table.kernel) std::for_each(std::begin(row), std::end(row), load);
+    for (const RowKernelTable& table : row_tables_)
+      std::for_each(std::begin(table.kernel), std::end(table.kernel), load);
   }
 
   /// Where peers find a symmetric buffer of mine; empty for one that must be staged. A pack of 16 bytes must
@@ -231,12 +315,18 @@ class CudaBackend final : public Backend {
 
   /// Host-side rule of the kernels' element by element copies.
   static void check_alignment(const Call& call) {
-    for (const void* data : {call.in, static_cast<const void*>(call.out)})
-      if (reinterpret_cast<std::uintptr_t>(data) % size_of(call.dtype) != 0)
+    const std::size_t element = size_of(call.dtype);
+    const Epilogue& epilogue = call.epilogue;
+    for (const auto& [data, bytes] : {std::pair<const void*, std::size_t>{call.in, element},
+                                      {call.out, epilogue.quantizes() ? std::size_t{1} : element},
+                                      {epilogue.residual.data, element},
+                                      {epilogue.residual_out.data, element},
+                                      {epilogue.weight.data, element}})
+      if (reinterpret_cast<std::uintptr_t>(data) % bytes != 0)
         throw InvalidArgument(
             fmt::format("{}: the tensor at {} is not aligned to its {}-byte elements, as tensors on "
                         "CUDA must be; pass memory that is",
-                        name(call.record.op), data, size_of(call.dtype)));
+                        name(call.record.op), data, bytes));
   }
 
   [[nodiscard]] Arguments arguments(const Call& call, const Grid& grid) const {
@@ -268,17 +358,24 @@ class CudaBackend final : public Backend {
     return a;
   }
 
-  void launch_kernel(void* kernel, const Launch& launch, Arguments& a, cudaStream_t stream) const {
+  struct Extent {
+    int lanes;
+    int threads;
+    std::size_t shared_bytes;
+  };
+  /// `arguments`: what the kernel takes.
+  void launch_kernel(void* kernel, const Extent& extent, void* arguments, cudaStream_t stream) const {
     cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(launch.lanes));
-    config.blockDim = dim3(static_cast<unsigned>(launch.threads));
+    config.gridDim = dim3(static_cast<unsigned>(extent.lanes));
+    config.blockDim = dim3(static_cast<unsigned>(extent.threads));
+    config.dynamicSmemBytes = extent.shared_bytes;
     config.stream = stream;
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
     config.attrs = &attribute;
     config.numAttrs = overlaps_launches_ ? 1 : 0;
-    std::array<void*, 1> parameters{&a};
+    std::array<void*, 1> parameters{arguments};
     check(cudaLaunchKernelExC(&config, kernel, parameters.data()), "launching an operation");
   }
 
@@ -292,6 +389,7 @@ class CudaBackend final : public Backend {
   Slices workspace_;
   Workspace layout_;  ///< of a team kind's workspace; `first` and `lane_bytes` are left out
   std::array<KernelTable, 3> tables_{};  ///< by dtype
+  std::array<RowKernelTable, 3> row_tables_{};
   bool overlaps_launches_ = false;
   Allocations<View> allocations_;  ///< each as a view from its first byte on
   std::unique_ptr<NcclCollectives> nccl_;

@@ -60,12 +60,6 @@ __device__ inline void touch(const Arguments& a) {
   ptx::keep(seen);
 }
 
-__device__ inline LaneState load_state(const LaneState& kept) {
-  std::uint32_t words[4];
-  ptx::load_once(&kept, words);
-  return {words[0] | static_cast<std::uint64_t>(words[1]) << 32U, words[2], words[3]};
-}
-
 template <class T, bool gathers, Way way>
 __global__ void __launch_bounds__(most_threads_of(way), lanes_per_sm<way>)
     operation(const __grid_constant__ Arguments a) {

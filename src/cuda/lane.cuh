@@ -8,6 +8,12 @@
 
 namespace mixcomm::cuda {
 
+__device__ inline LaneState load_state(const LaneState& kept) {
+  std::uint32_t words[4];
+  ptx::load_once(&kept, words);
+  return {words[0] | static_cast<std::uint64_t>(words[1]) << 32U, words[2], words[3]};
+}
+
 class Lane {
  public:
   __device__ Lane(const Arguments& arguments, const LaneBlocks& blocks) : a_(arguments), b_(blocks) {}

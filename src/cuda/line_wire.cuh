@@ -3,6 +3,7 @@
 // as well), not what PTX promises. So lines are for ranks that share a GPU, or whose GPUs NVLink joins.
 #pragma once
 
+#include "cuda/ptx.cuh"
 #include "cuda/user_tile.cuh"
 
 namespace mixcomm::cuda {

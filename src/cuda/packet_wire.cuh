@@ -2,6 +2,7 @@
 // PTX's memory model promises that they stay together, on any link.
 #pragma once
 
+#include "cuda/ptx.cuh"
 #include "cuda/user_tile.cuh"
 
 namespace mixcomm::cuda {

@@ -109,6 +109,15 @@ __device__ inline void store_multicast(void* address, const std::uint32_t (&word
 #endif
 }
 
+#if __CUDA_ARCH__ >= 890
+/// Two numbers as E4M3: the nearest, ties to even, at most 448; 7F for a NaN.
+__device__ inline std::uint32_t to_fp8_pair(float low, float high) {
+  std::uint16_t pair = 0;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+#endif
+
 /// Has the compiler compute `value`, though nothing uses it.
 __device__ inline void keep(std::uint32_t value) {
   asm volatile("" ::"r"(value));

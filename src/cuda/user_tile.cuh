@@ -16,6 +16,9 @@ __device__ inline std::uint32_t bits_of(bf16 x) {
 __device__ inline std::uint32_t bits_of(fp16 x) {
   return x.bits;
 }
+__device__ inline std::uint32_t bits_of(fp8_e4m3 x) {
+  return x.bits;
+}
 __device__ inline void set_bits(float& x, std::uint32_t bits) {
   x = __uint_as_float(bits);
 }
@@ -24,6 +27,9 @@ __device__ inline void set_bits(bf16& x, std::uint32_t bits) {
 }
 __device__ inline void set_bits(fp16& x, std::uint32_t bits) {
   x.bits = static_cast<std::uint16_t>(bits);
+}
+__device__ inline void set_bits(fp8_e4m3& x, std::uint32_t bits) {
+  x.bits = static_cast<std::uint8_t>(bits);
 }
 
 /// The first `count` elements at `from`, of at most 16 bytes; 0 behind them. A loop, since what is rare

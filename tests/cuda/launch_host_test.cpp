@@ -1,7 +1,11 @@
 // How many lanes, threads and passes a CUDA operation takes. No GPU is needed.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "cuda/launch.hpp"
+#include "cuda/row_launch.hpp"
+#include "mixcomm/error.hpp"
 
 namespace mixcomm::cuda {
 namespace {
@@ -83,6 +87,107 @@ TEST(Launch, ManyLinesTakeTwoAtATimeAndAllThreads) {
   EXPECT_EQ(launch(Op::reduce_scatter_all_reduce, two_shot, both, 16).threads, 256);
   EXPECT_EQ(launch(Op::reduce_scatter_all_reduce, two_shot, both, 64).threads, 512);
   EXPECT_EQ(launch(Op::reduce_scatter_all_reduce, one_shot, Grid::of(1, 4, 0), 16).threads, 512);
+}
+
+/// A call with an epilogue, whose pointers nobody follows.
+Call row_call(Op op, Algorithm algorithm, Protocol protocol, DType dtype, const Grid& grid, std::size_t rows,
+              std::size_t hidden, Quantize quantize) {
+  Call call = call_of(op, algorithm, protocol, dtype, grid, 0);
+  call.blocks = Blocks(grid.dp.size, [&](int d) { return (d == 0 ? rows : rows / 2) * hidden; });
+  call.hidden = hidden;
+  call.epilogue.residual = call.epilogue.residual_out = {nullptr, rows, hidden, dtype};
+  call.epilogue.weight = {nullptr, 1, hidden, dtype};
+  call.epilogue.quantize = quantize;
+  return call;
+}
+
+/// What a pass of a lane takes of the larger area, counted row by row.
+std::size_t bytes_of_pass(const Call& call, const Grid& grid, const RowLaunch& launch) {
+  const std::size_t data = launch.wire == Wire::lines ? 120 : 8;
+  const std::size_t carried = launch.wire == Wire::lines ? 128 : 16;
+  const auto on_wire = [&](std::size_t bytes) { return (bytes + data - 1) / data * carried; };
+  const std::size_t row = on_wire(call.hidden * size_of(call.dtype));
+  const std::size_t scales = scales_per_row(call.epilogue.quantize, call.hidden);
+  const std::size_t out =
+      call.epilogue.quantizes() ? on_wire(call.hidden) + on_wire(scales * sizeof(float)) : row;
+  const bool one_shot = call.algorithm == Algorithm::one_shot;
+  std::size_t all = 0;
+  std::size_t longest = 0;
+  for (int d = 0; d < launch.blocks.dp(); ++d) {
+    const std::size_t rows = launch.blocks.packed_end(d) - launch.blocks.start(Coordinates::packed, d);
+    all += rows;
+    longest = std::max(longest, rows);
+  }
+  if (grid.world.size == 1) return 0;
+  const auto tp = static_cast<std::size_t>(grid.tp.size);
+  const auto world = static_cast<std::size_t>(grid.world.size);
+  if (one_shot && call.gathers) return (tp + (grid.dp.size > 1 ? 1 : 0)) * all * row;
+  if (one_shot) return world * longest * row;
+  const std::size_t summed = (call.gathers ? tp : world) * ((longest + tp - 1) / tp) * row;
+  return std::max(summed, (call.gathers ? all : longest) * out + longest * row);
+}
+
+/// Every grid, row and workspace: what a pass sends fits a lane's part of each area, its images fit shared
+/// memory or that part, and rows that cannot are refused.
+TEST(RowLaunches, EveryRowFitsOrIsRefused) {
+  int refused = 0;
+  int launched = 0;
+  for (const auto& [tp, dp] : {std::pair{1, 1}, {2, 1}, {1, 2}, {2, 2}, {4, 2}, {3, 5}, {1, 16}, {16, 1}})
+    for (const int lanes : {1, 3, 22, most_lanes})
+      for (const std::size_t workspace :
+           {std::size_t{64} << 10U, std::size_t{1} << 20U, std::size_t{4} << 20U})
+        for (const Protocol protocol : {Protocol::packets, Protocol::lines, Protocol::barriers})
+          for (const Op op : {Op::all_reduce_all_gather, Op::reduce_scatter_all_reduce})
+            for (const Algorithm algorithm : {Algorithm::one_shot, Algorithm::two_shot})
+              for (const DType dtype : {DType::bf16, DType::fp32})
+                for (const Quantize quantize :
+                     {Quantize::none, Quantize::per_token, Quantize::per_128_columns})
+                  for (const std::size_t hidden : {1UL, 130UL, 2880UL, 7168UL, 30000UL})
+                    for (const std::size_t rows : {1UL, 7UL, 1000UL}) {
+                      const Grid grid = Grid::of(tp, dp, 0);
+                      const LaunchLimits limits = limits_for(lanes, workspace, true);
+                      const Call call =
+                          row_call(op, algorithm, protocol, dtype, grid, rows, hidden, quantize);
+                      RowLaunch launch;
+                      try {
+                        launch = row_launch_for(call, grid, limits);
+                      } catch (const InvalidArgument&) {
+                        ++refused;
+                        // A row of each source in packets is four times the row at most.
+                        EXPECT_GT(static_cast<std::size_t>(tp * dp + 1) * 5 * (hidden * size_of(dtype) + 128),
+                                  workspace);
+                        continue;
+                      }
+                      ++launched;
+                      ASSERT_LE(launch.lanes, limits.most_lanes);
+                      ASSERT_LE(static_cast<std::size_t>(launch.lanes), launch.blocks.elements());
+                      ASSERT_EQ(launch.wire, protocol == Protocol::packets ? Wire::packets : Wire::lines);
+                      ASSERT_EQ(launch.threads % row_team, 0);
+                      ASSERT_LE(launch.threads, most_row_threads);
+                      ASSERT_LE(launch.lane_bytes * static_cast<std::size_t>(launch.lanes), workspace);
+                      ASSERT_LE(bytes_of_pass(call, grid, launch), launch.lane_bytes);
+                      ASSERT_GE(launch.rows_at_once, 1U);
+                      ASSERT_LE(launch.shared_bytes, most_image_bytes);
+                      ASSERT_EQ(launch.blocks.step(), 1U);
+                      const std::size_t images = launch.rows_at_once * std::size_t{launch.images.bytes};
+                      ASSERT_LE(images, launch.images_in_workspace ? launch.lane_bytes : launch.shared_bytes);
+                      ASSERT_GE(launch.images.bytes, hidden * size_of(dtype));
+                    }
+  EXPECT_GT(launched, 5 * refused);
+}
+
+TEST(RowLaunches, FewRowsTakeALaneEachAndManyAllLanes) {
+  const Grid grid = Grid::of(2, 2, 0);
+  const LaunchLimits limits = limits_for(most_lanes, std::size_t{4} << 20U, true);
+  const auto launch = [&](std::size_t rows) {
+    return row_launch_for(row_call(Op::all_reduce_all_gather, Algorithm::two_shot, Protocol::lines,
+                                   DType::bf16, grid, rows, 4096, Quantize::none),
+                          grid, limits);
+  };
+  EXPECT_EQ(launch(1).lanes, 1);
+  EXPECT_EQ(launch(1).threads, 512);
+  EXPECT_EQ(launch(8).lanes, 12);  // and four of the other block
+  EXPECT_EQ(launch(1000).passes * launch(1000).lanes >= 128, true);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ struct Broken {
   Protocol protocol;
   Buffers buffers;
   bool has_idle_ranks = false;
+  verify::Steps steps{};
   friend std::ostream& operator<<(std::ostream& out, const Broken& mutant) { return out << mutant.name; }
 };
 
@@ -42,7 +43,7 @@ std::vector<std::string> run(const Broken& mutant, Mutant which, int rounds) {
     load_delay();
     const Departure departure(bootstrap);
     std::vector<PreparedCall> calls;
-    for (int slot = 0; slot < batch; ++slot)
+    for (int slot = 0; slot < batch; ++slot) {
       calls.push_back(
           {&verifier,
            slot,
@@ -52,8 +53,11 @@ std::vector<std::string> run(const Broken& mutant, Mutant which, int rounds) {
             .buffers = mutant.buffers,
             .values = verify::Values::floats,
             .rows = mutant.has_idle_ranks ? std::vector<std::size_t>{0, 48} : std::vector<std::size_t>{2, 3},
-            .hidden = 512,
+            // No power of two, where means are made.
+            .hidden = mutant.steps.norms ? std::size_t{520} : 512,
             .seed = static_cast<std::uint64_t>(slot) * 1'000'001}});
+      calls.back().c.steps = mutant.steps;
+    }
     for (int i = 0; i < rounds; ++i) {
       const bool late = (i * 7 + bootstrap.rank()) % 4 == 0;
       if (late) std::this_thread::sleep_for(std::chrono::microseconds(300));
@@ -89,6 +93,9 @@ constexpr auto rs_ar = Op::reduce_scatter_all_reduce;
 constexpr auto packets = Protocol::packets;
 constexpr auto lines = Protocol::lines;
 constexpr auto barriers = Protocol::barriers;
+constexpr verify::Steps add_and_norm{.adds = true, .keeps = true, .norms = true};
+constexpr verify::Steps to_fp8{
+    .adds = true, .keeps = true, .norms = true, .quantize = Quantize::per_128_columns};
 
 INSTANTIATE_TEST_SUITE_P(
     All, MutantsCuda,
@@ -120,7 +127,25 @@ INSTANTIATE_TEST_SUITE_P(
         Broken{"no_alternation_one_shot_dual", one_workspace, rs_ar, one_shot, packets, Buffers::plain, true},
         Broken{"no_alternation_one_shot", one_workspace, Op::reduce_scatter, one_shot, packets,
                Buffers::plain, true},
-        Broken{"no_greeting_one_shot_dual", no_greeting, rs_ar, one_shot, packets, Buffers::plain, true}),
+        Broken{"no_greeting_one_shot_dual", no_greeting, rs_ar, one_shot, packets, Buffers::plain, true},
+        Broken{"rows_not_waited_for_one_shot", data_not_waited_for, ar_ag, one_shot, packets, Buffers::plain,
+               false, add_and_norm},
+        Broken{"rows_not_waited_for_two_shot", data_not_waited_for, rs_ar, two_shot, packets, Buffers::plain,
+               false, to_fp8},
+        Broken{"rows_not_waited_for_over_lines", data_not_waited_for, ar_ag, two_shot, lines, Buffers::plain,
+               false, to_fp8},
+        Broken{"rows_without_greeting", no_greeting, rs_ar, one_shot, packets, Buffers::plain, true,
+               add_and_norm},
+        Broken{"residual_of_each_rank", residual_of_each_rank, ar_ag, one_shot, packets, Buffers::plain,
+               false, add_and_norm},
+        Broken{"residual_of_each_rank_dual", residual_of_each_rank, rs_ar, two_shot, lines, Buffers::plain,
+               false, add_and_norm},
+        Broken{"norm_before_residual", norm_before_residual, ar_ag, two_shot, packets, Buffers::plain, false,
+               add_and_norm},
+        Broken{"mean_over_padded_width", mean_over_padded_width, rs_ar, one_shot, lines, Buffers::plain,
+               false, add_and_norm},
+        Broken{"scale_of_another_row", scale_of_another_row, ar_ag, two_shot, packets, Buffers::plain, false,
+               to_fp8}),
     [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

@@ -481,6 +481,16 @@ TEST(Command, BenchSkipsByNameWhatIsNotThere) {
   EXPECT_CONTAINS(outcome.err, "skipped: --against deepspeed: there is no /nowhere/python");
 }
 
+TEST(Command, BenchSaysHowToInstallWhatAPythonLacks) {
+  if (std::system("python3 -c 'import sys; open(sys.prefix + \"/include/oneapi/ccl.hpp\")' 2>/dev/null") == 0)
+    GTEST_SKIP() << "python3 has oneCCL";
+  const Outcome outcome = run({"bench", "--rows", "1", "--hidden", "64", "--op", "all_reduce", "--iterations",
+                               "4", "--against", "oneccl"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_CONTAINS(outcome.err, "skipped: --against oneccl: ");
+  EXPECT_CONTAINS(outcome.err, "pip install --no-deps oneccl==");
+}
+
 /// In place of DeepSpeed's operation.
 struct PeerStandIn {
   PeerStandIn() { setenv("MIXCOMM_DEEPSPEED_SHM", MIXCOMM_PEER_STAND_IN, 1); }

@@ -1,7 +1,7 @@
 // mixcomm tune, and what goes by its tables; mixcomm bench against other MPIs.
 #include <nlohmann/json.hpp>
 
-#include "tools/command.hpp"
+#include "tools/command/command.hpp"
 
 namespace mixcomm::test {
 namespace {

@@ -272,7 +272,7 @@ void add_bench(CLI::App& app, Invocation& invocation) {
   flags.list(
       "--against", options->against, "NAME,...",
       "What to compare with: composed, which is always measured; CPU: openmpi, mpich, deepspeed, vllm, "
-      "gloo; CUDA: nccl");
+      "oneccl, gloo; CUDA: nccl");
   flags.file("--json", options->json_path, "Write the results to a file");
   const Flag iterations =
       flags.number("--iterations", options->effort.iterations, {1, 1'000'000},

@@ -58,6 +58,38 @@ def package_folder(name):
     )
 
 
+def compiled(what, calls, headers, words, made_of):
+    """A library with what is to be called, kept in a folder of this user's.
+
+    `calls`: its source; `headers`: their texts, by path; `words`: for the compiler; `made_of`: whatever else
+    makes it another library.
+    """
+    compiler = shutil.which("g++")
+    if not compiler:
+        raise MissingError(f"there is no g++ to compile {what} with; apt-get install g++")
+    text = "".join([calls, *headers.values(), *words]).encode()
+    name = hashlib.sha256(made_of + text).hexdigest()[:16]
+    folder = pathlib.Path(tempfile.gettempdir()) / f"mixcomm-peers-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise MissingError(f"{folder} belongs to another user")
+    library = folder / f"{name}.so"
+    if library.exists():
+        return library
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        for header, content in headers.items():
+            (pathlib.Path(work) / header).parent.mkdir(exist_ok=True)
+            (pathlib.Path(work) / header).write_text(content)
+        (pathlib.Path(work) / "calls.cpp").write_text(calls)
+        done = subprocess.run([compiler, "-O2", "-fPIC", "-shared", "-std=c++17", f"-I{work}",
+                               f"{work}/calls.cpp", "-o", f"{work}/out.so", *words],
+                              capture_output=True, text=True)  # fmt: skip
+        if done.returncode != 0:
+            raise MissingError(f"{what} does not compile: {done.stderr[-600:]}")
+        os.replace(f"{work}/out.so", library)
+    return library
+
+
 # DeepSpeed
 
 # What its source needs of PyTorch's headers: the type of a tensor's elements, and where they are.
@@ -172,7 +204,7 @@ def deepspeed_source():
 
 
 def deepspeed_library():
-    """Compiled with the flags that DeepSpeed has for it; kept in a folder of this user's.
+    """Compiled with the flags that DeepSpeed has for it.
 
     Or what this has compiled elsewhere, where MIXCOMM_DEEPSPEED_SHM names such a file.
     """
@@ -180,31 +212,10 @@ def deepspeed_library():
     if made.suffix == ".so" and made.is_file():
         return made
     source = deepspeed_source()
-    compiler = shutil.which("g++")
-    if not compiler:
-        raise MissingError("there is no g++ to compile csrc/cpu/comm/shm.cpp with; apt-get install g++")
     parts = [p.read_bytes() for p in sorted(source.rglob("*")) if p.is_file()]
-    text = TORCH_STUB + DEEPSPEED_CALLS
-    name = hashlib.sha256(b"".join([*parts, text.encode()])).hexdigest()[:16]
-    folder = pathlib.Path(tempfile.gettempdir()) / f"mixcomm-deepspeed-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise MissingError(f"{folder} belongs to another user")
-    library = folder / f"{name}.so"
-    if library.exists():
-        return library
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        for header in ("torch/extension.h", "ATen/ATen.h"):
-            (pathlib.Path(work) / header).parent.mkdir(exist_ok=True)
-            (pathlib.Path(work) / header).write_text(TORCH_STUB)
-        (pathlib.Path(work) / "calls.cpp").write_text(DEEPSPEED_CALLS)
-        words = [compiler, "-O2", "-fopenmp", "-fPIC", "-shared", "-std=c++17", f"-I{work}", f"-I{source}",
-                 f"{work}/calls.cpp", "-o", f"{work}/out.so", "-lrt"]  # fmt: skip
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise MissingError(f"csrc/cpu/comm/shm.cpp does not compile: {done.stderr[-600:]}")
-        os.replace(f"{work}/out.so", library)
-    return library
+    headers = {"torch/extension.h": TORCH_STUB, "ATen/ATen.h": TORCH_STUB}
+    return compiled("csrc/cpu/comm/shm.cpp", DEEPSPEED_CALLS, headers, ["-fopenmp", f"-I{source}", "-lrt"],
+                    b"".join(parts))  # fmt: skip
 
 
 def deepspeed(job, rank, world, name):
@@ -358,12 +369,118 @@ def vllm(job, rank, world, name):
     return as_function(job, Calls(job, rank, world, name))
 
 
+# oneCCL
+
+# Two commands: both packages bring libccl.so.1, and the one for CPU needs libccl.so.2 of the other. And
+# libfabric, which they ask for, is no package there; between ranks of one host it is not needed.
+ONECCL_INSTALL = (
+    "pip install --no-deps oneccl==2022.2.0 impi-rt==2021.19.0 and then "
+    "pip install --no-deps --force-reinstall oneccl-cpu==2022.2.0 oneccl-cpu-devel==2022.2.0"
+)
+
+ONECCL_CALLS = """
+#include <oneapi/ccl.hpp>
+#include <unistd.h>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <string>
+namespace {
+struct Call { int op, dtype, tp, dp, rank; void* in; void* out; const int* counts; };
+std::unique_ptr<ccl::communicator> tp, dp;
+std::unique_ptr<ccl::communicator> make(int size, int rank, const std::string& path) {
+  if (size == 1) return nullptr;
+  ccl::kvs::address_type address;
+  ccl::shared_ptr_class<ccl::kvs> kvs;
+  if (rank == 0) {
+    kvs = ccl::create_main_kvs();
+    address = kvs->get_address();
+    std::ofstream(path + ".new", std::ios::binary)
+        .write(reinterpret_cast<char*>(address.data()), address.size());
+    std::rename((path + ".new").c_str(), path.c_str());
+  } else {
+    while (access(path.c_str(), R_OK) != 0) usleep(1000);
+    std::ifstream(path, std::ios::binary).read(reinterpret_cast<char*>(address.data()), address.size());
+    kvs = ccl::create_kvs(address);
+  }
+  return std::make_unique<ccl::communicator>(ccl::create_communicator(size, rank, kvs));
+}
+}
+extern "C" void peer_init(int tp_size, int dp_size, int rank, const char* path) {
+  ccl::init();
+  const int t = rank % tp_size, d = rank / tp_size;
+  tp = make(tp_size, t, std::string(path) + "-tp-" + std::to_string(d));
+  dp = make(dp_size, d, std::string(path) + "-dp-" + std::to_string(t));
+}
+extern "C" void* peer_run(const Call* call) {
+  const ccl::datatype types[] = {ccl::datatype::bfloat16, ccl::datatype::float16, ccl::datatype::float32};
+  const ccl::datatype type = types[call->dtype];
+  const std::size_t own = call->counts[call->rank / call->tp];
+  const auto reduce = [&](void* data) {
+    if (tp) ccl::allreduce(data, data, own, type, ccl::reduction::sum, *tp).wait();
+    return data;
+  };
+  if (call->op == 0 || (!dp && call->op >= 3)) return reduce(call->in);
+  if (!dp) return call->in;
+  if (call->op == 1 || call->op == 3) {
+    const void* in = call->op == 3 ? reduce(call->in) : call->in;
+    ccl::allgather(in, call->out, own, type, *dp).wait();
+    return call->out;
+  }
+  ccl::reduce_scatter(call->in, call->out, own, type, ccl::reduction::sum, *dp).wait();
+  return call->op == 4 ? reduce(call->out) : call->out;
+}
+"""
+
+
+def oneccl_prefix():
+    """Where it is installed: beside the interpreter."""
+    prefix = pathlib.Path(sys.prefix)
+    for name in ("include/oneapi/ccl.hpp", "lib/libccl.so.1", "lib/libccl.so.2", "lib/libmpi.so.12",
+                 "bin/mpiexec.hydra"):  # fmt: skip
+        if not (prefix / name).exists():
+            raise MissingError(f"{prefix} has no {name}; {ONECCL_INSTALL}")
+    return prefix
+
+
+def oneccl_library():
+    """Compiled against what is installed."""
+    prefix = oneccl_prefix()
+    library = prefix / "lib/libccl.so.1"
+    words = [f"-I{prefix}/include", str(library), f"-L{prefix}/lib", f"-Wl,-rpath,{prefix}/lib"]
+    return compiled("oneapi/ccl.hpp", ONECCL_CALLS, {}, words, str(library.stat()).encode())
+
+
+def oneccl(job, rank, world, name):
+    """Over Intel MPI, whose ranks they are."""
+    library = ctypes.CDLL(str(oneccl_library()))
+    library.peer_init(job.tp, job.dp, rank, f"{tempfile.gettempdir()}/{name}".encode())
+    return ctypes.cast(library.peer_run, Run)
+
+
+def oneccl_launch(world):
+    """Starts all ranks as a job of Intel MPI's, on this host and pinned by nobody; their settings."""
+    prefix = oneccl_prefix()
+    settings = {
+        "I_MPI_ROOT": str(prefix),
+        "I_MPI_FABRICS": "shm",
+        "I_MPI_PIN": "0",
+        "I_MPI_HYDRA_BOOTSTRAP": "fork",
+        "CCL_ATL_TRANSPORT": "mpi",
+        "CCL_LOG_LEVEL": "error",
+    }
+    return [str(prefix / "bin/mpiexec.hydra"), "-n", str(world)], settings
+
+
 # How a rank is made, and what says whether it can be.
 PEERS = {
     "deepspeed": (deepspeed, deepspeed_library),
     "vllm": (vllm, vllm_library),
+    "oneccl": (oneccl, oneccl_library),
     "gloo": (gloo, torch_probe),
 }
+# A launcher that starts all ranks, and tells them which they are in PMI_RANK.
+LAUNCHES = {"oneccl": oneccl_launch}
 
 
 def probe(name):
@@ -398,13 +515,13 @@ def start(name, world, path, control):
         "OMP_NUM_THREADS": str(job.threads),
         "MIXCOMM_PEER_JOB": identity,
     }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, name, "--rank", str(rank), "-n", str(world), path, control],
-            env=environment,
-        )
-        for rank in range(world)
-    ]
+    one = [sys.executable, __file__, name, "--rank"]
+    rest = ["-n", str(world), path, control]
+    if name in LAUNCHES:
+        launcher, settings = LAUNCHES[name](world)
+        ranks = [subprocess.Popen([*launcher, *one, "PMI_RANK", *rest], env={**environment, **settings})]
+    else:
+        ranks = [subprocess.Popen([*one, str(rank), *rest], env=environment) for rank in range(world)]
 
     def end(number, _frame):
         for each in ranks:
@@ -430,7 +547,8 @@ def main():
             probe(name)
             return 0
         if words[0] == "--rank":
-            return serve(name, int(words[1]), int(words[3]), *words[4:6])
+            rank = os.environ["PMI_RANK"] if words[1] == "PMI_RANK" else words[1]
+            return serve(name, int(rank), int(words[3]), *words[4:6])
         return start(name, int(words[1]), *words[2:4])
     except MissingError as why:
         print(why, file=sys.stderr)

@@ -1,0 +1,54 @@
+// The kernels of one dtype for operations with an epilogue: one for each wire.
+#pragma once
+
+#include "cuda/line_wire.cuh"
+#include "cuda/packet_wire.cuh"
+#include "cuda/row_context.cuh"
+#include "cuda/row_kernels.hpp"
+#include "cuda/spread_rows.cuh"
+
+namespace mixcomm::cuda {
+
+template <class T>
+using SingleLines = LineWire<T, 1>;
+
+template <class T, template <class> class WireOf>
+__global__ void __launch_bounds__(most_row_threads, 1) row_operation(const __grid_constant__ RowArguments a) {
+  using Context = RowContext<T, WireOf>;
+  __shared__ SpreadRows rows;
+  __shared__ typename Context::Shared shared;
+  extern __shared__ uint4 images[];
+  // As in operation(): ready while the previous kernel may still run, by row counts that may yet change.
+  const bool counts_on_device = a.call.device_rows != nullptr;
+  bool known = counts_on_device ? rows.guess(a.call) : rows.take(a.call);
+  Context context(a, rows.blocks, shared, reinterpret_cast<std::byte*>(images));
+  if (known) context.prepare();
+  ptx::wait_for_previous_kernel();
+  context.begin();
+  context.set_state(load_state(a.call.memory->lanes[a.call.team][blockIdx.x]));
+  if (counts_on_device && !(known && rows.guessed_right(a.call))) {
+    known = rows.read(a.call);
+    if (!known) {
+      if (threadIdx.x == 0) context.fail(FailureRecord::row_counts, 0);
+      return;
+    }
+    context.prepare();
+  }
+  std::uint32_t pass = 0;
+  while (context.pass()) {
+    if (++pass == a.call.passes) return;
+    __syncthreads();  // no thread looks at the blocks any more
+    if (threadIdx.x == 0) rows.cover(a.call, static_cast<int>(pass));
+    __syncthreads();
+    context.prepare();
+  }
+}
+
+/// All kernels of T.
+template <class T>
+RowKernelTable row_kernels_of() {
+  return {{reinterpret_cast<void*>(row_operation<T, PacketWire>),
+           reinterpret_cast<void*>(row_operation<T, SingleLines>)}};
+}
+
+}  // namespace mixcomm::cuda
