@@ -47,6 +47,7 @@ verify::Case random_case(Random& random, int dp, std::uint64_t seed) {
   // Now and then more than a workspace holds, so that it takes several passes.
   c.hidden = random.once_in(100) ? most_hidden : random.once_in(20) ? 512 : random.one_of(hiddens);
   c.seed = seed;
+  if (random.once_in(3)) c.steps = verify::some_steps(random.next(), c.buffers);
   return c;
 }
 

@@ -46,6 +46,9 @@ TEST(Tuning, AlgorithmsGoByTheSteps) {
   Circumstances c{.op = Op::all_reduce, .tp = 2, .bytes = 4096, .tuning = &table};
   EXPECT_EQ(choose(c), Algorithm::two_shot);
   EXPECT_HAS(why_chosen(c), "tuned");
+  c.epilogue = true;  // of which tables know nothing
+  EXPECT_EQ(choose(c), Algorithm::one_shot);
+  c.epilogue = false;
   c.tuning = nullptr;
   EXPECT_EQ(choose(c), Algorithm::one_shot);
   c.tuning = &table;

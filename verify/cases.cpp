@@ -90,25 +90,32 @@ std::vector<Steps> steps_of(Quantize quantize) {
       {.adds = true, .keeps = true, .quantize = quantize}};
 }
 
-/// Every epilogue beside every operation, algorithm, dtype, shape and kind of buffers, in turn.
+/// The same calls, with every epilogue beside every operation, algorithm, dtype, shape and kind of buffers.
 std::vector<Case> with_epilogues(const std::vector<Case>& cases) {
-  std::vector<Steps> all;
-  for (const Quantize quantize :
-       {Quantize::none, Quantize::per_token, Quantize::none, Quantize::per_128_columns, Quantize::fixed})
-    for (const Steps& each : steps_of(quantize)) all.push_back(each);
   std::vector<Case> finished;
   for (const Case& each : cases) {
     // Of squares no order gives the same as another: what integers are for is shown without.
     if (each.algorithm == Algorithm::nccl || each.values == Values::integers) continue;
-    Case c = each;
-    c.steps = all[mix(each.seed) % all.size()];
-    if (in_place(c.buffers) && c.steps.quantize != Quantize::none) c.steps.quantize = Quantize::none;
-    finished.push_back(c);
+    finished.push_back(each);
+    finished.back().steps = some_steps(each.seed, each.buffers);
   }
   return finished;
 }
 
 }  // namespace
+
+Steps some_steps(std::uint64_t seed, Buffers buffers) {
+  static const std::vector<Steps> all = [] {
+    std::vector<Steps> steps;
+    for (const Quantize quantize :
+         {Quantize::none, Quantize::per_token, Quantize::none, Quantize::per_128_columns, Quantize::fixed})
+      for (const Steps& each : steps_of(quantize)) steps.push_back(each);
+    return steps;
+  }();
+  Steps steps = all[mix(seed) % all.size()];
+  if (in_place(buffers)) steps.quantize = Quantize::none;
+  return steps;
+}
 
 std::vector<Case> cases_of(const Matrix& matrix) {
   const auto ops = or_all(matrix.ops, {Op::all_reduce, Op::all_gather, Op::reduce_scatter,

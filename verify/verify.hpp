@@ -125,6 +125,9 @@ class Verifier {
   std::vector<Slot> slots_;
 };
 
+/// One of all epilogues, by a random number; none in which FP8 would lie over its input.
+[[nodiscard]] Steps some_steps(std::uint64_t seed, Buffers buffers);
+
 /// The cases of one grid, each with its own seed, the same on every rank: all operations, algorithms and
 /// buffer kinds over row counts 0, 1, odd, uneven, idle DP ranks, and more than the smallest workspace.
 struct Matrix {

@@ -54,8 +54,9 @@ class LayerCommunicator {
   /// range(to.rows) x hidden; with sum_len either may have more rows, which are not touched. `in` may be
   /// overwritten: pad rows of max_len are cleared, so that no sum reads what a module left there, and a value
   /// that several ranks have is cleared on all but one. options.epilogue is that of the last step, which has
-  /// `out`: residual and residual_out have the rows of that operation's DP rank, in front of a gather and behind
-  /// a scatter; where it sums nothing they have those of `out`. Throws as the operations of Communicator do.
+  /// `out`: residual and residual_out have the rows of that operation's DP rank, in front of a gather and
+  /// behind a scatter; where it sums nothing they have those of `out`. Throws as the operations of
+  /// Communicator do.
   void cross(const Boundary& boundary, Tensor in, Tensor out, const RowPlan& rows, CallOptions options = {});
 
   /// The same for any transition: of an addend, say.

@@ -42,8 +42,10 @@ Algorithm choose_to_finish(const Circumstances& c, Algorithm to_sum) {
   return c.crowded ? Algorithm::two_shot : to_sum;
 }
 
+/// Tables have what sums alone took.
 Algorithm tuned_algorithm(const Circumstances& c) {
-  return c.tuning == nullptr ? Algorithm::automatic : c.tuning->algorithm(c.op, c.symmetric, c.bytes);
+  if (c.tuning == nullptr || (c.epilogue && c.backend == BackendKind::cpu)) return Algorithm::automatic;
+  return c.tuning->algorithm(c.op, c.symmetric, c.bytes);
 }
 
 }  // namespace
