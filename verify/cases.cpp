@@ -91,13 +91,17 @@ std::vector<Steps> steps_of(Quantize quantize) {
 }
 
 /// The same calls, with every epilogue beside every operation, algorithm, dtype, shape and kind of buffers.
-std::vector<Case> with_epilogues(const std::vector<Case>& cases) {
+/// On CUDA `composed` has none that makes FP8 between its two operations.
+std::vector<Case> with_epilogues(const std::vector<Case>& cases, BackendKind backend) {
   std::vector<Case> finished;
   for (const Case& each : cases) {
     // Of squares no order gives the same as another: what integers are for is shown without.
     if (each.algorithm == Algorithm::nccl || each.values == Values::integers) continue;
     finished.push_back(each);
-    finished.back().steps = some_steps(each.seed, each.buffers);
+    Steps& steps = finished.back().steps;
+    steps = some_steps(each.seed, each.buffers);
+    if (backend == BackendKind::cuda && each.algorithm == Algorithm::composed)
+      steps.quantize = Quantize::none;
   }
   return finished;
 }
@@ -143,7 +147,7 @@ std::vector<Case> cases_of(const Matrix& matrix) {
               for (Case& moved : with_rows_on_device(c, matrix.dp, next_seed()))
                 cases.push_back(std::move(moved));
             }
-  return matrix.epilogues ? with_epilogues(cases) : cases;
+  return matrix.epilogues ? with_epilogues(cases, matrix.backend) : cases;
 }
 
 std::size_t most_elements(const std::vector<Case>& cases, int dp) {

@@ -32,13 +32,6 @@ struct Rig {
   verify::Verifier verifier;
 };
 
-/// On CUDA `composed` has no memory for FP8's sums between its two operations, and gathers FP8 in pairs.
-bool is_refused(const verify::Case& c, const GridSize& grid) {
-  const bool in_two = c.op == Op::all_reduce_all_gather || c.op == Op::reduce_scatter_all_reduce;
-  return c.algorithm == Algorithm::composed && c.steps.quantize != Quantize::none && in_two && grid.tp > 1 &&
-         grid.dp > 1;
-}
-
 std::string check_cases(Bootstrap& bootstrap, const GridSize& grid, const std::vector<verify::Case>& cases) {
   const std::size_t most = verify::most_elements(cases, grid.dp);
   const std::shared_ptr<verify::Device> device = verify::make_device(BackendKind::cuda);
@@ -48,7 +41,6 @@ std::string check_cases(Bootstrap& bootstrap, const GridSize& grid, const std::v
   if (has_lines(bootstrap)) lines.emplace(bootstrap, options_of(grid, Protocol::lines), device, most);
   const Departure departure(bootstrap);
   for (verify::Case c : cases) {
-    if (is_refused(c, grid)) continue;
     std::vector<std::pair<const char*, Rig*>> ways{{"", &automatic}};
     if (c.algorithm == Algorithm::one_shot || c.algorithm == Algorithm::two_shot) {
       ways = {{"over packets: ", &packets}};

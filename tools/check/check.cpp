@@ -109,12 +109,15 @@ Findings check_cases(verify::Verifier& verifier, const std::vector<verify::Case>
   return findings;
 }
 
-/// Small, so that messages pass in chunks; with epilogues room for a row of each DP rank.
-std::size_t workspace_bytes_for(const std::vector<verify::Case>& cases, int dp) {
+/// Small, so that messages pass in chunks; with epilogues room for a row of each DP rank, on CUDA for one of
+/// each rank and the residual's, in packets, which take twice as much.
+std::size_t workspace_bytes_for(const std::vector<verify::Case>& cases, const GridSize& grid, bool cuda) {
   std::size_t bytes = verify::workspace_bytes;
+  const auto rows = static_cast<std::size_t>(cuda ? 2 * (grid.tp * grid.dp + 1) : grid.dp);
+  const std::size_t rounded_up = cuda ? 512 : 0;
   for (const verify::Case& each : cases)
     if (each.steps.adds || each.steps.keeps || each.steps.norms || each.steps.quantize != Quantize::none)
-      bytes = std::max(bytes, static_cast<std::size_t>(dp) * each.hidden * sizeof(float));
+      bytes = std::max(bytes, rows * (each.hidden * sizeof(float) + rounded_up));
   return bytes;
 }
 
@@ -124,7 +127,7 @@ Json check_grid(Bootstrap& bootstrap, const CheckOptions& options, const GridSiz
   CommunicatorOptions wanted{.tp = grid.tp,
                              .dp = grid.dp,
                              .timeout = options.ranks.timeout(),
-                             .workspace_bytes = workspace_bytes_for(cases, grid.dp),
+                             .workspace_bytes = workspace_bytes_for(cases, grid, options.backend.cuda()),
                              .backend = options.backend.kind,
                              .tuning = options.tuning};
   Json result{{"tp", grid.tp}, {"dp", grid.dp}};
