@@ -17,7 +17,8 @@ LearntChoice::LearntChoice(std::vector<LearningNotes*> notes, int member)
     : notes_(std::move(notes)),
       member_(member),
       announcements_(notes_.front()->changes),
-      known_(ops * 4 * sizes) {}
+      runs_(ops * 4 * sizes, Algorithm::automatic),
+      known_(member == 0 ? runs_.size() : 0) {}
 
 std::size_t LearntChoice::index(const Work& work) {
   const std::size_t kind =
@@ -26,16 +27,15 @@ std::size_t LearntChoice::index(const Work& work) {
 }
 
 Algorithm LearntChoice::begin(const Work& work, std::span<const Algorithm> candidates) {
-  if (const auto change = announcements_.begin())
-    known_[change->work].runs = static_cast<Algorithm>(change->way);
+  if (const auto change = announcements_.begin()) runs_[change->work] = static_cast<Algorithm>(change->way);
 
   const std::size_t which = index(work);
-  Known& known = known_[which];
   // Candidates may be fewer than when it was decided: then the first one is run.
-  const auto found = std::find(candidates.begin(), candidates.end(), known.runs);
-  const Algorithm runs = found == candidates.end() ? candidates.front() : known.runs;
+  const auto found = std::find(candidates.begin(), candidates.end(), runs_[which]);
+  const Algorithm runs = found == candidates.end() ? candidates.front() : *found;
   if (member_ == 0) {
     learn(ran_[announcements_.parity()]);
+    Known& known = known_[which];
     ++known.calls;
     if (const Algorithm wanted = next(known, candidates); wanted != runs)
       announcements_.announce({which, static_cast<std::uint8_t>(wanted)});

@@ -66,7 +66,6 @@ class LearntChoice {
     void hear(std::uint64_t cost);
   };
   struct Known {
-    Algorithm runs = Algorithm::automatic;  ///< automatic: the first candidate
     std::uint32_t calls = 0;                ///< of this work
     std::array<Costs, algorithms> costs{};  ///< by algorithm
   };
@@ -85,8 +84,9 @@ class LearntChoice {
   std::vector<LearningNotes*> notes_;
   int member_;
   Announcements announcements_;
-  std::array<Ran, 2> ran_;  ///< the last ones, by parity
-  std::vector<Known> known_;
+  std::array<Ran, 2> ran_;       ///< the last ones, by parity
+  std::vector<Algorithm> runs_;  ///< by work; automatic: the first candidate
+  std::vector<Known> known_;     ///< by work, of the first member alone, which decides
 };
 
 }  // namespace mixcomm
