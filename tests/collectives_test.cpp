@@ -7,17 +7,12 @@
 #include <limits>
 
 #include "mixcomm/mixcomm.hpp"
+#include "support/sanitized.hpp"
 #include "support/spawn.hpp"
 #include "verify/verify.hpp"
 
 namespace mixcomm::test {
 namespace {
-
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr bool sanitized = true;  // slower by ten and more: the small shapes
-#else
-constexpr bool sanitized = false;
-#endif
 
 struct Setup {
   Ranks ranks;

@@ -12,6 +12,7 @@
 #include "cpu/thread_count.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "support/random.hpp"
+#include "support/sanitized.hpp"
 #include "support/spawn.hpp"
 #include "verify/numbers.hpp"
 #include "verify/verify.hpp"
@@ -19,11 +20,7 @@
 namespace mixcomm::test {
 namespace {
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr std::uint64_t default_operations = 800;
-#else
-constexpr std::uint64_t default_operations = 5000;
-#endif
+constexpr std::uint64_t default_operations = sanitized ? 800 : 5000;
 
 constexpr int batch = 4;  // operations that follow each other before their results are looked at
 constexpr std::size_t most_rows = 6;

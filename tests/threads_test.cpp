@@ -17,6 +17,7 @@
 #include "cpu/thread_team.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "support/error_of.hpp"
+#include "support/sanitized.hpp"
 #include "support/spawn.hpp"
 #include "verify/verify.hpp"
 
@@ -26,12 +27,6 @@ namespace {
 using cpu::RankProcessors;
 using cpu::ThreadCount;
 using cpu::ThreadTeam;
-
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-constexpr bool sanitized = true;
-#else
-constexpr bool sanitized = false;
-#endif
 
 /// Every pass has helpers, however small.
 struct ShareAll {
