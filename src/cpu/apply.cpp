@@ -27,17 +27,13 @@ void apply(const Epilogue& epilogue, ConstTensor in, Tensor out) {
     void* const destination = row_of(out, i);
     void* const kept = epilogue.keeps() ? row_of(epilogue.residual_out, i) : nullptr;
     float* const row_scales = scales > 0 ? epilogue.scales + i * scales : nullptr;
-    cpu::finish_row(
-        {.sum = {.dtype = in.dtype, .sources = &source, .destinations = &destination, .size = in.hidden},
-         .residual = epilogue.adds() ? row_of(epilogue.residual, i) : nullptr,
-         .weight = epilogue.weight.data,
-         .eps = epilogue.eps,
-         .width = in.hidden,
-         .weight_plus_one = epilogue.weight_plus_one,
-         .quantize = epilogue.quantize,
-         .fixed_scale = epilogue.fixed_scale,
-         .kept = std::span(&kept, epilogue.keeps() ? 1 : 0),
-         .scales = std::span(&row_scales, scales > 0 ? 1 : 0)});
+    cpu::RowEpilogue row = cpu::row_epilogue(
+        epilogue, {.dtype = in.dtype, .sources = &source, .destinations = &destination, .size = in.hidden},
+        in.hidden);
+    if (epilogue.adds()) row.residual = row_of(epilogue.residual, i);
+    row.kept = std::span(&kept, epilogue.keeps() ? 1 : 0);
+    row.scales = std::span(&row_scales, scales > 0 ? 1 : 0);
+    cpu::finish_row(row);
   }
 }
 

@@ -382,18 +382,14 @@ class CpuContext {
       std::size_t scales_count = 0;
       if (scales_ > 0) scales[scales_count++] = my_scales(row.block, i);
       if (scales_ > 0 && for_others) scales[scales_count++] = scales_at(grid_.rank(), row.block, i);
-      RowEpilogue finished{
-          .sum = sum_of(row, sum, sources, {destinations.data(), count},
-                        buffers_.pushing == Stores::streamed ? static_cast<int>(count) - 1 : 0),
-          .residual = residual_of(row.block, i),
-          .weight = epilogue.weight.data,
-          .eps = epilogue.eps,
-          .width = call_.hidden,
-          .weight_plus_one = epilogue.weight_plus_one,
-          .quantize = epilogue.quantize,
-          .fixed_scale = epilogue.fixed_scale,
-          .kept = {kept.data(), kept_count},
-          .scales = {scales.data(), scales_count}};
+      RowEpilogue finished =
+          row_epilogue(epilogue,
+                       sum_of(row, sum, sources, {destinations.data(), count},
+                              buffers_.pushing == Stores::streamed ? static_cast<int>(count) - 1 : 0),
+                       call_.hidden);
+      finished.residual = residual_of(row.block, i);
+      finished.kept = {kept.data(), kept_count};
+      finished.scales = {scales.data(), scales_count};
       if constexpr (has_mutants)
         finish_row_wrongly(finished, sources);
       else

@@ -48,6 +48,17 @@ struct RowEpilogue {
   std::span<float* const> scales{};  ///< what gets the row's scales
   void* scratch = nullptr;           ///< room for two rows of sum.dtype, which finish_row() has
 };
+/// What all rows of a call have in common, of one whose sum is `sum` and that has `width` columns.
+[[nodiscard]] inline RowEpilogue row_epilogue(const Epilogue& steps, const OrderedSum& sum,
+                                              std::size_t width) {
+  return {.sum = sum,
+          .weight = steps.weight.data,
+          .eps = steps.eps,
+          .width = width,
+          .weight_plus_one = steps.weight_plus_one,
+          .quantize = steps.quantize,
+          .fixed_scale = steps.fixed_scale};
+}
 
 void finish_row(RowEpilogue row);
 
