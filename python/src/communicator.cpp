@@ -142,17 +142,11 @@ class PyCommunicator {
   /// options.epilogue by itself.
   void apply(nb::handle in, nb::handle out, nb::handle epilogue, const nb::object& stream) {
     Communicator& communicator = get();
-    const Steps steps(epilogue, on_cuda_, device_);
-    const Array input = read_array(in, "input", Access::read);
-    const Array output = read_array(out, "out", steps.access_of_out());
-    check_place(input, "input", on_cuda_, device_);
-    check_place(output, "out", on_cuda_, device_);
-    CallOptions options{.epilogue = steps.value(output.tensor)};
-    if (on_cuda_) options.stream = stream.is_none() ? current_stream(in, input) : pointer_from(stream);
+    const Given given(*this, in, out, stream, epilogue, Algorithm::automatic);
     const InUse use(*this);
     {
       const Waiting waiting;
-      communicator.apply(input.tensor, output.tensor, options);
+      communicator.apply(given.input.tensor, given.output.tensor, given.options);
     }
     raise_pending();
   }
@@ -160,19 +154,14 @@ class PyCommunicator {
   void run_op(Op op, nb::handle in, nb::handle out, nb::handle rows, Algorithm algorithm,
               const nb::object& stream, nb::handle epilogue) {
     Communicator& communicator = get();
-    const Steps steps(epilogue, on_cuda_, device_);
-    const Array input = read_array(in, "input", Access::read);
-    const Array output = read_array(out, "out", steps.access_of_out());
-    check_place(input, "input", on_cuda_, device_);
-    check_place(output, "out", on_cuda_, device_);
+    const Given given(*this, in, out, stream, epilogue, algorithm);
     const bool gathers = op != Op::reduce_scatter && op != Op::reduce_scatter_all_reduce;
-    const Counts counts(rows, gathers ? input.tensor.rows : output.tensor.rows);
-    CallOptions options{.algorithm = algorithm, .stream = nullptr, .epilogue = steps.value(output.tensor)};
-    if (on_cuda_) options.stream = stream.is_none() ? current_stream(in, input) : pointer_from(stream);
+    const Counts counts(rows, gathers ? given.input.tensor.rows : given.output.tensor.rows);
     const InUse use(*this);
     {
       const Waiting waiting;
-      communicator.run(op, input.tensor, output.tensor, counts.value(communicator.grid().dp.size), options);
+      communicator.run(op, given.input.tensor, given.output.tensor, counts.value(communicator.grid().dp.size),
+                       given.options);
     }
     raise_pending();
   }
@@ -235,6 +224,28 @@ class PyCommunicator {
   }
 
  private:
+  /// What a call was given, read and checked; stays where it is made.
+  struct Given {
+    Given(const PyCommunicator& self, nb::handle in, nb::handle out, const nb::object& stream,
+          nb::handle epilogue, Algorithm algorithm)
+        : steps(epilogue, self.on_cuda_, self.device_),
+          input(read_array(in, "input", Access::read)),
+          output(read_array(out, "out", steps.access_of_out())),
+          options{.algorithm = algorithm} {
+      check_place(input, "input", self.on_cuda_, self.device_);
+      check_place(output, "out", self.on_cuda_, self.device_);
+      options.epilogue = steps.value(output.tensor);
+      if (self.on_cuda_) options.stream = stream.is_none() ? current_stream(in, input) : pointer_from(stream);
+    }
+    Given(const Given&) = delete;
+    Given& operator=(const Given&) = delete;
+
+    Steps steps;
+    Array input;
+    Array output;
+    CallOptions options;
+  };
+
   /// The GIL does not keep a second thread out while the first one waits.
   class InUse {
    public:
