@@ -253,13 +253,18 @@ def reduce_scatterv(here: Here, counts: list[int]) -> dict[str, Any]:
     return judged(None, ours, here.scattered(counts, torch.bfloat16, 6), fused)
 
 
+def weighted(kind: Callable[[int], Any], dtype: torch.dtype) -> Any:
+    """A norm of SGLang's whose weights differ."""
+    norm = kind(HIDDEN)
+    norm.weight.data = torch.linspace(0.5, 1.5, HIDDEN)
+    return norm.to(dtype)
+
+
 def entry(here: Here, counts: list[int], max_len: bool, dtype: torch.dtype) -> dict[str, Any]:
     """The whole way into the FFN under attention TP: residual on TP rank 0, gather, own rows, norm."""
     from sglang.srt.layers.layernorm import RMSNorm
 
-    norm = RMSNorm(HIDDEN)
-    norm.weight.data = torch.linspace(0.5, 1.5, HIDDEN).to(dtype)
-    norm = norm.to(dtype)
+    norm = weighted(RMSNorm, dtype)
     found: list[torch.Tensor] = []
     residuals: list[torch.Tensor] = []
 
@@ -297,9 +302,7 @@ def entry_with_norm(
 
     mine = link.current()
     assert mine is not None
-    norm = (GemmaRMSNorm if gemma else RMSNorm)(HIDDEN)
-    norm.weight.data = torch.linspace(0.5, 1.5, HIDDEN)
-    norm = norm.to(dtype)
+    norm = weighted(GemmaRMSNorm if gemma else RMSNorm, dtype)
     found: list[torch.Tensor] = []
     residuals: list[torch.Tensor] = []
 
