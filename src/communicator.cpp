@@ -404,8 +404,9 @@ struct Communicator::CallRun {
  private:
   [[nodiscard]] const Epilogue& epilogue() const { return checked.epilogue; }
   void one(Op each, const CheckedCall& part, Algorithm algorithm, const Circumstances& c) const {
-    const LaunchShape shape =
-        choose_shape(c, algorithm).with({.protocol = state.options.cuda.protocol}).with(options.shape);
+    // Whole rows have a rule of their own.
+    const LaunchShape chosen = part.epilogue.any() ? LaunchShape{} : choose_shape(c, algorithm);
+    const LaunchShape shape = chosen.with({.protocol = state.options.cuda.protocol}).with(options.shape);
     state.run_one(each, part, algorithm, shape, options.stream);
   }
   /// Whether every DP rank has rows. Only then do all ranks of the team meet in the call, as learning needs.

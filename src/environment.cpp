@@ -68,13 +68,4 @@ CommunicatorOptions with_environment(CommunicatorOptions options) {
   return options;
 }
 
-bool cuda_epilogues_enabled() {
-  const std::string_view word = variable("MIXCOMM_ENABLE");
-  if (word == "cuda_epilogues") return true;
-  if (!word.empty())
-    throw InvalidArgument(
-        fmt::format("MIXCOMM_ENABLE: there is no '{}' to switch on; there is: cuda_epilogues", word));
-  return false;
-}
-
 }  // namespace mixcomm

@@ -13,8 +13,4 @@ namespace mixcomm {
 /// InvalidArgument naming the variable.
 [[nodiscard]] CommunicatorOptions with_environment(CommunicatorOptions options);
 
-/// Whether MIXCOMM_ENABLE=cuda_epilogues asks for operations with an epilogue on CUDA, whose kernels have not
-/// run on a GPU yet. Throws InvalidArgument for any other word.
-[[nodiscard]] bool cuda_epilogues_enabled();
-
 }  // namespace mixcomm

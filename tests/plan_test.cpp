@@ -365,15 +365,6 @@ TEST(Environment, ChoosesAndSwitchesOff) {
   EXPECT_SAYS(algorithm_with("MIXCOMM_DISABLE", "noise"), "fusion, lines, multicast");
 }
 
-TEST(Environment, EnablesEpiloguesOnCudaAlone) {
-  EXPECT_FALSE(cuda_epilogues_enabled());
-  setenv("MIXCOMM_ENABLE", "cuda_epilogues", 1);
-  EXPECT_TRUE(cuda_epilogues_enabled());
-  setenv("MIXCOMM_ENABLE", "cuda_epilogue", 1);
-  EXPECT_THROW((void)cuda_epilogues_enabled(), InvalidArgument);
-  unsetenv("MIXCOMM_ENABLE");
-}
-
 /// Multicast is off unless it is asked for, and who forbids it to one library on the machine means all.
 TEST(Environment, ForbidsMulticastAndLines) {
   struct Allowed {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <vector>
 
@@ -149,7 +150,6 @@ class CudaBackend final : public Backend {
     const auto stream = static_cast<cudaStream_t>(call.stream);
     const Grid grid = grid_of(grid_, call.team);
     const bool then_more = call.epilogue.any();
-    if (then_more) need_epilogues();
     if (grid.world.size == 1 && call.device_rows == nullptr &&
         !then_more) {  // one block, and nothing to add to it
       if (call.in != call.out)
@@ -177,7 +177,6 @@ class CudaBackend final : public Backend {
   /// As an operation of one rank, which nobody else hears of.
   void apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* stream) override {
     failure_.rethrow();
-    need_epilogues();
     Call call;
     call.algorithm = Algorithm::one_shot;
     call.dtype = in.dtype;
@@ -204,14 +203,6 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  static void need_epilogues() {
-    static const bool enabled = cuda_epilogues_enabled();
-    if (!enabled)
-      throw Unsupported(
-          "epilogues on CUDA have not been run on a GPU yet, and are off; do without, or set "
-          "MIXCOMM_ENABLE=cuda_epilogues on all ranks to try them");
-  }
-
   void run_elements(const Call& call, const Grid& grid, cudaStream_t stream) const {
     Arguments a = arguments(call, grid);
     const bool direct = a.in_view.first != nullptr && a.out_view.first != nullptr;
@@ -246,16 +237,18 @@ class CudaBackend final : public Backend {
                   .weight_plus_one = epilogue.weight_plus_one,
                   .quantize = epilogue.quantize};
     a.images = launch.images;
+    a.deal = launch.deal;
+    a.out_deal = launch.out_deal;
     a.hidden = static_cast<std::uint32_t>(call.hidden);
+    if (std::has_single_bit(call.hidden)) a.one_over_hidden = 1.0F / static_cast<float>(call.hidden);
     a.weight_bytes = static_cast<std::uint32_t>(launch.weight_bytes);
     a.rows_at_once = launch.rows_at_once;
-    a.gathers = call.gathers;
-    a.one_shot = call.algorithm != Algorithm::two_shot;
     a.images_in_workspace = launch.images_in_workspace;
     a.local = local;
-    launch_kernel(
-        row_tables_[static_cast<std::size_t>(call.dtype)].kernel[static_cast<std::size_t>(launch.wire)],
-        {launch.lanes, launch.threads, launch.shared_bytes}, &a, stream);
+    const bool one_shot = call.algorithm != Algorithm::two_shot;
+    launch_kernel(row_tables_[static_cast<std::size_t>(call.dtype)]
+                      .kernel[static_cast<std::size_t>(launch.kind)][call.gathers ? 1 : 0][one_shot ? 1 : 0],
+                  {launch.lanes, launch.threads, launch.shared_bytes}, &a, stream);
   }
 
   /// FP8 is never summed, only gathered, bit by bit: as elements of two bytes.
@@ -292,7 +285,8 @@ class CudaBackend final : public Backend {
     for (const KernelTable& table : tables_)
       for (const auto& row : table.kernel) std::for_each(std::begin(row), std::end(row), load);
     for (const RowKernelTable& table : row_tables_)
-      std::for_each(std::begin(table.kernel), std::end(table.kernel), load);
+      for (const auto& wire : table.kernel)
+        for (const auto& body : wire) std::for_each(std::begin(body), std::end(body), load);
   }
 
   /// Where peers find a symmetric buffer of mine; empty for one that must be staged. A pack of 16 bytes must

@@ -94,13 +94,13 @@ class OrderedSum {
   }
 
   /// One more, behind the sum of all: the residual.
-  __device__ void add_last(const Words<words>& source) requires(nested) {
+  __device__ void add_last(const Words<words>& source) {
 #pragma unroll
     for (int w = 0; w < words; ++w) {
       float value[per_word];
       Numbers<T>::unpack(source.word[w], value);
 #pragma unroll
-      for (int i = 0; i < per_word; ++i) total_[w * per_word + i] += value[i];
+      for (int i = 0; i < per_word; ++i) (nested ? total_ : partial_)[w * per_word + i] += value[i];
     }
   }
 

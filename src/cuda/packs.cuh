@@ -16,23 +16,39 @@ template <class T>
   return value[0];
 }
 
+/// `count` words of a row of `width` columns from `column` on, of any alignment; 0 behind its end.
+template <class T, int count>
+__device__ inline void load_words(const T* row, Place width, Place column, Words<count>& words) {
+  constexpr int pack = 4 * Numbers<T>::per_word;
+#pragma unroll
+  for (int p = 0; p < count / 4; ++p) {
+    Words<4> some{};
+    if (column + p * pack < width) some = UserTile<const T, 4>(row, width, column + p * pack).load();
+#pragma unroll
+    for (int w = 0; w < 4; ++w) words.word[p * 4 + w] = some.word[w];
+  }
+}
+
+/// The elements of words, as fp32.
+template <class T, int words, int count>
+__device__ inline void to_floats(const Words<words>& from, float (&value)[count]) {
+  constexpr int per_word = Numbers<T>::per_word;
+  static_assert(count == words * per_word);
+#pragma unroll
+  for (int w = 0; w < words; ++w) {
+    float some[per_word];
+    Numbers<T>::unpack(from.word[w], some);
+#pragma unroll
+    for (int i = 0; i < per_word; ++i) value[w * per_word + i] = some[i];
+  }
+}
+
 /// Columns [column, column + count) of a row of `width`, of any alignment; 0 behind its end.
 template <class T, int count>
 __device__ inline void load_floats(const T* row, Place width, Place column, float (&value)[count]) {
-  constexpr int per_word = Numbers<T>::per_word;
-  constexpr int pack = 4 * per_word;
-#pragma unroll
-  for (int p = 0; p < count / pack; ++p) {
-    Words<4> words{};
-    if (column + p * pack < width) words = UserTile<const T, 4>(row, width, column + p * pack).load();
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-      float some[per_word];
-      Numbers<T>::unpack(words.word[w], some);
-#pragma unroll
-      for (int i = 0; i < per_word; ++i) value[p * pack + w * per_word + i] = some[i];
-    }
-  }
+  Words<count / Numbers<T>::per_word> words;
+  load_words(row, width, column, words);
+  to_floats<T>(words, value);
 }
 
 template <class T, int count>

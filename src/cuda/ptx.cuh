@@ -99,6 +99,24 @@ __device__ inline void load_once(const void* address, std::uint32_t (&words)[4])
                : "l"(address));
 }
 
+/// Has the 32 bytes around an address brought into L1. What it returns must be kept for a while: a load into
+/// no register brings nothing.
+[[nodiscard]] __device__ inline std::uint32_t expect(const void* somewhere) {
+  const auto address = reinterpret_cast<std::uintptr_t>(somewhere) / 4 * 4;
+  std::uint32_t value = 0;
+  asm volatile("ld.global.u32 %0, [%1];" : "=r"(value) : "l"(address));
+  return value;
+}
+
+/// 16 bytes from global to shared memory, both aligned: there when copies_done() has returned to this thread.
+__device__ inline void start_copy(void* shared, const void* global) {
+  const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+}
+__device__ inline void copies_done() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 /// 16 bytes to this place of every rank, through a multicast address.
 __device__ inline void store_multicast(void* address, const std::uint32_t (&words)[4]) {
 #if __CUDA_ARCH__ >= 900

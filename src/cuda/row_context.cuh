@@ -8,22 +8,22 @@
 
 namespace mixcomm::cuda {
 
-/// One kernel serves all operations, algorithms and epilogues of a dtype over a wire: which it is are values,
-/// the same for all threads.
+/// A kernel is for a dtype, a wire, an operation that gathers or one that scatters, and one_shot or two_shot.
+/// Which epilogue it is are values, the same for all threads.
 ///
 /// A pass is: my input to who sums it; then, for as many rows at a time as there is room for images, sums
 /// into images, the norm of those, and (two_shot) what came of it to all who need it; then what others have
-/// normed. Teams of threads of a tile deal the tiles of all rows among them, as tiles of operations without
-/// an epilogue; the norm is done by teams of 128 threads, a row each.
+/// normed. Teams of threads deal the tiles of a row among them: where a lane has threads for all, each has
+/// one, so that a row takes one step in each phase. All threads norm a row together, eight columns each.
 ///
 /// What of a block's rows is whose is the same as on the CPU: in one_shot all that a rank needs, in two_shot
 /// its share of its own DP group's block, since a residual is on the ranks of that group alone. In one_shot
 /// the other groups need it: rank t of the group sends them row r's, where r mod tp is t, as one more source.
 ///
-/// Where the output lies over the input, or residual_out over the residual: all that the pass sends is read
-/// before anything is written, and of what is summed the thread that writes residual_out has read the
-/// residual, and `out` is written when the row is summed.
-template <class T, template <class> class WireOf>
+/// Where the output lies over the input, or residual_out over the residual: a tile is sent, summed and
+/// written by the same thread, unless a lane has several rows at a time; then all that the pass sends is read
+/// before anything is written. What is normed is written when all of its row is summed.
+template <class T, template <class> class WireOf, bool gathers, bool one_shot, bool held>
 class RowContext : public Messages<WireOf<T>> {
   using OverWire = WireOf<T>;
   using Base = Messages<OverWire>;
@@ -52,16 +52,18 @@ class RowContext : public Messages<WireOf<T>> {
   using OutWire = WireOf<fp8_e4m3>;
   using ScaleWire = WireOf<float>;
 
-  static constexpr int batch = OverWire::batch;
-  static constexpr int depth = OverWire::depth_two_shot;
+  static_assert(!held || (OverWire::kind == Wire::lines && sizeof(T) == 2));
+  /// Sources that are waited for at a time: as many as there are registers for.
+  static constexpr int batch = held || gathers || one_shot ? 4 : 2;
+  static constexpr int depth = 2;  ///< rows that are taken at a time
   static constexpr Place group = epilogue::group;
-  static constexpr int row_teams = most_row_threads / row_team;
 
  public:
-  /// What the teams of a lane share of a row, in shared memory.
+  /// What threads tell each other of a row, in shared memory; for rows in turns.
   struct Shared {
-    float squares[2][row_teams][row_team];  ///< of rows normed in turns
-    float largest[row_teams][row_team / 32];
+    float squares[2][most_groups];
+    float largest[2][most_row_threads / 32];
+    Place extent;  ///< rows from one source's to the next one's, where they come in
   };
 
   __device__ RowContext(const RowArguments& a, const LaneBlocks& blocks, Shared& shared, std::byte* memory)
@@ -69,59 +71,64 @@ class RowContext : public Messages<WireOf<T>> {
         r_(a),
         e_(a.epilogue),
         shared_(shared),
-        weight_(static_cast<const T*>(a.epilogue.weight)),
-        images_(memory + a.weight_bytes) {
-    if (a.weight_bytes > 0) weight_ = reinterpret_cast<const T*>(memory);
-  }
+        weight_(a.weight_bytes > 0 ? reinterpret_cast<T*>(memory) : nullptr),
+        images_(memory + a.weight_bytes) {}
 
   /// What can be known before the previous kernel is complete.
   __device__ void prepare() {
-    greets_ = !r_.one_shot;
+    greets_ = !one_shot;
     MIXCOMM_ROLLED
     for (int d = 0; d < a_.grid.dp.size; ++d) greets_ |= b_.size(d) == 0;
     if (a_.mutant.is(Mutant::no_greeting)) greets_ = false;
-    tiles_ = divide_up(r_.hidden, OverWire::elements);
-    out_tiles_ = e_.quantizes() ? fp8_tiles() + divide_up(scales(), ScaleWire::elements) : tiles_;
     mine_ = share_of_mine();
-    extent_ = 0;
+    Place extent = 0;
     MIXCOMM_ROLLED
     for (int d = 0; d < a_.grid.dp.size; ++d) {
       const auto room = static_cast<Place>(b_.packed_end(d) - b_.start(Coordinates::packed, d));
-      const Place summed = r_.one_shot ? room : divide_up(room, a_.grid.tp.size);
-      if (r_.one_shot && r_.gathers)
-        extent_ += summed;
-      else if (summed > extent_)
-        extent_ = summed;
+      const Place summed = one_shot ? room : divide_up(room, a_.grid.tp.size);
+      if (one_shot && gathers)
+        extent += summed;
+      else if (summed > extent)
+        extent = summed;
     }
+    shared_.extent = extent;  // the same by all threads
+    if (held) no_squares_behind(r_.deal.tiles * groups_of_tile);
     if (r_.images_in_workspace) images_ = workspace(me()) + a_.workspace.area(Area::staged_in(), blockIdx.x);
   }
 
   /// One pass; false if the communicator has failed. All threads return the same.
   __device__ bool pass() {
-    lost_ = lost_ || state_.failed != 0;
-    if (!lost_) {
-      if (greets_ && threadIdx.x < members()) ptx::store_packet(hello(threadIdx.x, me()), 0, number());
-      send();
-      if (r_.one_shot && r_.gathers && e_.adds) send_residual();
-    }
-    if (passes_ == 0 && r_.weight_bytes > 0) fetch_weight();
-    // All have looked at the state, and read what they send.
-    if (__syncthreads_or(lost_)) return false;
-    if (passes_ + 1 == a_.passes && !r_.local) keep(number(), this->barriers());
+    send();
+    if (passes_ == 0 && weight_ != nullptr) fetch_weight();
+    const std::uint32_t expected = expect_weight();
+    if (!held && r_.deal.rows_step > 1) __syncthreads();  // all have read what they send
     const Place count = rows_to_sum();
-    for (Place first = 0; first < count; first += r_.rows_at_once) {
-      const Place rows = count - first < r_.rows_at_once ? count - first : r_.rows_at_once;
+    int turn = 0;
+    for (Place first = 0;; first += r_.rows_at_once) {
+      const Place left = count - first;
+      const Place rows = left < r_.rows_at_once ? left : r_.rows_at_once;
       sum(first, rows);
+      if (first == 0 && weight_ != nullptr) ptx::copies_done();
+      if (first == 0) ptx::keep(expected);
       // A row that has not come is not sent on.
       if (__syncthreads_or(lost_)) return false;
-      if (e_.changes()) {
-        norm(first, rows);
-        __syncthreads();
+      // All have looked at the state.
+      if (first == 0 && passes_ + 1 == a_.passes && !r_.local) keep(number(), this->barriers());
+      if (held) {
+        if (rows > 0) norm_held(row_to_sum(first), first % 2);
+        if (left <= 1) break;
+        continue;
       }
-      if (!r_.one_shot && members() > 1) send_out(first, rows);
-      if (first + rows < count) __syncthreads();  // images are read
+      if (e_.changes()) {
+        MIXCOMM_ROLLED
+        for (Place i = 0; i < rows; ++i, turn ^= 1) norm(row_to_sum(first + i), i, turn);
+        if (!one_shot) __syncthreads();
+      }
+      if (!one_shot && members() > 1) send_out(first, rows);
+      if (left <= r_.rows_at_once) break;
+      __syncthreads();  // images are read
     }
-    if (!r_.one_shot) close();
+    if (!one_shot) close();
     if (greets_ && !lost_) hear_all();
     waited();
     ++passes_;
@@ -138,24 +145,23 @@ class RowContext : public Messages<WireOf<T>> {
     int d;
     Place r;
   };
-  /// A tile of a row, or none, for a team that only keeps step.
+  /// A tile of row i of those that a phase is about, or none, for a team that only keeps step.
   struct RowTile {
-    Place row;
+    Place i;
     Place tile;
     bool there;
   };
-
   [[nodiscard]] __device__ int own() const { return a_.grid.dp.member; }
   [[nodiscard]] __device__ Place rows_of(int d) const { return static_cast<Place>(b_.size(d)); }
   [[nodiscard]] __device__ Place packed(const Row& row) const {
     return static_cast<Place>(b_.start(Coordinates::packed, row.d)) + row.r;
   }
-  /// Those rows of my block that I sum: `first`, and each `step` behind it.
+  /// Those rows of my block that I sum: `first`, and each step()-th behind it.
   struct Share {
     Place first;
-    Place step;
     Place size;
   };
+  [[nodiscard]] __device__ Place step() const { return one_shot ? 1 : static_cast<Place>(a_.grid.tp.size); }
   /// two_shot: whose row of its block a row is, by member of the TP team. Rows are dealt one by one, from one
   /// lane and pass to the next, so that ranks have equal work where lanes have a row each.
   [[nodiscard]] __device__ Place owner(const Row& row) const {
@@ -164,12 +170,12 @@ class RowContext : public Messages<WireOf<T>> {
   }
   [[nodiscard]] __device__ Share share_of_mine() const {
     const Place rows = rows_of(own());
-    if (r_.one_shot) return {0, 1, rows};
+    if (one_shot) return {0, rows};
     const auto tp = static_cast<Place>(a_.grid.tp.size);
     const Place begin = owner({own(), 0});
     const Place me_in_tp = static_cast<Place>(a_.grid.tp.member);
     const Place first = me_in_tp >= begin ? me_in_tp - begin : me_in_tp + tp - begin;
-    return {first, tp, rows > first ? divide_up(rows - first, tp) : 0};
+    return {first, rows > first ? divide_up(rows - first, tp) : 0};
   }
 
   [[nodiscard]] __device__ Place all_rows() const {
@@ -191,37 +197,48 @@ class RowContext : public Messages<WireOf<T>> {
   }
   /// Row i of my block, without what I sum of it.
   [[nodiscard]] __device__ Row row_of_others(Place i) const {
-    const Place others = mine_.step - 1;
+    const Place others = step() - 1;
     const Place turn = i / others;
     const Place place = i - turn * others;
-    return {own(), turn * mine_.step + place + (place < mine_.first ? 0 : 1)};
+    return {own(), turn * step() + place + (place < mine_.first ? 0 : 1)};
   }
 
-  [[nodiscard]] __device__ Place rows_to_sum() const {
-    return r_.one_shot && r_.gathers ? all_rows() : mine_.size;
-  }
+  [[nodiscard]] __device__ Place rows_to_sum() const { return one_shot && gathers ? all_rows() : mine_.size; }
   [[nodiscard]] __device__ Row row_to_sum(Place i) const {
-    return r_.one_shot && r_.gathers ? row_of_all(i, false) : Row{own(), mine_.first + i * mine_.step};
+    return one_shot && gathers ? row_of_all(i, false) : Row{own(), mine_.first + i * step()};
   }
 
   // Tiles of rows.
 
-  [[nodiscard]] __device__ static Place team() { return threadIdx.x / OverWire::threads; }
-  [[nodiscard]] __device__ static Place teams() { return blockDim.x / OverWire::threads; }
-  /// f(tile) for the tiles of this thread's team, of `rows` rows of `tiles` tiles; the teams of a warp go in
-  /// step.
-  template <class F>
-  __device__ void each_tile(Place rows, Place tiles, const F& f) const {
-    const Place count = rows * tiles;
+  /// What of a deal is this thread's team's.
+  struct TeamPlace {
+    Place row;   ///< of those that are dealt at a time
+    Place tile;  ///< the first one of a row
+    __device__ explicit TeamPlace(const RowDeal& deal) {
+      const Place team = threadIdx.x / OverWire::threads;
+      row = !held && deal.rows_step > 1 ? team / deal.tiles : 0;
+      tile = team - row * deal.tiles;
+    }
+  };
+  /// f(row, tile) for the tiles of this thread's team, of `count` rows, row i of which is row_of(i). All
+  /// teams go in step.
+  template <class RowOf, class F>
+  __device__ static void each_tile(const RowDeal& deal, Place count, const RowOf& row_of, const F& f) {
+    const TeamPlace mine(deal);
     MIXCOMM_ROLLED
-    for (Place j = team(); OverWire::any(j < count); j += teams()) {
-      const bool there = j < count;
-      const Place row = there ? j / tiles : 0;
-      f(RowTile{row, there ? j - row * tiles : 0, there});
+    for (Place from = 0; from < count; from += deal.rows_step) {
+      const Place i = from + mine.row;
+      const bool has = mine.row < deal.rows_step && i < count;
+      const Row row = row_of(has ? i : from);
+      MIXCOMM_ROLLED
+      for (Place begin = 0; begin < deal.tiles; begin += deal.tiles_step) {
+        const Place tile = begin + mine.tile;
+        f(row, RowTile{i, tile, has && tile < deal.tiles});
+      }
     }
   }
-  [[nodiscard]] __device__ static std::size_t wire_bytes(std::size_t tiles) {
-    return tiles * OverWire::bytes_of(OverWire::elements);
+  [[nodiscard]] __device__ static std::size_t wire_bytes(Place tiles) {
+    return static_cast<std::size_t>(tiles) * OverWire::bytes_of(OverWire::elements);
   }
   template <class U>
   [[nodiscard]] __device__ static typename WireOf<std::remove_const_t<U>>::template User<U> user(U* row,
@@ -232,6 +249,28 @@ class RowContext : public Messages<WireOf<T>> {
   template <class U>
   [[nodiscard]] __device__ static Data load(const U* row, Place width, Place tile) {
     return WireOf<U>::picked(user(row, width, tile).load(), tile * static_cast<Place>(WireOf<U>::elements));
+  }
+  /// A tile of a row of T on its way: nothing waits for it before loaded().
+  using Loaded = std::conditional_t<held, Words<8>, Data>;
+  [[nodiscard]] __device__ Loaded begin_load(const T* row, Place tile) const {
+    if constexpr (held)
+      return load_groups(row, tile);
+    else
+      return load(row, r_.hidden, tile);
+  }
+  [[nodiscard]] __device__ static Data loaded(Loaded x) {
+    if constexpr (held)
+      if (is_cut()) x.word[4] = x.word[2], x.word[5] = x.word[3];
+    return x;
+  }
+  [[nodiscard]] __device__ Data load_row(const T* row, Place tile) const {
+    return loaded(begin_load(row, tile));
+  }
+  __device__ void store_row(T* row, Place tile, const Data& x) const {
+    if constexpr (held)
+      store_groups(row, tile, x);
+    else
+      user(row, r_.hidden, tile).store(x);
   }
 
   /// Waits until every member has greeted.
@@ -249,12 +288,11 @@ class RowContext : public Messages<WireOf<T>> {
   // Where rows lie.
 
   [[nodiscard]] __device__ std::size_t out_row(const Row& row) const {
-    return b_.start(r_.gathers ? Coordinates::all_blocks : Coordinates::one_block, row.d) + row.r;
+    return b_.start(gathers ? Coordinates::all_blocks : Coordinates::one_block, row.d) + row.r;
   }
   [[nodiscard]] __device__ const T* in(const Row& row) const {
     return static_cast<const T*>(a_.in) +
-           (b_.start(r_.gathers ? Coordinates::one_block : Coordinates::all_blocks, row.d) + row.r) *
-               r_.hidden;
+           (b_.start(gathers ? Coordinates::one_block : Coordinates::all_blocks, row.d) + row.r) * r_.hidden;
   }
   template <class U>
   [[nodiscard]] __device__ U* out(const Row& row) const {
@@ -282,10 +320,9 @@ class RowContext : public Messages<WireOf<T>> {
 
   // What is sent to be summed.
 
-  /// Where, in the first half of a workspace, a tile of row i of those that its owner sums lies, from
-  /// `source`.
+  /// Where, in the area for what comes in, a tile of row i of those that its owner sums lies, from `source`.
   [[nodiscard]] __device__ std::size_t to_sum(int source, Place i, Place tile) const {
-    return wire_bytes((static_cast<std::size_t>(source) * extent_ + i) * tiles_ + tile);
+    return wire_bytes((static_cast<Place>(source) * shared_.extent + i) * r_.deal.tiles + tile);
   }
   [[nodiscard]] __device__ std::size_t in_offset() const {
     return a_.workspace.area(Area::in(OverWire::kind, parity()), blockIdx.x);
@@ -301,15 +338,15 @@ class RowContext : public Messages<WireOf<T>> {
     int member;
   };
   [[nodiscard]] __device__ Way way_of(const Row& row, Place tile) const {
-    const int source = r_.gathers ? a_.grid.tp.member : my_source();
-    if (r_.one_shot) {
-      const Team team = r_.gathers ? a_.grid.world : a_.grid.over_tp(row.d).inner;
-      const int less = r_.gathers || row.d == own() ? 1 : 0;
+    const int source = gathers ? a_.grid.tp.member : my_source();
+    if (one_shot) {
+      const Team team = gathers ? a_.grid.world : a_.grid.over_tp(row.d).inner;
+      const int less = gathers || row.d == own() ? 1 : 0;
       return {
-          {a_.workspace.of(team.first) + in_offset() + to_sum(source, r_.gathers ? packed(row) : row.r, tile),
+          {a_.workspace.of(team.first) + in_offset() + to_sum(source, gathers ? packed(row) : row.r, tile),
            team.size, less},
           a_.workspace.stride * team.stride,
-          r_.gathers ? me() : a_.grid.tp.member};
+          gathers ? me() : a_.grid.tp.member};
     }
     const int rank = a_.grid.over_tp(row.d).inner.rank(static_cast<int>(owner(row)));
     const Place slot = row.r / static_cast<Place>(a_.grid.tp.size);
@@ -319,70 +356,92 @@ class RowContext : public Messages<WireOf<T>> {
     send_to(Tile{0, 0, 0, tile.there}, way.route, way.step, way.member, data);
   }
 
-  __device__ void send() const {
-    const bool without = !r_.one_shot;
-    const Place skipped = without ? mine_.size : 0;
-    const Place rows = (r_.gathers ? rows_of(own()) : all_rows()) - skipped;
-    each_tile(rows, tiles_, [&](const RowTile& t) {
-      const Row row = !r_.gathers ? row_of_all(t.row, without)
-                      : without   ? row_of_others(t.row)
-                                  : Row{own(), t.row};
-      Data data{};
-      if (t.there) data = load(in(row), r_.hidden, t.tile);
-      send(t, way_of(row, t.tile), data);
-    });
+  /// All is loaded before the state is looked at, which is on its way as well.
+  __device__ void send() {
+    constexpr bool without = !one_shot;
+    const Place rows = (gathers ? rows_of(own()) : all_rows()) - (without ? mine_.size : 0);
+    const bool residual_travels = one_shot && gathers && e_.adds && a_.grid.dp.size > 1;
+    const auto greet = [&] {
+      lost_ = lost_ || state_.failed != 0;
+      if (greets_ && !lost_ && threadIdx.x < members())
+        ptx::store_packet(hello(threadIdx.x, me()), 0, number());
+    };
+    if (r_.local || rows == 0) return greet();
+    bool greeted = false;
+    each_tile(
+        r_.deal, rows,
+        [&](Place i) {
+          if constexpr (!gathers) return row_of_all(i, without);
+          if constexpr (without) return row_of_others(i);
+          return Row{own(), i};
+        },
+        [&](const Row& row, RowTile t) {
+          Loaded data{};
+          Loaded rest{};
+          const bool with_residual = residual_travels && t.there && hands_on_residual(row.r);
+          if (t.there) data = begin_load(in(row), t.tile);
+          if (with_residual) rest = begin_load(residual(row), t.tile);
+          if (!greeted) greet();
+          greeted = true;
+          t.there = t.there && !lost_;
+          send(t, way_of(row, t.tile), loaded(data));
+          if (!residual_travels) return;
+          t.there = t.there && with_residual;
+          send(t, way_of_residual(row, t.tile), loaded(rest));
+        });
+  }
+  [[nodiscard]] __device__ bool hands_on_residual(Place r) const {
+    const auto tp = static_cast<Place>(a_.grid.tp.size);
+    return (r < tp ? r : r % tp) == static_cast<Place>(a_.grid.tp.member);
   }
 
-  /// One source more of my group's rows, for the other groups: my share of the residual.
-  __device__ void send_residual() const {
+  /// One source more of my group's rows, for the other groups: from the next group's first rank on, to all
+  /// but mine.
+  [[nodiscard]] __device__ Way way_of_residual(const Row& row, Place tile) const {
     const Team& world = a_.grid.world;
-    const auto tp = static_cast<Place>(a_.grid.tp.size);
-    const auto first = static_cast<Place>(a_.grid.tp.member);
-    const Place rows = rows_of(own());
-    if (world.size == a_.grid.tp.size) return;
-    each_tile(rows > first ? divide_up(rows - first, tp) : 0, tiles_, [&](const RowTile& t) {
-      const Row row{own(), first + t.row * tp};
-      Data data{};
-      if (t.there) data = load(residual(row), r_.hidden, t.tile);
-      const Route route{
-          a_.workspace.of(world.first) + in_offset() + to_sum(a_.grid.tp.size, packed(row), t.tile),
-          world.size, a_.grid.tp.size};
-      // From the next group's first rank on, to all but mine.
-      send(t, {route, a_.workspace.stride * world.stride, (own() + 1) * a_.grid.tp.size - 1}, data);
-    });
+    return {{a_.workspace.of(world.first) + in_offset() + to_sum(a_.grid.tp.size, packed(row), tile),
+             world.size, a_.grid.tp.size},
+            a_.workspace.stride * world.stride,
+            (own() + 1) * a_.grid.tp.size - 1};
   }
 
   // Sums.
 
   /// The rounded sums of rows [first, first + rows) of those that I sum, to their images.
   __device__ void sum(Place first, Place rows) {
-    each_tile(rows, tiles_, [&](const RowTile& t) {
-      if (lost_) return;
-      const Row row = row_to_sum(first + t.row);
-      const Data x = sum_of(row, first + t.row, t);
-      if (!t.there || lost_) return;
-      if (e_.keeps && row.d == own()) user(residual_out(row), r_.hidden, t.tile).store(x);
-      if (!e_.changes()) user(out<T>(row), r_.hidden, t.tile).store(x);
-      if (e_.changes() || !r_.one_shot) user(image<T>(t.row, 0), r_.hidden, t.tile).store(x);
-    });
+    each_tile(
+        r_.deal, rows, [&](Place i) { return row_to_sum(first + i); },
+        [&](const Row& row, const RowTile& t) {
+          if (OverWire::any(lost_)) return;
+          const Data x = sum_of(row, first + t.i, t);
+          if (!t.there || lost_) return;
+          if (e_.keeps && row.d == own()) store_row(residual_out(row), t.tile, x);
+          if (held) return hold(x, t.tile, first % 2);
+          if (!e_.changes()) store_row(out<T>(row), t.tile, x);
+          if (e_.changes() || !one_shot) user(image<T>(t.i, 0), r_.hidden, t.tile).store(x);
+        });
   }
 
   [[nodiscard]] __device__ Data sum_of(const Row& row, Place i, const RowTile& t) {
     const bool in_own_block = row.d == own();
-    const SumOrder order = r_.gathers ? a_.grid.over_tp(row.d) : a_.grid.over_world();
-    const int mine = !r_.gathers ? my_source() : in_own_block ? a_.grid.tp.member : nobody;
+    const SumOrder order = gathers ? a_.grid.over_tp(row.d) : a_.grid.over_world();
+    const int mine = !gathers ? my_source() : in_own_block ? a_.grid.tp.member : nobody;
     const int summed = order.size();
-    const bool travelled = e_.adds && !in_own_block;  // the residual
+    const bool travelled = one_shot && gathers && e_.adds && !in_own_block;  // the residual
     const int sources = summed + (travelled ? 1 : 0);
     Data mine_data{};
     Data residual_data{};
-    if (mine != nobody && t.there) mine_data = load(in(row), r_.hidden, t.tile);
-    if (e_.adds && in_own_block && t.there) residual_data = load(residual(row), r_.hidden, t.tile);
-    const Place slot = r_.one_shot && r_.gathers ? packed(row) : i;
+    Loaded mine_loaded{};
+    if (mine != nobody && t.there) mine_loaded = begin_load(in(row), t.tile);
+    const bool with_own_residual = e_.adds && in_own_block && t.there;
+    if (gathers && with_own_residual) residual_data = load_row(residual(row), t.tile);
+    // Registers are few.
+    const std::uint32_t expected = held && !gathers && with_own_residual ? expect_residual(row, t.tile) : 0;
+    mine_data = loaded(mine_loaded);
+    const Place slot = one_shot && gathers ? packed(row) : i;
     const std::byte* from = workspace(me()) + in_offset() + to_sum(0, slot, t.tile);
     const std::size_t stride = to_sum(1, 0, 0);
-    OrderedSum<T, Data::size, true> sum(order.inner.size);
-    Data only = mine_data;
+    OrderedSum<T, Data::size, !gathers> sum(order.inner.size);
     for (int first = 0; first < sources; first += batch, from += batch * stride) {
       const int count = sources - first < batch ? sources - first : batch;
       std::uint32_t here = t.there ? ~0U << count : ~0U;  // nothing is to come beyond the last source
@@ -392,24 +451,34 @@ class RowContext : public Messages<WireOf<T>> {
         if (here != Base::template all_of<batch>)
           this->fail(FailureRecord::timeout, missing_of(row, order, slot, t));
         lost_ = true;
-        return only;
+        return mine_data;
       }
 #pragma unroll
       for (int k = 0; k < batch; ++k) {
         if (k >= count) break;
-        const Data data = first + k == mine ? mine_data : OverWire::data(received[k]);
-        if (first + k == summed) {
-          residual_data = data;
+        if (first + k == mine) {
+          sum.add(mine_data);
+        } else if (one_shot && gathers && first + k == summed) {
+          residual_data = OverWire::data(received[k]);
         } else {
-          only = data;
-          sum.add(data);
+          if (gathers && summed == 1) mine_data = OverWire::data(received[k]);
+          sum.add(OverWire::data(received[k]));
         }
       }
     }
+    ptx::keep(expected);
+    if (!gathers && with_own_residual) residual_data = load_row(residual(row), t.tile);
     if (e_.adds && !a_.mutant.is(Mutant::norm_before_residual)) sum.add_last(residual_data);
     if (e_.adds && a_.mutant.is(Mutant::residual_of_each_rank)) sum.add_last(residual_data);
     // One source is copied bit by bit.
-    return summed == 1 && !e_.adds ? only : sum.rounded();
+    return summed == 1 && !e_.adds ? mine_data : sum.rounded();
+  }
+
+  [[nodiscard]] __device__ std::uint32_t expect_residual(const Row& row, Place tile) const {
+    constexpr auto each = static_cast<Place>(OverWire::elements / OverWire::threads);
+    const Place column =
+        tile * static_cast<Place>(OverWire::elements) + threadIdx.x % OverWire::threads * each;
+    return column < r_.hidden ? ptx::expect(residual(row) + column) : 0;
   }
 
   /// The members whose part of a row that I sum has not come.
@@ -430,137 +499,294 @@ class RowContext : public Messages<WireOf<T>> {
     return bit(order.inner.rank(static_cast<int>(row.r % a_.grid.tp.size)));  // the residual's
   }
 
-  // The norm, and FP8.
+  // The norm of what threads hold.
 
-  /// To shared memory, while data are on their way.
-  __device__ void fetch_weight() const {
-    constexpr Place pack = 16 / sizeof(T);
-    const auto* from = static_cast<const T*>(e_.weight);
-    std::byte* const to = images_ - r_.weight_bytes;
-    MIXCOMM_ROLLED
-    for (Place i = threadIdx.x; i * pack < r_.hidden; i += blockDim.x)
-      store_pack(to + i * 16, UserTile<const T, 4>(from, r_.hidden, i * pack).load().word);
+  /// Where a thread keeps its part of a tile, in shared memory.
+  [[nodiscard]] __device__ uint4* slot_of(Place tile) const {
+    const Place step = tile < r_.deal.tiles_step ? 0 : tile / r_.deal.tiles_step;
+    return reinterpret_cast<uint4*>(images_) + (step * blockDim.x + threadIdx.x) * 2;
   }
+  /// Keeps a tile of a row's rounded sum, and tells of its squares.
+  __device__ void hold(const Data& x, Place tile, int turn) {
+    if constexpr (held) {
+      last_ = x;
+      if (r_.deal.tiles > r_.deal.tiles_step) {
+        const std::uint32_t first[4] = {x.word[0], x.word[1], x.word[2], x.word[3]};
+        const std::uint32_t second[4] = {x.word[4], x.word[5], x.word[6], x.word[7]};
+        store_pack(slot_of(tile), first);
+        store_pack(slot_of(tile) + 1, second);
+      }
+      float value[2][group];
+      groups_of(x, value);
+      float* const squares = shared_.squares[turn] + tile * groups_of_tile + part();
+      squares[0] = epilogue::squares_of(value[0]);
+      if (!is_cut()) squares[8] = epilogue::squares_of(value[1]);
+    }
+  }
+  [[nodiscard]] __device__ Data in_slot(Place tile) const {
+    if (r_.deal.tiles <= r_.deal.tiles_step) return last_;
+    std::uint32_t first[4];
+    std::uint32_t second[4];
+    load_pack(slot_of(tile), first);
+    load_pack(slot_of(tile) + 1, second);
+    return {{first[0], first[1], first[2], first[3], second[0], second[1], second[2], second[3]}};
+  }
+
+  // A thread has two groups of a tile's columns, 64 apart. The last one of a tile has one, half of it in each
+  // line.
+
+  [[nodiscard]] __device__ static Place part() {
+    return threadIdx.x % OverWire::threads;
+  }
+  [[nodiscard]] __device__ static bool is_cut() {
+    return part() == OverWire::threads - 1;
+  }
+  [[nodiscard]] __device__ static Place first_column(Place tile) {
+    return tile * static_cast<Place>(OverWire::elements) + part() * static_cast<Place>(group);
+  }
+  /// From rows that begin at multiples of 16 bytes, and are of whole groups.
+  [[nodiscard]] __device__ Words<8> load_groups(const T* row, Place tile) const {
+    const Place column = first_column(tile);
+    std::uint32_t first[4] = {};
+    std::uint32_t second[4] = {};
+    if (column < r_.hidden) load_pack(row + column, first);
+    if (!is_cut() && column + 64 < r_.hidden) load_pack(row + column + 64, second);
+    return {{first[0], first[1], first[2], first[3], second[0], second[1], second[2], second[3]}};
+  }
+  __device__ void store_groups(T* row, Place tile, const Data& x) const {
+    const Place column = first_column(tile);
+    std::uint32_t first[4] = {x.word[0], x.word[1], x.word[2], x.word[3]};
+    const std::uint32_t second[4] = {x.word[4], x.word[5], x.word[6], x.word[7]};
+    if (is_cut()) first[2] = second[0], first[3] = second[1];
+    if (column < r_.hidden) store_pack(row + column, first);
+    if (!is_cut() && column + 64 < r_.hidden) store_pack(row + column + 64, second);
+  }
+  __device__ static void groups_of(const Data& x, float (&value)[2][group]) {
+    Data ordered = x;
+    if (is_cut()) ordered.word[2] = x.word[4], ordered.word[3] = x.word[5];
+    float all[2 * group];
+    to_floats<T>(ordered, all);
+#pragma unroll
+    for (int j = 0; j < 2 * static_cast<int>(group); ++j) value[j / group][j % group] = all[j];
+  }
+  [[nodiscard]] __device__ static Data data_of(const float (&value)[2][group]) {
+    Data x;
+#pragma unroll
+    for (int w = 0; w < Data::size; ++w) {
+      const float pair[2] = {value[w / 4][w % 4 * 2], value[w / 4][w % 4 * 2 + 1]};
+      x.word[w] = Numbers<T>::pack(pair);
+    }
+    if (is_cut()) x.word[4] = x.word[2], x.word[5] = x.word[3];
+    return x;
+  }
+  /// The norm reads the weight while all wait for it. What this returns is to be kept until then.
+  [[nodiscard]] __device__ std::uint32_t expect_weight() const {
+    if (!held || threadIdx.x * 16 >= r_.hidden) return 0;
+    return ptx::expect(static_cast<const T*>(e_.weight) + threadIdx.x * 16);
+  }
+  /// Squares that no thread tells of.
+  __device__ void no_squares_behind(Place groups) const {
+    for (Place g = groups + threadIdx.x; g < most_groups; g += blockDim.x)
+      shared_.squares[0][g] = shared_.squares[1][g] = 0;
+  }
+
+  /// Each thread norms what it holds of a row, and hands it out.
+  __device__ void norm_held(const Row& row, int turn) const {
+    if constexpr (held) {
+      const auto groups = static_cast<Place>(divide_up(r_.hidden, group));
+      float sum[4] = {};
+      fold(shared_.squares[turn], groups, sum);
+      const float inverse = inverse_of(sum);
+      const Team& team = gathers ? a_.grid.world : a_.grid.tp;
+      const int member = gathers ? me() : a_.grid.tp.member;
+      std::byte* const area = a_.workspace.of(team.first) + out_offset();
+      each_tile(
+          r_.deal, 1, [&](Place) { return row; },
+          [&](const Row&, const RowTile& t) {
+            Data x{};
+            Data y{};
+            if (t.there) {
+              x = in_slot(t.tile);
+              float value[2][group];
+              float weight[2][group];
+              groups_of(x, value);
+              groups_of(load_row(static_cast<const T*>(e_.weight), t.tile), weight);
+#pragma unroll
+              for (int k = 0; k < 2; ++k)
+#pragma unroll
+                for (int j = 0; j < static_cast<int>(group); ++j)
+                  value[k][j] = epilogue::normed(value[k][j], inverse,
+                                                 epilogue::factor(weight[k][j], e_.weight_plus_one));
+              y = data_of(value);
+              if (a_.mutant.is(Mutant::norm_before_residual) && e_.adds && row.d == own())
+                y = sum_of_both(y, load_row(residual(row), t.tile));
+              store_row(out<T>(row), t.tile, y);
+            }
+            if (one_shot || members() == 1) return;
+            send(t,
+                 {{area + to_put_out(row, t.tile), team.size, 1}, a_.workspace.stride * team.stride, member},
+                 y);
+            if (sends_kept()) send(t, way_of_kept(row, t.tile), x);
+          });
+    }
+  }
+  [[nodiscard]] __device__ static Data sum_of_both(const Data& a, const Data& b) {
+    OrderedSum<T, Data::size, false> sum(2);
+    sum.add(a);
+    sum.add(b);
+    return sum.rounded();
+  }
+
+  // The norm of images, and FP8.
 
   /// Columns [column, column + 8) of a row; 0 behind its end.
   __device__ void load_group(const T* row, Place column, float (&value)[group]) const {
     load_floats(row, r_.hidden, column, value);
   }
-
-  /// What is to be handed out of rows [first, first + rows) of those that I sum, in their images and in my
-  /// output. All threads call it. A team of 128 sums the squares of a row; what follows is for as many teams
-  /// as there are for each row.
-  __device__ void norm(Place first, Place rows) const {
-    const Place at_once = blockDim.x / row_team;
-    int turn = 0;
-    MIXCOMM_ROLLED
-    for (Place from = 0; from < rows; from += at_once, turn ^= 1) {
-      const Place count = rows - from < at_once ? rows - from : at_once;
-      const Place split = at_once / count;
-      const Place team = threadIdx.x / row_team;
-      if (e_.norms()) {
-        if (team < count) sum_squares(image<T>(from + team, 0), shared_.squares[turn][team]);
-        __syncthreads();
-      }
-      const Place which = team / split;
-      const bool there = which < count;
-      const Place i = from + (there ? which : 0);
-      const Place column = (team % split * row_team + threadIdx.x % row_team) * group;
-      finish({row_to_sum(first + i), i, column, split * row_team * group, there},
-             shared_.squares[turn][there ? which : 0], which * split);
-    }
-  }
-
-  /// By a team, each thread its accumulator.
-  __device__ void sum_squares(const T* x, float (&squares)[row_team]) const {
-    float sum = 0;
-    MIXCOMM_ROLLED
-    for (Place column = threadIdx.x % row_team * group; column < r_.hidden; column += row_team * group) {
-      float value[group];
-      load_group(x, column, value);
-      sum = epilogue::plus(sum, epilogue::squares_of(value));
-    }
-    squares[threadIdx.x % row_team] = sum;
-  }
-
-  /// A thread's part of a row: 8 columns from `column` on, and of each `step`.
-  struct Part {
-    Row row;
-    Place i;  ///< of the images
-    Place column;
-    Place step;
-    bool there;
-  };
-
-  /// `first_team`: of those that have the row.
-  __device__ void finish(const Part& part, const float (&squares)[row_team], Place first_team) const {
-    T* const x = image<T>(part.i, 0);
-    float inverse = 1;
-    if (e_.norms()) {
-      const Place width =
-          a_.mutant.is(Mutant::mean_over_padded_width) ? 1U << (32 - __clz(r_.hidden - 1)) : r_.hidden;
-      inverse = epilogue::inverse_rms(folded(squares), width, e_.eps);
-    }
-    const bool per_token = e_.quantize == Quantize::per_token;
-    float largest = 0;
-    const Place turns = divide_up(r_.hidden, part.step);
-    MIXCOMM_ROLLED
-    for (Place n = 0; n < turns; ++n) {  // as many for all threads, which look for the largest together
-      const Place column = part.column + n * part.step;
-      const bool filled = part.there && column < r_.hidden;
-      float y[group] = {};
-      if (filled) {
-        load_group(x, column, y);
-        if (e_.norms()) norm_group(y, part.row, column, inverse);
-      }
-      if (!e_.quantizes()) {
-        if (filled) store_floats(out<T>(part.row), r_.hidden, column, y);
-        if (filled && !r_.one_shot) store_floats(x, r_.hidden, column, y);
-        continue;
-      }
-      float most = 0;
+  /// The weight of the columns that this thread norms, while data are on their way. Each thread reads what it
+  /// has copied.
+  __device__ void fetch_weight() const {
+    constexpr Place pack = 16 / sizeof(T);
+    const auto* from = static_cast<const T*>(e_.weight);
+    const bool aligned = reinterpret_cast<std::uintptr_t>(from) % 16 == 0;
+    each_group([&](Place column) {
 #pragma unroll
-      for (int j = 0; j < static_cast<int>(group); ++j) most = epilogue::larger(most, y[j]);
-      if (per_token) {
-        largest = epilogue::larger(largest, most);
-        if (filled) store_floats(x, r_.hidden, column, y);
-        continue;
+      for (Place i = column; i < column + group; i += pack) {
+        if (aligned && i + pack <= r_.hidden) [[likely]]
+          ptx::start_copy(weight_ + i, from + i);
+        else if (i < r_.hidden)
+          store_pack(weight_ + i, UserTile<const T, 4>(from, r_.hidden, i).load().word);
       }
+    });
+  }
+  /// f(column) for the groups of columns of a row that this thread norms.
+  template <class F>
+  __device__ void each_group(const F& f) const {
+    const Place step = blockDim.x * static_cast<Place>(group);
+    MIXCOMM_ROLLED
+    for (Place column = threadIdx.x * static_cast<Place>(group); column < r_.hidden; column += step)
+      f(column);
+  }
+
+  /// What is to be handed out of row i of the images, in its image and in my output. All threads call it.
+  __device__ void norm(const Row& row, Place i, int turn) const {
+    T* const x = image<T>(i, 0);
+    const float inverse = e_.norms() ? inverse_of(x, turn) : 1.0F;
+    if (e_.quantize == Quantize::none) {
+      each_group([&](Place column) {
+        float y[group];
+        norm_group(row, x, column, inverse, y);
+        store_floats(out<T>(row), r_.hidden, column, y);
+        if (!one_shot) store_floats(x, r_.hidden, column, y);
+      });
+    } else if (e_.quantize == Quantize::per_token) {
+      quantize_by_token(row, x, i, inverse, turn);
+    } else {
+      quantize_by_columns(row, x, i, inverse);
+    }
+  }
+
+  /// 1 / sqrt(...) of a row. By all threads.
+  [[nodiscard]] __device__ float inverse_of(const T* x, int turn) const {
+    constexpr Place most_columns = most_groups * static_cast<Place>(group);
+    float(&squares)[most_groups] = shared_.squares[turn];
+    float sum[4] = {};
+    MIXCOMM_ROLLED
+    for (Place begin = 0; begin < r_.hidden; begin += most_columns) {
+      if (begin > 0) __syncthreads();  // all have read
+      const Place columns = r_.hidden - begin < most_columns ? r_.hidden - begin : most_columns;
+      const auto groups = static_cast<Place>(divide_up(columns, group));
+      MIXCOMM_ROLLED
+      for (Place g = threadIdx.x; g < round_up_groups(groups); g += blockDim.x) {
+        float value[group];
+        load_group(x, begin + g * group, value);
+        squares[g] = epilogue::squares_of(value);
+      }
+      __syncthreads();
+      fold(squares, groups, sum);
+    }
+    return inverse_of(sum);
+  }
+  static constexpr auto accumulators = static_cast<Place>(epilogue::accumulators);
+  [[nodiscard]] __device__ static Place round_up_groups(Place groups) {
+    return (groups + accumulators - 1) / accumulators * accumulators;
+  }
+  /// Adds the squares of groups to accumulators l, l + 32, l + 64 and l + 96, those of lane l of each warp.
+  __device__ static void fold(const float (&squares)[most_groups], Place groups, float (&sum)[4]) {
+    const Place lane = threadIdx.x % 32;
+#pragma unroll 4
+    for (Place g = 0; g < groups; g += accumulators) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sum[k] = epilogue::plus(sum[k], squares[g + lane + k * 32]);
+    }
+  }
+  [[nodiscard]] __device__ float inverse_of(const float (&sum)[4]) const {
+    float all = epilogue::plus(epilogue::plus(sum[0], sum[2]), epilogue::plus(sum[1], sum[3]));
+#pragma unroll
+    for (int other = 16; other > 0; other /= 2) all = epilogue::plus(all, __shfl_xor_sync(~0U, all, other));
+    const bool padded = a_.mutant.is(Mutant::mean_over_padded_width);
+    const Place width = padded ? 1U << (32 - __clz(r_.hidden - 1)) : r_.hidden;
+    return epilogue::inverse_rms_of_mean(r_.one_over_hidden > 0
+                                             ? epilogue::times(all, r_.one_over_hidden)
+                                             : epilogue::over(all, static_cast<float>(width)),
+                                         e_.eps);
+  }
+
+  /// By all threads: those of 16 groups next to each other find their scale together.
+  __device__ void quantize_by_columns(const Row& row, const T* x, Place i, float inverse) const {
+    const Place step = blockDim.x * static_cast<Place>(group);
+    MIXCOMM_ROLLED
+    for (Place begin = 0; begin < r_.hidden; begin += step) {
+      const Place column = begin + threadIdx.x * static_cast<Place>(group);
+      const bool filled = column < r_.hidden;
+      float y[group] = {};
+      if (filled) norm_group(row, x, column, inverse, y);
       float scale = 0;
       if (e_.quantize == Quantize::per_128_columns) {
-        scale = epilogue::scale_of(largest_of<scale_columns / group>(most));
-        if (filled && column % scale_columns == 0) put_scale(part, column / scale_columns, scale);
+        scale = epilogue::scale_of(largest_of<scale_columns / group>(largest_in(y)));
+        if (filled && column % scale_columns == 0) put_scale(row, i, column / scale_columns, scale);
       } else {
         scale = *e_.fixed_scale;
       }
-      if (filled) quantize(part, column, y, scale);
+      if (filled) quantize(row, i, column, y, scale);
     }
-    if (!per_token) return;
+  }
+  /// By all threads.
+  __device__ void quantize_by_token(const Row& row, T* x, Place i, float inverse, int turn) const {
+    float largest = 0;
+    each_group([&](Place column) {
+      float y[group];
+      norm_group(row, x, column, inverse, y);
+      largest = epilogue::larger(largest, largest_in(y));
+      store_floats(x, r_.hidden, column, y);
+    });
     largest = largest_of<32>(largest);
-    const Place warp = threadIdx.x % row_team / 32;
-    if (threadIdx.x % 32 == 0) shared_.largest[threadIdx.x / row_team][warp] = largest;
+    if (threadIdx.x % 32 == 0) shared_.largest[turn][threadIdx.x / 32] = largest;
     __syncthreads();
-    const Place teams_of_row = part.step / (row_team * static_cast<Place>(group));
-    MIXCOMM_ROLLED
-    for (Place team = 0; part.there && team < teams_of_row; ++team)
-#pragma unroll
-      for (int w = 0; w < row_team / 32; ++w)
-        largest = epilogue::larger(largest, shared_.largest[first_team + team][w]);
+    largest =
+        largest_of<32>(threadIdx.x % 32 < blockDim.x / 32 ? shared_.largest[turn][threadIdx.x % 32] : 0);
     const float scale = epilogue::scale_of(largest);
-    if (part.there && part.column == 0) put_scale(part, 0, scale);
-    MIXCOMM_ROLLED
-    for (Place column = part.column; part.there && column < r_.hidden; column += part.step) {
+    if (threadIdx.x == 0) put_scale(row, i, 0, scale);
+    each_group([&](Place column) {
       float y[group];
       load_group(x, column, y);
-      quantize(part, column, y, scale);
-    }
-    __syncthreads();  // the largest are read
+      quantize(row, i, column, y, scale);
+    });
+  }
+  [[nodiscard]] __device__ static float largest_in(const float (&y)[group]) {
+    float most = 0;
+#pragma unroll
+    for (int j = 0; j < static_cast<int>(group); ++j) most = epilogue::larger(most, y[j]);
+    return most;
   }
 
-  /// y of columns [column, column + 8), as it is rounded.
-  __device__ void norm_group(float (&y)[group], const Row& row, Place column, float inverse) const {
+  /// y of columns [column, column + 8) of a row whose sum is `x`, as it is rounded.
+  __device__ void norm_group(const Row& row, const T* x, Place column, float inverse,
+                             float (&y)[group]) const {
+    load_group(x, column, y);
+    if (!e_.norms()) return;
     float weight[group];
-    load_group(weight_, column, weight);
+    load_group(weight_ != nullptr ? weight_ : static_cast<const T*>(e_.weight), column, weight);
 #pragma unroll
     for (int j = 0; j < static_cast<int>(group); ++j)
       y[j] = rounded<T>(epilogue::normed(y[j], inverse, epilogue::factor(weight[j], e_.weight_plus_one)));
@@ -571,15 +797,6 @@ class RowContext : public Messages<WireOf<T>> {
     }
   }
 
-  /// The accumulators, folded in half until one is left. The same for all threads of the team.
-  [[nodiscard]] __device__ static float folded(const float (&squares)[row_team]) {
-    const Place lane = threadIdx.x % 32;
-    float sum = epilogue::plus(epilogue::plus(squares[lane], squares[lane + 64]),
-                               epilogue::plus(squares[lane + 32], squares[lane + 96]));
-#pragma unroll
-    for (int other = 16; other > 0; other /= 2) sum = epilogue::plus(sum, __shfl_xor_sync(~0U, sum, other));
-    return sum;
-  }
   template <int threads>
   [[nodiscard]] __device__ static float largest_of(float mine) {
 #pragma unroll
@@ -588,81 +805,80 @@ class RowContext : public Messages<WireOf<T>> {
     return mine;
   }
 
-  __device__ void quantize(const Part& part, Place column, const float (&y)[group], float scale) const {
+  __device__ void quantize(const Row& row, Place i, Place column, const float (&y)[group],
+                           float scale) const {
     Words<2> codes{};
 #pragma unroll
     for (int j = 0; j < static_cast<int>(group); j += 2)
       codes.word[j / 4] |= fp8_pair(epilogue::over(y[j], scale), epilogue::over(y[j + 1], scale))
                            << (j % 4 * 8);
-    UserTile<fp8_e4m3, 2>(out<fp8_e4m3>(part.row), r_.hidden, column).store(codes);
-    if (!r_.one_shot)
-      UserTile<fp8_e4m3, 2>(image<fp8_e4m3>(part.i, r_.images.fp8), r_.hidden, column).store(codes);
+    UserTile<fp8_e4m3, 2>(out<fp8_e4m3>(row), r_.hidden, column).store(codes);
+    if (!one_shot) UserTile<fp8_e4m3, 2>(image<fp8_e4m3>(i, r_.images.fp8), r_.hidden, column).store(codes);
   }
-  __device__ void put_scale(const Part& part, Place which, float scale) const {
-    scales(part.row)[which] = scale;
-    if (!r_.one_shot) image<float>(part.i, r_.images.scales)[which] = scale;
+  __device__ void put_scale(const Row& row, Place i, Place which, float scale) const {
+    scales(row)[which] = scale;
+    if (!one_shot) image<float>(i, r_.images.scales)[which] = scale;
   }
 
   // two_shot: what comes of rows, to all who need them.
 
   /// Where a tile of a row's output lies, in the area for what comes out.
   [[nodiscard]] __device__ std::size_t to_put_out(const Row& row, Place tile) const {
-    const Place slot = r_.gathers ? packed(row) : row.r;
-    return wire_bytes(static_cast<std::size_t>(slot) * out_tiles_ + tile);
+    return wire_bytes((gathers ? packed(row) : row.r) * r_.out_deal.tiles + tile);
   }
   /// ... of what residual_out gets, where that is something else.
   [[nodiscard]] __device__ std::size_t to_keep(const Row& row, Place tile) const {
     const std::size_t rows =
-        r_.gathers ? b_.packed_size() : b_.packed_end(own()) - b_.start(Coordinates::packed, own());
-    return wire_bytes(rows * out_tiles_ + static_cast<std::size_t>(row.r) * tiles_ + tile);
+        gathers ? b_.packed_size() : b_.packed_end(own()) - b_.start(Coordinates::packed, own());
+    return wire_bytes(static_cast<Place>(rows) * r_.out_deal.tiles + row.r * r_.deal.tiles + tile);
   }
   [[nodiscard]] __device__ bool sends_kept() const {
     return e_.keeps && e_.changes() && a_.grid.tp.size > 1;
   }
 
   __device__ void send_out(Place first, Place rows) const {
-    const Team& team = r_.gathers ? a_.grid.world : a_.grid.tp;
-    const int member = r_.gathers ? me() : a_.grid.tp.member;
+    const auto row_of = [&](Place i) { return row_to_sum(first + i); };
+    const Team& team = gathers ? a_.grid.world : a_.grid.tp;
+    const int member = gathers ? me() : a_.grid.tp.member;
     std::byte* const area = a_.workspace.of(team.first) + out_offset();
-    each_tile(rows, out_tiles_, [&](const RowTile& t) {
-      const Row row = row_to_sum(first + t.row);
+    each_tile(r_.out_deal, rows, row_of, [&](const Row& row, const RowTile& t) {
       Data data{};
       if (t.there) {
         if (!e_.quantizes())
-          data = load(image<const T>(t.row, 0), r_.hidden, t.tile);
+          data = load(image<const T>(t.i, 0), r_.hidden, t.tile);
         else if (t.tile < fp8_tiles())
-          data = load(image<const fp8_e4m3>(t.row, r_.images.fp8), r_.hidden, t.tile);
+          data = load(image<const fp8_e4m3>(t.i, r_.images.fp8), r_.hidden, t.tile);
         else
-          data = load(image<const float>(t.row, r_.images.scales), scales(), t.tile - fp8_tiles());
+          data = load(image<const float>(t.i, r_.images.scales), scales(), t.tile - fp8_tiles());
       }
       send(t, {{area + to_put_out(row, t.tile), team.size, 1}, a_.workspace.stride * team.stride, member},
            data);
     });
     if (!sends_kept()) return;
-    const Team& tp = a_.grid.tp;
-    each_tile(rows, tiles_, [&](const RowTile& t) {
-      const Row row = row_to_sum(first + t.row);
+    each_tile(r_.deal, rows, row_of, [&](const Row& row, const RowTile& t) {
       Data data{};
-      if (t.there) data = load(static_cast<const T*>(residual_out(row)), r_.hidden, t.tile);
-      send(t,
-           {{a_.workspace.of(tp.first) + out_offset() + to_keep(row, t.tile), tp.size, 1},
-            a_.workspace.stride * tp.stride,
-            tp.member},
-           data);
+      if (t.there) data = load_row(residual_out(row), t.tile);
+      send(t, way_of_kept(row, t.tile), data);
     });
+  }
+  [[nodiscard]] __device__ Way way_of_kept(const Row& row, Place tile) const {
+    const Team& tp = a_.grid.tp;
+    return {{a_.workspace.of(tp.first) + out_offset() + to_keep(row, tile), tp.size, 1},
+            a_.workspace.stride * tp.stride,
+            tp.member};
   }
 
   /// Takes what other ranks have made of rows.
   __device__ void close() {
     const Place of_mine = rows_of(own()) - mine_.size;
     take(
-        r_.gathers ? all_rows() - mine_.size : of_mine, out_tiles_, r_.gathers,
+        r_.out_deal, gathers ? all_rows() - mine_.size : of_mine,
+        [&](Place i) { return gathers ? row_of_all(i, true) : row_of_others(i); },
         [&](const Row& row, Place tile) { return to_put_out(row, tile); },
         [&](const Row& row, Place tile, const Data& data) {
           if (!e_.quantizes()) {
-            user(out<T>(row), r_.hidden, tile).store(data);
-            if (e_.keeps && !e_.changes() && row.d == own())
-              user(residual_out(row), r_.hidden, tile).store(data);
+            store_row(out<T>(row), tile, data);
+            if (e_.keeps && !e_.changes() && row.d == own()) store_row(residual_out(row), tile, data);
           } else if (tile < fp8_tiles()) {
             user(out<fp8_e4m3>(row), r_.hidden, tile).store(data);
           } else {
@@ -671,28 +887,49 @@ class RowContext : public Messages<WireOf<T>> {
         });
     if (sends_kept())
       take(
-          of_mine, tiles_, false, [&](const Row& row, Place tile) { return to_keep(row, tile); },
-          [&](const Row& row, Place tile, const Data& data) {
-            user(residual_out(row), r_.hidden, tile).store(data);
-          });
+          r_.deal, of_mine, [&](Place i) { return row_of_others(i); },
+          [&](const Row& row, Place tile) { return to_keep(row, tile); },
+          [&](const Row& row, Place tile, const Data& data) { store_row(residual_out(row), tile, data); });
   }
 
-  /// Tiles of `rows` rows that others sum: of all blocks, or of mine.
-  template <class At, class Put>
-  __device__ void take(Place rows, Place tiles, bool of_all, const At& at, const Put& put) {
+  /// Tiles of `count` rows that others sum, of several rows at a time.
+  template <class RowOf, class At, class Put>
+  __device__ void take(const RowDeal& deal, Place count, const RowOf& row_of, const At& at, const Put& put) {
     const std::byte* area = workspace(me()) + out_offset();
-    each_tile(rows, tiles, [&](const RowTile& t) {
-      if (lost_) return;
-      const Row row = of_all ? row_of_all(t.row, true) : row_of_others(t.row);
-      Received received[1];
-      std::uint32_t here = t.there ? 0 : 1;
-      if (!receive(received, here, [&](int) { return area + at(row, t.tile); })) {
-        if (here == 0) this->fail(FailureRecord::timeout, missing_for(member_of(row)));
-        lost_ = true;
-        return;
+    const TeamPlace mine(deal);
+    MIXCOMM_ROLLED
+    for (Place from = 0; from < count; from += depth * deal.rows_step) {
+      Row rows[depth];
+      std::uint32_t none = 0;
+#pragma unroll
+      for (int k = 0; k < depth; ++k) {
+        const Place i = from + k * deal.rows_step + mine.row;
+        const bool has = mine.row < deal.rows_step && i < count;
+        rows[k] = row_of(has ? i : 0);
+        none |= has ? 0 : 1U << k;
       }
-      if (t.there) put(row, t.tile, OverWire::data(received[0]));
-    });
+      MIXCOMM_ROLLED
+      for (Place begin = 0; begin < deal.tiles; begin += deal.tiles_step) {
+        const Place tile = begin + mine.tile;
+        if (OverWire::any(lost_)) return;
+        Received received[depth];
+        const std::uint32_t not_mine = tile < deal.tiles ? none : ~0U;
+        std::uint32_t here = not_mine;
+        const bool come = receive(received, here, [&](int k) { return area + at(rows[k], tile); });
+        if (!come && here != Base::template all_of<depth>) {
+          std::uint64_t missing = 0;
+#pragma unroll
+          for (int k = 0; k < depth; ++k)
+            if ((here >> k & 1U) == 0) missing |= missing_for(member_of(rows[k]));
+          this->fail(FailureRecord::timeout, missing);
+        }
+        lost_ = !come;
+        if (lost_) return;
+#pragma unroll
+        for (int k = 0; k < depth; ++k)
+          if ((not_mine >> k & 1U) == 0) put(rows[k], tile, OverWire::data(received[k]));
+      }
+    }
   }
   /// The member that sums a row.
   [[nodiscard]] __device__ Place member_of(const Row& row) const {
@@ -702,13 +939,11 @@ class RowContext : public Messages<WireOf<T>> {
   const RowArguments& r_;
   const EpilogueArguments& e_;
   Shared& shared_;
-  const T* weight_;
+  Data last_{};  ///< held: of the last tile that was summed
+  T* weight_;    ///< the norm's, in shared memory if it fits
   std::byte* images_;
-  Share mine_{};         ///< of my block's rows: those that I sum
-  Place tiles_ = 0;      ///< of a row
-  Place out_tiles_ = 0;  ///< of what comes out of it
-  Place extent_ = 0;     ///< rows from one source's to the next one's
-  bool lost_ = false;    ///< something has not come to this thread: it sends nothing any more
+  Share mine_{};       ///< of my block's rows: those that I sum
+  bool lost_ = false;  ///< something has not come to this thread: it sends nothing any more
 };
 
 }  // namespace mixcomm::cuda

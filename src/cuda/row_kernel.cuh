@@ -1,4 +1,4 @@
-// The kernels of one dtype for operations with an epilogue: one for each wire.
+// The kernels of one dtype for operations with an epilogue: for each wire, body and algorithm.
 #pragma once
 
 #include "cuda/line_wire.cuh"
@@ -10,11 +10,11 @@
 namespace mixcomm::cuda {
 
 template <class T>
-using SingleLines = LineWire<T, 1>;
+using RowLines = LineWire<T, 2>;
 
-template <class T, template <class> class WireOf>
+template <class T, template <class> class WireOf, bool gathers, bool one_shot, bool held>
 __global__ void __launch_bounds__(most_row_threads, 1) row_operation(const __grid_constant__ RowArguments a) {
-  using Context = RowContext<T, WireOf>;
+  using Context = RowContext<T, WireOf, gathers, one_shot, held>;
   __shared__ SpreadRows rows;
   __shared__ typename Context::Shared shared;
   extern __shared__ uint4 images[];
@@ -47,8 +47,21 @@ __global__ void __launch_bounds__(most_row_threads, 1) row_operation(const __gri
 /// All kernels of T.
 template <class T>
 RowKernelTable row_kernels_of() {
-  return {{reinterpret_cast<void*>(row_operation<T, PacketWire>),
-           reinterpret_cast<void*>(row_operation<T, SingleLines>)}};
+  RowKernelTable table;
+  const auto put = [&]<bool gathers, bool one_shot>() {
+    const auto at = [&](RowKind kind) -> void*& {
+      return table.kernel[static_cast<int>(kind)][gathers][one_shot];
+    };
+    at(RowKind::packets) = reinterpret_cast<void*>(row_operation<T, PacketWire, gathers, one_shot, false>);
+    at(RowKind::lines) = reinterpret_cast<void*>(row_operation<T, RowLines, gathers, one_shot, false>);
+    if constexpr (sizeof(T) == 2)
+      at(RowKind::held) = reinterpret_cast<void*>(row_operation<T, RowLines, gathers, one_shot, true>);
+  };
+  put.template operator()<false, false>();
+  put.template operator()<false, true>();
+  put.template operator()<true, false>();
+  put.template operator()<true, true>();
+  return table;
 }
 
 }  // namespace mixcomm::cuda

@@ -6,9 +6,14 @@
 
 namespace mixcomm::cuda {
 
-/// The kernels of one dtype, each taking one RowArguments, by Wire.
+/// Over which wire a kernel works; `held`, over lines: threads hold what they sum until they norm it, where
+/// rows are aligned and of 16 bits.
+enum class RowKind : std::uint8_t { packets, lines, held };
+
+/// The kernels of one dtype, each taking one RowArguments: by RowKind, by whether the operation gathers, and
+/// by whether it is one_shot.
 struct RowKernelTable {
-  void* kernel[2] = {};
+  void* kernel[3][2][2] = {};
 };
 
 template <class T>

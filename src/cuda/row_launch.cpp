@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "epilogue/arithmetic.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cuda {
@@ -24,7 +25,28 @@ struct WireShape {
   std::size_t threads;
 };
 constexpr WireShape shape_of_wire(Wire wire) {
-  return wire == Wire::lines ? WireShape{120, 128, 8} : WireShape{8, 16, 1};
+  return wire == Wire::lines ? WireShape{240, 256, 8} : WireShape{8, 16, 1};
+}
+
+RowDeal deal_of(std::size_t tiles, std::size_t teams) {
+  const bool several = teams >= tiles;
+  return {static_cast<std::uint32_t>(tiles), static_cast<std::uint32_t>(several ? teams / tiles : 1),
+          static_cast<std::uint32_t>(several ? tiles : teams)};
+}
+
+/// Whether threads can norm what they have summed: their parts of a tile are whole groups of columns, in
+/// packs of 16 bytes, and a row's fit the sums of squares and shared memory.
+bool can_hold(const Call& call, Wire wire, std::size_t tiles) {
+  const Epilogue& epilogue = call.epilogue;
+  if (wire != Wire::lines || size_of(call.dtype) != 2 || !epilogue.norms() || epilogue.quantizes() ||
+      call.hidden % epilogue::group != 0 || call.shape.threads != 0)
+    return false;
+  for (const void* data : {call.in, static_cast<const void*>(call.out), epilogue.residual.data,
+                           static_cast<const void*>(epilogue.residual_out.data), epilogue.weight.data})
+    if (reinterpret_cast<std::uintptr_t>(data) % 16 != 0) return false;
+  constexpr std::size_t teams = most_row_threads / 8;
+  return tiles >= 4 && tiles * groups_of_tile <= most_groups &&
+         divide_up(tiles, teams) * most_row_threads * 32 <= most_image_bytes;
 }
 
 Wire wire_of(const Call& call, const LaunchLimits& limits) {
@@ -42,11 +64,10 @@ class RowSizes {
     one_shot_ = call.algorithm != Algorithm::two_shot;
     tiles_ = divide_up(call.hidden * size_of(call.dtype), shape.bytes);
     row_bytes_ = tiles_ * shape.wire_bytes;
-    out_row_bytes_ = row_bytes_;
+    out_tiles_ = tiles_;
     if (epilogue.quantizes())
-      out_row_bytes_ =
-          (divide_up(call.hidden, shape.bytes) + divide_up(scales * sizeof(float), shape.bytes)) *
-          shape.wire_bytes;
+      out_tiles_ = divide_up(call.hidden, shape.bytes) + divide_up(scales * sizeof(float), shape.bytes);
+    out_row_bytes_ = out_tiles_ * shape.wire_bytes;
     images_.fp8 = static_cast<std::uint32_t>(round_up(call.hidden * size_of(call.dtype), image_bytes));
     images_.scales = images_.fp8;
     if (!one_shot_ && epilogue.quantizes())
@@ -57,6 +78,7 @@ class RowSizes {
   }
 
   [[nodiscard]] std::size_t tiles() const { return tiles_; }
+  [[nodiscard]] std::size_t out_tiles() const { return out_tiles_; }
   [[nodiscard]] const RowImages& images() const { return images_; }
   [[nodiscard]] bool needs_images() const { return changes_ || !one_shot_; }
 
@@ -94,6 +116,7 @@ class RowSizes {
   bool changes_;
   bool one_shot_;
   std::size_t tiles_;
+  std::size_t out_tiles_;
   std::size_t row_bytes_;
   std::size_t out_row_bytes_;
   RowImages images_;
@@ -103,8 +126,8 @@ class RowSizes {
 
 RowLaunch row_launch_for(const Call& call, const Grid& grid, const LaunchLimits& limits) {
   RowLaunch launch;
-  launch.wire = wire_of(call, limits);
-  const RowSizes sizes(call, grid, launch.wire);
+  const Wire wire = wire_of(call, limits);
+  const RowSizes sizes(call, grid, wire);
   BasicBlocks<most_ranks>& blocks = launch.blocks;
   blocks.assign(call.blocks.dp(), [&](int d) { return call.blocks.full_size(d) / call.hidden; });
   const std::size_t all_rows = std::max<std::size_t>(blocks.elements(), 1);
@@ -132,14 +155,26 @@ RowLaunch row_launch_for(const Call& call, const Grid& grid, const LaunchLimits&
     if (sizes.bytes(blocks) <= launch.lane_bytes && blocks.packed_size() * sizes.tiles() <= most_tiles) break;
   }
 
-  const std::size_t wanted = blocks.packed_size() * sizes.tiles() * shape_of_wire(launch.wire).threads;
-  std::size_t threads = call.shape.threads > 0 ? static_cast<std::size_t>(call.shape.threads) : wanted;
-  threads = std::min<std::size_t>(round_up(threads, row_team), most_row_threads);
-  launch.threads = static_cast<int>(threads);
+  // Threads for all tiles of what a pass covers, or of a row where they hold it.
+  const bool held = can_hold(call, wire, sizes.tiles());
+  launch.kind = held ? RowKind::held : wire == Wire::lines ? RowKind::lines : RowKind::packets;
+  const std::size_t rows_each =
+      held ? 1 : std::max<std::size_t>(blocks.packed_size() / static_cast<std::size_t>(blocks.dp()), 1);
+  std::size_t threads = call.shape.threads > 0 ? static_cast<std::size_t>(call.shape.threads)
+                                               : rows_each * sizes.tiles() * shape_of_wire(wire).threads;
+  launch.threads = static_cast<int>(std::clamp<std::size_t>(round_up(threads, 32), 32, most_row_threads));
 
+  const std::size_t teams = static_cast<std::size_t>(launch.threads) / shape_of_wire(wire).threads;
+  launch.deal = deal_of(sizes.tiles(), teams);
+  launch.out_deal = deal_of(sizes.out_tiles(), teams);
   launch.images = sizes.images();
   const std::size_t rows = std::max<std::size_t>(sizes.summed(blocks), 1);
   launch.rows_at_once = static_cast<std::uint32_t>(rows);
+  if (held) {
+    launch.rows_at_once = 1;
+    launch.shared_bytes = divide_up(sizes.tiles(), teams) * static_cast<std::size_t>(launch.threads) * 32;
+    return launch;
+  }
   if (!sizes.needs_images()) return launch;
   launch.images_in_workspace = launch.images.bytes > most_image_bytes;
   launch.rows_at_once = 1;

@@ -70,9 +70,13 @@ inline constexpr float least_maximum = 1e-10F;
   return plus(plus(pair(0), pair(2)), plus(pair(4), pair(6)));
 }
 
+/// 1 / sqrt(mean + eps).
+[[nodiscard]] MIXCOMM_HD inline float inverse_rms_of_mean(float mean, float eps) {
+  return over(1.0F, root(plus(mean, eps)));
+}
 /// 1 / sqrt(s / hidden + eps).
 [[nodiscard]] MIXCOMM_HD inline float inverse_rms(float s, std::size_t hidden, float eps) {
-  return over(1.0F, root(plus(over(s, static_cast<float>(hidden)), eps)));
+  return inverse_rms_of_mean(over(s, static_cast<float>(hidden)), eps);
 }
 
 /// What a column is multiplied by.

@@ -103,8 +103,9 @@ Call row_call(Op op, Algorithm algorithm, Protocol protocol, DType dtype, const 
 
 /// What a pass of a lane takes of the larger area, counted row by row.
 std::size_t bytes_of_pass(const Call& call, const Grid& grid, const RowLaunch& launch) {
-  const std::size_t data = launch.wire == Wire::lines ? 120 : 8;
-  const std::size_t carried = launch.wire == Wire::lines ? 128 : 16;
+  const bool lines = launch.kind != RowKind::packets;
+  const std::size_t data = lines ? 240 : 8;
+  const std::size_t carried = lines ? 256 : 16;
   const auto on_wire = [&](std::size_t bytes) { return (bytes + data - 1) / data * carried; };
   const std::size_t row = on_wire(call.hidden * size_of(call.dtype));
   const std::size_t scales = scales_per_row(call.epilogue.quantize, call.hidden);
@@ -161,8 +162,8 @@ TEST(RowLaunches, EveryRowFitsOrIsRefused) {
                       ++launched;
                       ASSERT_LE(launch.lanes, limits.most_lanes);
                       ASSERT_LE(static_cast<std::size_t>(launch.lanes), launch.blocks.elements());
-                      ASSERT_EQ(launch.wire, protocol == Protocol::packets ? Wire::packets : Wire::lines);
-                      ASSERT_EQ(launch.threads % row_team, 0);
+                      ASSERT_EQ(launch.kind == RowKind::packets, protocol == Protocol::packets);
+                      ASSERT_EQ(launch.threads % 32, 0);
                       ASSERT_LE(launch.threads, most_row_threads);
                       ASSERT_LE(launch.lane_bytes * static_cast<std::size_t>(launch.lanes), workspace);
                       ASSERT_LE(bytes_of_pass(call, grid, launch), launch.lane_bytes);
@@ -185,8 +186,8 @@ TEST(RowLaunches, FewRowsTakeALaneEachAndManyAllLanes) {
                           grid, limits);
   };
   EXPECT_EQ(launch(1).lanes, 1);
-  EXPECT_EQ(launch(1).threads, 512);
-  EXPECT_EQ(launch(8).lanes, 12);  // and four of the other block
+  EXPECT_EQ(launch(1).threads, 288);  // for 35 tiles of eight
+  EXPECT_EQ(launch(8).lanes, 12);     // and four of the other block
   EXPECT_EQ(launch(1000).passes * launch(1000).lanes >= 128, true);
 }
 

@@ -15,7 +15,6 @@ int main(int argc, char** argv) {
     std::puts(mixcomm::verify::why_no_cuda().c_str());
     return 0;
   }
-  setenv("MIXCOMM_ENABLE", "cuda_epilogues", 0);
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }
