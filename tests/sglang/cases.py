@@ -564,6 +564,8 @@ def run(rank: int, tp: int, dp: int) -> dict[str, Any]:
     if sglang.__version__ == "0.5.17":
         case("of the model: rows changed", model.rows_changed_between_layers)
         case("of the model: deployments", model.deployments)
+        if tp > 1:
+            case("of the model: compiled", model.compiled)
     case("strided", strided_on_one_rank, COUNTS[dp][1])
     case("other_rows", other_rows)
     case("other_dtypes", other_dtypes)

@@ -244,6 +244,32 @@ def rows_changed_between_layers(here: Here) -> dict[str, Any]:
     return found
 
 
+def compiled(here: Here) -> dict[str, Any]:
+    """Traced as a whole, without a break: exits as they are without the norm, none of which waits."""
+    from mixcomm.sglang import exit_norm, link, settings, tally
+
+    mine = link.current()
+    assert mine is not None
+    asked, dtype, counts = mine.asked, torch.float32, [4] * here.dp
+    made = _model(dtype)
+    embeds = here.data(here.d, counts[here.d], dtype, 20)
+    mine.asked = dataclasses.replace(asked, norm=settings.Norms(gather=True, exit=True))
+    tally.reset()
+    try:
+        with torch.no_grad():
+            traced = torch.compile(made.forward, backend="aot_eager", fullgraph=True)
+            ours = traced(None, None, batch(here, counts, True, dtype), input_embeds=embeds)
+            waits = exit_norm._waiting is not None
+            right = expected(here, made, counts, dtype, settings.Norms())
+    finally:
+        mine.asked = asked
+    return {
+        "close": bool(torch.allclose(ours, right, rtol=1e-5, atol=1e-5)),
+        "waits": waits,
+        "tally": tally.counters(),
+    }
+
+
 def deployments(here: Here) -> dict[str, str | None]:
     """Why exits of a deployment are without the norm, with 0.5.17."""
     from mixcomm.sglang import hooks_0_5_17

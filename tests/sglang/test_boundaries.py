@@ -107,6 +107,8 @@ def test_an_exit_that_waits_for_the_next_layer(cases, release, tp, dp):
         assert "reads or changes rows whose sum is not made yet" in one["changed"], one
         assert one["failed"].startswith("ArithmeticError"), one
         assert one["after changed"] and one["after failed"], one
+        if tp > 1:
+            assert found["of the model: compiled"] == {"close": True, "waits": False, "tally": {}}
         said = found["of the model: deployments"]
         assert said["known"] is None
         assert all(said[name] for name in said if name != "known"), said
