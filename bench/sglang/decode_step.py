@@ -18,6 +18,10 @@ COMMUNICATION = (
 )
 
 
+# SGLang's own norms; those in an operation are part of its kernel.
+NORM = ("rmsnorm", "rms_norm")
+
+
 def events(path: pathlib.Path) -> list[dict]:
     """The kernels of a trace."""
     with gzip.open(path, "rt") as file:
@@ -36,7 +40,7 @@ def is_communication(name: str) -> bool:
 
 def sum_up(path: pathlib.Path, steps: int) -> dict:
     """Time of all kernels and of those that communicate, per decode step, in microseconds."""
-    total, communication, kernels = 0.0, 0.0, collections.Counter()
+    total, communication, norm, norms, kernels = 0.0, 0.0, 0.0, 0, collections.Counter()
     number = collections.Counter()
     found = events(path)
     for event in found:
@@ -45,12 +49,17 @@ def sum_up(path: pathlib.Path, steps: int) -> dict:
             communication += event["dur"]
             kernels[event["name"][:90]] += event["dur"]
             number[event["name"][:90]] += 1
+        elif any(part in event["name"].lower() for part in NORM):
+            norm += event["dur"]
+            norms += 1
     span = max((e["ts"] + e["dur"] for e in found), default=0) - min((e["ts"] for e in found), default=0)
     return {
         "steps": steps,
         "span_us_per_step": round(span / steps, 1),
         "kernels_us_per_step": round(total / steps, 1),
         "communication_us_per_step": round(communication / steps, 1),
+        "norm_us_per_step": round(norm / steps, 1),
+        "norms_per_step": round(norms / steps, 1),
         "communication": {name: [number[name], round(us / steps, 1)] for name, us in kernels.most_common(12)},
     }
 

@@ -6,6 +6,8 @@ import json
 import pathlib
 import statistics
 
+from variants import ALL, FUSED, STOCK
+
 
 def compare_tokens(stock: list, other: list) -> dict:
     """How many outputs are the same, and of the first differences how close the two candidates were."""
@@ -38,7 +40,7 @@ def figures(files: list[pathlib.Path]) -> dict:
     rows = []
     for concurrency in sorted({run["concurrency"] for run in runs}):
         row: dict[str, object] = {"concurrency": concurrency}
-        for variant in ("stock", "mixcomm", "sum_len"):
+        for variant in ALL:
             of = [run for run in runs if run["variant"] == variant and run["concurrency"] == concurrency]
             if of:
                 itl = [run["median_itl_ms"] for run in of]
@@ -47,11 +49,11 @@ def figures(files: list[pathlib.Path]) -> dict:
                 row[f"{variant}_median_ttft_ms"] = round(
                     statistics.median(run["median_ttft_ms"] for run in of), 1
                 )
-        for base in ("stock", "sum_len"):
-            if f"{base}_median_itl_ms" in row and "mixcomm_median_itl_ms" in row:
-                row[f"mixcomm_to_{base}"] = round(
-                    row["mixcomm_median_itl_ms"] / row[f"{base}_median_itl_ms"], 3
-                )
+        median = {variant: row.get(f"{variant}_median_itl_ms") for variant in ALL}
+        for base in (*STOCK, "mixcomm"):
+            for variant in FUSED:
+                if variant != base and median[base] and median[variant]:
+                    row[f"{variant}_to_{base}"] = round(median[variant] / median[base], 3)
         rows.append(row)
     return {
         "card": "; ".join(sorted(set(cards))),

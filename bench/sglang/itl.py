@@ -7,9 +7,10 @@ from running:
 
   install    unpacks both; checks imports and builds SGLang's JIT kernels (about a minute)
   limit      from how many bytes on two NCCL calls are as quick as one of mixcomm's (--limit)
-  servers    one for each of --variants, all of them up at once: stock, mixcomm, sum_len (stock with SUM_LEN
-             padding in decode graphs); the processes of all but the one that is measured are stopped
-             (SIGSTOP), so they take neither processors nor GPUs
+  servers    one for each of --variants, all of them up at once: stock, sum_len (stock with SUM_LEN padding in
+             decode graphs), mixcomm (without norms in operations), norm (SGLANG_MIXED_COMM_NORM=1),
+             norm_gather and norm_exit (one of the two); the processes of all but the one that is measured are
+             stopped (SIGSTOP), so they take neither processors nor GPUs. Four fit into 78 GiB
   greedy     tokens of 32 prompts, compared between servers
   problems   500 word problems over HTTP, how many are solved (--problems FILE)
   rounds     in each, SGLang's own bench client at each concurrency, one server after the other
@@ -17,6 +18,7 @@ from running:
   kill       a rank of mixcomm's server is killed under load (--kill)
 
   itl.py --kit KIT --wheel WHEEL --out OUT --variants stock,mixcomm --rounds 3 --trace --kill
+  itl.py --kit KIT --wheel WHEEL --out OUT --variants stock,mixcomm,norm,norm_gather --rounds 2
   itl.py --kit KIT --wheel WHEEL --out OUT --model models/tiny-qwen3_5-moe --rounds 0 \\
          --problems models/tiny-qwen3_5-moe/eval.jsonl --server-args "--load-format auto"
   itl.py --merge OUT1/runs.json OUT2/runs.json --out OUT
@@ -48,6 +50,7 @@ from figures import compare_tokens, figures
 from problems import solve
 from server import Server
 from system import alive, card, end_group, group, title
+from variants import ALL, FUSED, TOKENS, memory, plugin, variables
 
 BEGIN = time.monotonic()
 SUM_LEN_PLUGIN = """
@@ -141,10 +144,10 @@ class Driver:
 
     def environment(self, variant: str) -> dict[str, str]:
         """The kit's variables, and those of the variant: which plug-in may load."""
-        paths = {"stock": "", "mixcomm": str(self.work / "mixcomm"), "sum_len": str(self.work / "sum_len")}
+        folder = plugin(variant)
         given = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "EXTRA_PYTHONPATH")}
-        if paths[variant]:
-            given["EXTRA_PYTHONPATH"] = paths[variant]
+        if folder:
+            given["EXTRA_PYTHONPATH"] = str(self.work / folder)
         text = subprocess.run(
             ["bash", "-c", "set -a; . ./env.sh; env -0"],
             cwd=self.kit,
@@ -153,21 +156,13 @@ class Driver:
             check=True,
         ).stdout.decode()
         found = dict(pair.split("=", 1) for pair in text.split("\0") if "=" in pair)
-        for name in ("SGLANG_PLUGINS", "SGLKIT_PLUGIN", "SGLANG_USE_MIXED_COMM"):
+        for name in ("SGLANG_PLUGINS", "SGLKIT_PLUGIN", "SGLANG_USE_MIXED_COMM", "SGLANG_MIXED_COMM_NORM"):
             found.pop(name, None)
-        if variant == "stock":
-            found["SGLANG_PLUGINS"] = "__none__"
-        else:
-            found["SGLKIT_PLUGIN"] = "1"
-        if variant == "mixcomm":
-            found |= {
-                "SGLANG_USE_MIXED_COMM": "1",
-                "SGLANG_MIXED_COMM_STRICT": "1",
-                "SGLANG_MIXED_COMM_CHECK": "1",
-            }
-            found.setdefault("SGLANG_MIXED_COMM_TIMEOUT", "60")
-        found["MIXCOMM_DISABLE"] = "multicast"
-        return found
+        found |= {"SGLKIT_PLUGIN": "1"} if folder else {"SGLANG_PLUGINS": "__none__"}
+        # Servers that come at once have taken different parts of each GPU at a time, which SGLang refuses.
+        found["SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK"] = "0"
+        found.setdefault("SGLANG_MIXED_COMM_TIMEOUT", "120")
+        return found | variables(variant)
 
     def install(self) -> None:
         """Unpacks the kit and the wheel, and writes the plug-in of the SUM_LEN variant."""
@@ -228,6 +223,7 @@ class Driver:
                 begun.append(self.begin(number, variant))
             for server in begun:
                 self.stage(f"{server.variant} up", 20, self.wait_up, server, up)
+            killed = next((server for server in up if server.variant in FUSED), None)
             for server in sorted(up, key=lambda one: one.variant != "stock"):
                 with server.awake():
                     if not o.model:
@@ -245,9 +241,9 @@ class Driver:
                     with server.awake():
                         self.stage(f"{server.variant} trace", 35, self.trace, server)
             for server in up:
-                if o.kill and server.variant == "mixcomm":
+                if o.kill and server is killed:
                     with server.awake():
-                        self.stage("mixcomm kill", 45, self.kill, server)
+                        self.stage(f"{server.variant} kill", 45, self.kill, server)
         finally:
             if client:
                 client.end()
@@ -259,16 +255,17 @@ class Driver:
             self.save()
 
     def begin(self, number: int, variant: str) -> Server:
-        """Begins a server, and waits until it has its memory, so that the next one sees what is left."""
+        """Begins a server; in turn, waits until it has its memory, so that the next one sees what is left."""
         o, env = self.options, self.environment(variant)
         arguments = f"{env['COMMON']} --tp {o.tp} --dp {o.dp} --enable-dp-attention"
-        arguments += " --mem-fraction-static 0.5 --max-total-tokens 65536"
+        arguments += " " + shlex.join(memory(len(o.variants), o.max_total_tokens))
         arguments += f" --cuda-graph-max-bs-decode 32 --max-running-requests 128 {o.server_args}"
         model = o.model or f"{env['MODELS']}/model{o.layers}"
         log = self.out / f"server_{variant}.log"
-        server = Server(variant, model, o.port + 3000 * number, arguments, env, log)
+        server = Server(variant, model, o.port - 3000 * number, arguments, env, log)
         self.notes.setdefault("server", shlex.join(server.command))
-        server.wait_for("Memory pool end", min(o.up_seconds, max(self.left() - 20, 5)))
+        if o.begin == "in-turn":
+            server.wait_for("Memory pool end", min(o.up_seconds, max(self.left() - 20, 5)))
         return server
 
     def wait_up(self, server: Server, up: list[Server]) -> None:
@@ -429,7 +426,17 @@ def options() -> argparse.Namespace:
     parser.add_argument("--out", default="sglang-out", help="where results go")
     parser.add_argument("--work", default="/tmp/sglang-itl", help="where mixcomm is installed")
     parser.add_argument(
-        "--variants", default="stock,mixcomm", help="servers, in the order of turns: stock, mixcomm, sum_len"
+        "--variants", default="stock,mixcomm", help=f"servers, in the order of turns: {', '.join(ALL)}"
+    )
+    parser.add_argument(
+        "--begin",
+        choices=("in-turn", "at-once"),
+        help="each when the one before has its memory, 70 s later (so are two), or all at once (so are more)",
+    )
+    parser.add_argument(
+        "--max-total-tokens",
+        type=int,
+        help="tokens that a server has room for, of each DP rank; by itself as many as fit beside the others",
     )
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server")
     parser.add_argument("--concurrency", default="2,8,32")
@@ -440,7 +447,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--tp", type=int, default=4)
     parser.add_argument("--dp", type=int, default=2)
     parser.add_argument("--server-args", default="--enable-dp-lm-head", help="more options, of all servers")
-    parser.add_argument("--port", type=int, default=31004)
+    parser.add_argument(
+        "--port", type=int, default=31004, help="the first server's; the others' are 3000 lower each"
+    )
     parser.add_argument(
         "--seconds", type=float, default=560, help="limit of the whole; stages that do not fit are skipped"
     )
@@ -459,9 +468,18 @@ def options() -> argparse.Namespace:
     )
     found = parser.parse_args()
     found.variants = [variant for variant in found.variants.split(",") if variant]
-    unknown = set(found.variants) - {"stock", "mixcomm", "sum_len"}
+    unknown = set(found.variants) - set(ALL)
     if unknown:
-        parser.error(f"--variants has {', '.join(sorted(unknown))}; there are stock, mixcomm and sum_len")
+        parser.error(f"--variants has {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+    if len(set(found.variants)) != len(found.variants):
+        parser.error(f"--variants has one of {', '.join(found.variants)} twice; --rounds measures each again")
+    most = max(TOKENS)
+    if len(found.variants) > most and found.max_total_tokens is None:
+        parser.error(
+            f"--variants has {len(found.variants)} servers, and {most} of the kit's model fit into 78 GiB; "
+            "measure them in two calls, or give --max-total-tokens where they are smaller"
+        )
+    found.begin = found.begin or ("in-turn" if len(found.variants) <= 2 else "at-once")
     found.concurrency = [int(text) for text in found.concurrency.split(",")]
     if not found.merge and not found.wheel:
         parser.error("--wheel is needed: scripts/check-wheel FOLDER makes it")

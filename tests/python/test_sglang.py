@@ -189,3 +189,19 @@ def test_watch_leaves_a_busy_communicator_alone():
         assert fake.looked == before
     assert wait_for(lambda: fake.looked > before)
     one.stop()
+
+
+def test_norms():
+    """SGLANG_MIXED_COMM_NORM takes both, or one of the two, by name; off unless it is set."""
+
+    def read(**variables: str) -> tuple[bool, bool]:
+        norm = settings.read(variables).norm
+        return norm.gather, norm.exit
+
+    assert read() == read(SGLANG_MIXED_COMM_NORM="") == read(SGLANG_MIXED_COMM_NORM=settings.DEFAULT_NORM)
+    assert read(SGLANG_MIXED_COMM_NORM="0") == read(SGLANG_MIXED_COMM_NORM="False") == (False, False)
+    assert read(SGLANG_MIXED_COMM_NORM="1") == read(SGLANG_MIXED_COMM_NORM="true") == (True, True)
+    assert read(SGLANG_MIXED_COMM_NORM="gather") == (True, False)
+    assert read(SGLANG_MIXED_COMM_NORM="Exit") == (False, True)
+    with pytest.raises(InvalidArgument, match="'both' is none of 1, true, 0, false, gather, exit"):
+        read(SGLANG_MIXED_COMM_NORM="both")

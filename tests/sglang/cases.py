@@ -6,6 +6,7 @@ SGLang's, "exact": bits equal to the ordered sum}.
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -298,7 +299,7 @@ def entry_with_norm(
     from sglang.srt.layers.layernorm import GemmaRMSNorm, RMSNorm
 
     from mixcomm import Epilogue
-    from mixcomm.sglang import link
+    from mixcomm.sglang import link, settings
 
     mine = link.current()
     assert mine is not None
@@ -316,7 +317,7 @@ def entry_with_norm(
         return hidden
 
     asked = mine.asked
-    mine.asked = replace(asked, norm=True)
+    mine.asked = replace(asked, norm=settings.Norms(gather=True))
     try:
         with torch.no_grad():
             stock, ours, fused = both(action)
@@ -511,6 +512,9 @@ def a_rank_ends(here: Here) -> dict[str, Any]:
 
 def run(rank: int, tp: int, dp: int) -> dict[str, Any]:
     """All cases, in the same order on all ranks."""
+    import model
+    import sglang
+
     from mixcomm.sglang import link
 
     here = Here(rank, tp, dp)
@@ -542,6 +546,26 @@ def run(rank: int, tp: int, dp: int) -> dict[str, Any]:
             case(f"with_norm gemma {counts}", entry_with_norm, counts, False, torch.bfloat16, True)
         case(f"logits {counts}", logits, counts)
         case(f"reduced_already {counts}", exit_reduced_already, counts)
+    for counts in COUNTS[dp]:
+        even = len(set(counts)) == 1 and counts[0] % tp == 0
+        for max_len in (True, False) if even else (False,):
+            for setting in ("1", "exit", "gather"):
+                for dtype in ("bf16", "fp32"):
+                    name = f"model {setting} {'MAX_LEN' if max_len else 'SUM_LEN'} {counts} {dtype}"
+                    case(name, model.whole_model, counts, max_len, DTYPES[dtype], setting)
+    for name, more in (
+        ("checked", {"check": True}),
+        ("other norm", {"other_norm": True}),
+        ("added", {"added": True}),
+        ("left", {"left": "this model is not known"}),
+    ):
+        given = (COUNTS[dp][1], False, torch.bfloat16, "1")
+        case(f"of the model: {name}", functools.partial(model.whole_model, **more), *given)
+    if sglang.__version__ == "0.5.17":
+        case("of the model: rows changed", model.rows_changed_between_layers)
+        case("of the model: deployments", model.deployments)
+        if tp > 1:
+            case("of the model: compiled", model.compiled)
     case("strided", strided_on_one_rank, COUNTS[dp][1])
     case("other_rows", other_rows)
     case("other_dtypes", other_dtypes)

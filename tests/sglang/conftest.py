@@ -65,7 +65,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory):
                 "SGLANG_MIXED_COMM_TIMEOUT=60",
                 "SGLANG_MIXED_COMM_MAX_BYTES=300000",
             ]
-            done = run(which, "ranks.py", str(tp), str(dp), str(out), *variables)
+            done = run(which, "ranks.py", str(tp), str(dp), str(out), *variables, seconds=900)
             files = [pathlib.Path(f"{out}.{rank}") for rank in range(tp * dp)]
             assert all(file.exists() for file in files), done.stdout[-2000:] + done.stderr[-4000:]
             known[key] = [json.loads(file.read_text()) for file in files]

@@ -79,6 +79,11 @@ def arguments(tp: int, dp: int, folder: pathlib.Path, **more: object) -> dict[st
     }
 
 
+def architectures(folder: pathlib.Path) -> list[str]:
+    """Those of the model there."""
+    return json.loads((folder / "config.json").read_text())["architectures"]
+
+
 def set_up(rank: int, tp: int, dp: int, port: int, folder: pathlib.Path, **more: object) -> None:
     """What a scheduler of SGLang does before it loads a model: plug-ins, configuration, groups."""
     import sglang
@@ -103,7 +108,11 @@ def set_up(rank: int, tp: int, dp: int, port: int, folder: pathlib.Path, **more:
         runtime_context.publish(server_args, role="scheduler")
         bootstrap._init_parallel_groups(
             **meeting,
-            model_config=SimpleNamespace(hidden_size=64, dtype=torch.bfloat16, hf_config=None),
+            model_config=SimpleNamespace(
+                hidden_size=64,
+                dtype=torch.bfloat16,
+                hf_config=SimpleNamespace(architectures=architectures(folder)),
+            ),
             gpu_id=0,
             tp_rank=rank,
             tp_size=tp * dp,

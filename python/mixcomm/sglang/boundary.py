@@ -24,7 +24,7 @@ def note_gather() -> None:
         note()
 
 
-def _own_rows(local: torch.Tensor, rows: int) -> torch.Tensor:
+def own_rows(local: torch.Tensor, rows: int) -> torch.Tensor:
     """``local`` with as many rows as all ranks were told: cut, or with zeros behind."""
     if local.shape[0] == rows:
         return local
@@ -38,7 +38,7 @@ def _own_rows(local: torch.Tensor, rows: int) -> torch.Tensor:
 def _gathered(link: Link, op: str, all_rows: torch.Tensor, local: torch.Tensor, rows: list[int]) -> None:
     note_gather()
     # A dtype that one rank alone has (an idle one's) is its own affair.
-    link.run(op, _own_rows(local.to(all_rows.dtype), rows[link.dp_rank]), all_rows, rows)
+    link.run(op, own_rows(local.to(all_rows.dtype), rows[link.dp_rank]), all_rows, rows)
 
 
 def _gather(
@@ -185,7 +185,7 @@ def gather_sum_residual(
     if left_because(link, rows, get_global_dp_buffer_len(), get_dp_hidden_size(), get_dp_dtype()) is not None:
         return None
     assert rows is not None
-    fused = fused_norm(norm, get_dp_dtype()) if link.asked.norm else None
+    fused = fused_norm(norm, get_dp_dtype()) if link.asked.norm.gather else None
     if (
         fused is not None
         and link.gather_partial == "all_reduce_all_gather"
@@ -203,6 +203,30 @@ def gather_sum_residual(
     return Entered(all_rows, residual, normed=False)
 
 
+def run_with_norm(
+    link: Link,
+    op: str,
+    input: torch.Tensor,
+    out: torch.Tensor,
+    rows: list[int],
+    residual: torch.Tensor,
+    norm: Norm,
+) -> None:
+    """The operation with residual and norm behind its sum. residual becomes the new one; of other strides,
+    dtype or number of rows than the operation wants it is this rank's own affair.
+    """
+    mine = rows[link.dp_rank]
+    own = own_rows(residual.to(out.dtype), mine).contiguous()
+    kept = own if own.data_ptr() == residual.data_ptr() else torch.empty_like(own)
+    epilogue = Epilogue(
+        residual=own, residual_out=kept, weight=norm.weight, eps=norm.eps, weight_plus_one=norm.plus_one
+    )
+    link.run(op, input, out, rows, epilogue)
+    if kept is not residual:
+        both = min(mine, residual.shape[0])
+        residual[:both].copy_(kept[:both])
+
+
 def _gather_norm(
     link: Link, hidden_states: torch.Tensor, residual: torch.Tensor, rows: list[int], norm: Norm
 ) -> Entered:
@@ -211,19 +235,9 @@ def _gather_norm(
     call = "gather with residual and norm"
     tally.count(call)
     all_rows = get_global_dp_buffer(link.tp_group)
-    mine = rows[link.dp_rank]
     if link.asked.check:
         compare_entry(link, call, all_rows, rows, norm)
     note_gather()
-    own = _own_rows(residual.to(all_rows.dtype), mine).contiguous()
-    kept = own if own.data_ptr() == residual.data_ptr() else torch.empty_like(own)
-    epilogue = Epilogue(
-        residual=own, residual_out=kept, weight=norm.weight, eps=norm.eps, weight_plus_one=norm.plus_one
-    )
-    link.run(
-        "all_reduce_all_gather", _own_rows(hidden_states.to(all_rows.dtype), mine), all_rows, rows, epilogue
-    )
-    if kept is not residual:
-        both = min(mine, residual.shape[0])
-        residual[:both].copy_(kept[:both])
+    own = own_rows(hidden_states.to(all_rows.dtype), rows[link.dp_rank])
+    run_with_norm(link, "all_reduce_all_gather", own, all_rows, rows, residual, norm)
     return Entered(all_rows, residual, normed=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from . import boundary, hooks_shared, link
+from . import boundary, exit_norm, hooks_shared, link
 from .hooks_shared import DP_ATTENTION
 from .versions import Hook
 
@@ -90,6 +91,61 @@ def dp_gather_sum_read(
     )
 
 
+def _leaves_to_us(hidden_states: Any) -> bool:
+    """Whether these are an FFN's rows whose exit is ours: a reduce-scatter that the next layer runs."""
+    from sglang.srt.layers.layer_boundary import ops
+    from sglang.srt.layers.layer_boundary.output import UnreducedOutput
+
+    move = hidden_states.reduce_to_dp_local if isinstance(hidden_states, UnreducedOutput) else None
+    return (
+        isinstance(move, partial)
+        and move.func is ops.to_dp_local
+        and move.args[0] in (sum_len_exit, ops.dp_reduce_scatter, ops.dp_reduce_scatterv)
+    )
+
+
+def run_entry(
+    original: Callable[..., Any],
+    hidden_states: Any,
+    residual: torch.Tensor | None,
+    forward_batch: Any,
+    norm: Any,
+    **given: Any,
+) -> Any:
+    """prepare._run_entry: the way into a stage, which completes what the one before it has left."""
+    if (
+        residual is not None
+        and exit_norm.wanted()
+        and _leaves_to_us(hidden_states)
+        and _adds_and_norms(given)
+    ):
+        addition = given.get("post_residual_addition")
+        finished = exit_norm.finish(hidden_states.partial, residual, norm, addition)
+        if finished is not None:
+            return finished
+    return original(hidden_states, residual, forward_batch, norm, **given)
+
+
+def _adds_and_norms(given: dict[str, Any]) -> bool:
+    """Whether a stage begins with the residual's sum and a norm, and no more; alike on all ranks."""
+    from sglang.srt.layers.layer_boundary import prepare
+    from sglang.srt.layers.layer_boundary.residual.add_norm import NORM_QUANT_READOUT, NORM_READOUT, PLAIN_ADD
+
+    step, read = given["step"], given.get("read", NORM_READOUT)
+    return (
+        isinstance(step, partial)
+        and step.func is prepare._update_read
+        and step.keywords.get("pre_move") is None
+        and not step.keywords.get("read_gathers")
+        and not step.keywords.get("read_gather_indices")
+        and step.keywords.get("read") is read
+        and (read is NORM_QUANT_READOUT or read is NORM_READOUT)
+        and given.get("update", PLAIN_ADD) is PLAIN_ADD
+        and given.get("expected_sum") is None
+        and not given.get("quant_format")
+    )
+
+
 def hooks() -> list[Hook]:
     """What is hooked."""
     gather = ("global_tokens", "local_tokens", "forward_batch", "cp_shard_counts")
@@ -111,6 +167,27 @@ def hooks() -> list[Hook]:
             "around",
             dp_gather_sum_read,
             (*entry, "cache", "gathers_residual", "places_cp_shards", "read", "update"),
+        ),
+        Hook(
+            f"{_BOUNDARY}.prepare._run_entry",
+            "around",
+            run_entry,
+            (
+                *entry,
+                "step",
+                "is_plain_add",
+                "carried_fusions",
+                "carried_read_fusions",
+                "read",
+                "expected_sum",
+                "completed_step",
+                "pending",
+                "written_step",
+                "written",
+                "update",
+                "read_context",
+                "**call",
+            ),
         ),
         *hooks_shared.hooks(),
     ]

@@ -25,11 +25,18 @@ logger = logging.getLogger("mixcomm.sglang")
 class Link:
     """The communicator, the TP group that it is for, and what was asked for."""
 
-    def __init__(self, communicator: Communicator, tp_group: Any, asked: settings.Settings) -> None:
-        """Local: wraps what was made together."""
+    def __init__(
+        self,
+        communicator: Communicator,
+        tp_group: Any,
+        asked: settings.Settings,
+        exit_norm_left: str | None = None,
+    ) -> None:
+        """Local: wraps what was made together. exit_norm_left: why exits go without the next layer's norm."""
         self.communicator = communicator
         self.tp_group = tp_group
         self.asked = asked
+        self.exit_norm_left = exit_norm_left
         self.dp = communicator.dp
         self.dp_rank = communicator.dp_rank
         self.number = ops.register(communicator)
@@ -123,9 +130,10 @@ def _leave(asked: settings.Settings, reason: str, first: bool) -> None:
         logger.warning("mixcomm: nothing is fused, SGLang runs as it is: %s", reason)
 
 
-def make(server_args: Any, hooks: list[Hook]) -> None:
+def make(server_args: Any, hooks: list[Hook], exit_norm_left: str | None = None) -> None:
     """Collective over SGLang's TP group, which was made just now: makes this process's link, or leaves it.
 
+    exit_norm_left: why exits are left without the next layer's residual and norm, if they are.
     Raises where the server should not start: settings that cannot be read, ranks that were started
     differently, a rank that does not come, and with SGLANG_MIXED_COMM_STRICT=1 whatever keeps the deployment
     from being served.
@@ -144,7 +152,7 @@ def make(server_args: Any, hooks: list[Hook]) -> None:
         return
     _applied(hooks)
     group = parallel.tp_group
-    _agree(group.cpu_group, (asked, facts))
+    _agree(group.cpu_group, (asked, facts, exit_norm_left))
     on_cuda = facts.device == "cuda"
     try:
         communicator = Communicator(
@@ -164,7 +172,7 @@ def make(server_args: Any, hooks: list[Hook]) -> None:
             f"{parallel.attn_dp_rank}, TP "
             f"rank {parallel.attn_tp_rank} of {facts.attn_tp}; it should be dp_rank * tp + tp_rank"
         )
-    _link = Link(communicator, group, asked)
+    _link = Link(communicator, group, asked, exit_norm_left)
     _link.watch = Watch.start(communicator, group.cpu_group) if on_cuda else None
     atexit.register(_say_counts)
     if communicator.rank == 0:
@@ -178,7 +186,7 @@ def _say(facts: deployment.Deployment, asked: settings.Settings, link: Link) -> 
         "mixcomm %s is on: attention TP %d x DP %d, backend %s, multicast off; fused: gathers into "
         "the FFN (%s), gathers of "
         "complete rows (all_gather), FFN exits with MAX_LEN and SUM_LEN padding (%s); up to %d "
-        "bytes, timeout %g s%s",
+        "bytes, timeout %g s%s%s",
         __version__,
         facts.attn_tp,
         facts.attn_dp,
@@ -187,8 +195,16 @@ def _say(facts: deployment.Deployment, asked: settings.Settings, link: Link) -> 
         link.exit,
         asked.max_bytes,
         asked.timeout,
+        _norms_text(asked.norm, link.exit_norm_left),
         "; first calls of each kind are compared with SGLang's" if asked.check else "",
     )
+
+
+def _norms_text(norms: settings.Norms, exit_left: str | None) -> str:
+    parts = ["gathers"] if norms.gather else []
+    if norms.exit:
+        parts.append("exits" if exit_left is None else f"no exits ({exit_left})")
+    return "; residual and norm in " + " and ".join(parts) if parts else ""
 
 
 def _say_counts() -> None:

@@ -21,9 +21,30 @@ CHECK = "SGLANG_MIXED_COMM_CHECK"
 MAX_BYTES = "SGLANG_MIXED_COMM_MAX_BYTES"
 TIMEOUT = "SGLANG_MIXED_COMM_TIMEOUT"
 NORM = "SGLANG_MIXED_COMM_NORM"
+# What an unset SGLANG_MIXED_COMM_NORM means.
+DEFAULT_NORM = "0"
 
 _YES = ("1", "true")
 _NO = ("", "0", "false")
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Which operations add the residual and compute the RMSNorm behind their sum."""
+
+    gather: bool = False
+    exit: bool = False
+
+
+_BOTH, _NEITHER = Norms(gather=True, exit=True), Norms()
+_NORMS = {
+    "1": _BOTH,
+    "true": _BOTH,
+    "0": _NEITHER,
+    "false": _NEITHER,
+    "gather": Norms(gather=True),
+    "exit": Norms(exit=True),
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +55,7 @@ class Settings:
     check: bool = False
     max_bytes: int = DEFAULT_MAX_BYTES
     timeout: float = DEFAULT_TIMEOUT
-    norm: bool = False
+    norm: Norms = _NORMS[DEFAULT_NORM]
 
 
 def switched_on(environ: Mapping[str, str] | None = None) -> bool:
@@ -50,6 +71,16 @@ def _flag(environ: Mapping[str, str], name: str) -> bool:
             f"{name}={environ[name]!r} is neither 1 or true nor 0 or false; set one of them"
         )
     return value in _YES
+
+
+def _norms(environ: Mapping[str, str]) -> Norms:
+    value = environ.get(NORM, "").strip().lower() or DEFAULT_NORM
+    if value not in _NORMS:
+        raise InvalidArgument(
+            f"{NORM}={environ[NORM]!r} is none of {', '.join(_NORMS)}; set 1 for gathers and exits, or "
+            f"one of the two, or unset it for {DEFAULT_NORM}"
+        )
+    return _NORMS[value]
 
 
 def _number(environ: Mapping[str, str], name: str, default: float, least: float, unit: str) -> float:
@@ -81,5 +112,5 @@ def read(environ: Mapping[str, str] | None = None) -> Settings:
         check=_flag(environ, CHECK),
         max_bytes=int(_number(environ, MAX_BYTES, DEFAULT_MAX_BYTES, 0, "bytes")),
         timeout=_number(environ, TIMEOUT, DEFAULT_TIMEOUT, 1, "seconds"),
-        norm=_flag(environ, NORM),
+        norm=_norms(environ),
     )

@@ -16,6 +16,8 @@ NO_COUNTS = "no row count for each DP rank"
 OTHER_ROWS = "the row counts do not sum up to the buffer"
 TOO_LARGE = "more bytes than SGLANG_MIXED_COMM_MAX_BYTES"
 NO_ROWS = "no rows on any rank"
+OTHER_NORM = "another norm than SGLang's RMSNorm or GemmaRMSNorm, or of another dtype"
+LAST_LAYER = "the last layer's, whose norm is the model's"
 
 FUSED = "fused"
 

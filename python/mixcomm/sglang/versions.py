@@ -13,7 +13,8 @@ class Hook:
     """One function of SGLang's that is wrapped.
 
     when: "around" (fn(original, ...)), "before" (fn(...)) or "after" (fn(result, ...)), as SGLang's
-    HookType has them. parameters: the names that the function must have, in order, for the hook to be right.
+    HookType has them. parameters: the names that the function must have, in order, for the hook to be right;
+    "**name" for those that it takes by any name.
     """
 
     target: str
