@@ -62,7 +62,8 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"bench", "--dtype", "fp8"}, "there are: bf16, fp16, fp32"},
       {{"bench", "--algorithm", "ring"}, "one_shot"},
       {{"bench", "--epilogue", "softmax"}, "there are: none, add_rms_norm, add_rms_norm_fp8"},
-      {{"bench", "--backend", "cuda", "--epilogue", "all"}, "--epilogue"},
+      {{"bench", "--backend", "cuda", "--processes", "--algorithm", "nccl", "--epilogue", "all"},
+       "nccl has no epilogues"},
       {{"bench", "--against", "nccl"}, "nccl"},
       {{"bench", "--hidden", "16777216", "--rows", "16777216"}, "fewer rows"},
       {{"bench", "--json", "/nonexistent/x.json"}, "/nonexistent/x.json"},
@@ -637,6 +638,7 @@ TEST(Command, BenchMeasuresEpiloguesBesideSeparateSteps) {
   ASSERT_EQ(result["rows"].size(), 30U);
   for (const json& row : result["rows"]) {
     EXPECT_EQ(row["against"].contains("separate"), row["epilogue"] != "none");
+    EXPECT_EQ(row["against"].contains("alone"), row["epilogue"] != "none");
     EXPECT_TRUE(row["against"].contains("composed"));
   }
 }
