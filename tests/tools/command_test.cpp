@@ -305,6 +305,11 @@ TEST(Command, PlanOfTodaysModels) {
   EXPECT_EQ(next["boundaries"][1]["boundary"], "linear attention -> MoE");
   EXPECT_EQ(next["boundaries"][1]["count"], 36);
   EXPECT_EQ(next["boundaries"][1]["addends"].size(), 1U);
+  const json& finish = next["boundaries"][1]["finish"];
+  EXPECT_EQ(finish["steps"], json({"add", "rms_norm"}));
+  EXPECT_EQ(finish["within"], next["boundaries"][1]["operations"].back()["operation"]);
+  EXPECT_GE(finish["separate_kernels"].get<int>(), 1);
+  EXPECT_GT(next["finish_saved_us"].get<double>(), 0);
   EXPECT_EQ(next["boundaries"][2]["addends"][0]["name"], "shared expert");
   const json oss = layout("gpt-oss-120b");
   EXPECT_EQ(names(oss)[1], "sliding attention -> MoE");
