@@ -55,15 +55,17 @@ BoundaryBuffers::BoundaryBuffers(Communicator& communicator, std::size_t max_row
 
 void BoundaryBuffers::cross(LayerCommunicator& layers, const Boundary& boundary, const Crossing& crossing,
                             StepTimes* times) {
-  const auto& [in, out, rows, norm, residual] = crossing;
+  const std::span<const float> in = crossing.in;
+  const std::span<float> out = crossing.out;
+  const RowPlan& rows = crossing.rows;
   const Finish& finish = *boundary.finish;
   const DType dtype = precision_.dtype();
   write(in, in_.data(), precision_);
   const Tensors tensors{{in_.data(), in.size() / hidden_, hidden_, dtype},
                         {out_.data(), out.size() / hidden_, hidden_, dtype},
-                        {residual, layers.range(finish.residual, rows).count, hidden_, dtype}};
+                        {crossing.residual, layers.range(finish.residual, rows).count, hidden_, dtype}};
   const Addend* addend = boundary.addend("residual");
-  Epilogue epilogue = norm.epilogue();
+  Epilogue epilogue = crossing.norm.epilogue();
   if (addend != nullptr && addend->added == Added::within) epilogue.residual = tensors.residual;
   if (finish.keeps) epilogue.residual_out = tensors.residual;
   if (layers.adds_before(boundary, "residual")) apply({.residual = tensors.residual}, tensors.in, tensors.in);
@@ -81,7 +83,9 @@ void BoundaryBuffers::cross(LayerCommunicator& layers, const Boundary& boundary,
 
 void BoundaryBuffers::cross_apart(LayerCommunicator& layers, const Boundary& boundary, const RowPlan& rows,
                                   const Tensors& tensors, const Epilogue& epilogue, StepTimes& times) {
-  const auto& [in, out, residual] = tensors;
+  const Tensor& in = tensors.in;
+  const Tensor& out = tensors.out;
+  const Tensor& residual = tensors.residual;
   const bool before = epilogue.adds() && gathers(boundary);
   if (before)
     timed(times.apart, [&] {
