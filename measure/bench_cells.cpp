@@ -42,7 +42,13 @@ std::string to_string(const Variant& variant) {
   std::string text(name(variant.algorithm));
   if (shape.protocol != Protocol::automatic) text += fmt::format("/{}", name(shape.protocol));
   if (shape.lanes != 0 || shape.threads != 0) text += fmt::format("/{}x{}", shape.lanes, shape.threads);
-  return variant.separate ? text + ", separate" : text;
+  if (variant.finish == Finish::behind) text += ", separate";
+  if (variant.finish == Finish::without) text += ", alone";
+  return text;
+}
+
+bool finished(const Cell& cell, const Variant& variant) {
+  return cell.epilogue != EpilogueKind::none && variant.finish != Finish::without;
 }
 
 std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype) {

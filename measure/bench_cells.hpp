@@ -20,21 +20,28 @@ enum class EpilogueKind : std::uint8_t { none, add_rms_norm, add_rms_norm_fp8 };
 /// Throws InvalidArgument.
 [[nodiscard]] EpilogueKind epilogue_from_name(std::string_view name);
 
+/// How the steps of a cell's epilogue are done.
+enum class Finish : std::uint8_t {
+  within,   ///< by the operation
+  behind,   ///< by themselves, around the operation alone, as engines do
+  without,  ///< not at all: the operation alone
+};
+
 /// One way to carry out an operation.
 struct Variant {
   Algorithm algorithm = Algorithm::one_shot;
-  LaunchShape shape{};    ///< CUDA
-  bool separate = false;  ///< the operation alone, and the steps of the epilogue by themselves, as today
+  LaunchShape shape{};  ///< CUDA
+  Finish finish = Finish::within;
   friend bool operator==(const Variant&, const Variant&) = default;
 };
-/// "two_shot/packets", "one_shot/lines/64x128": of 64 lanes at most, of 128 threads
+/// "two_shot/packets", "one_shot/lines/64x128": of 64 lanes at most, of 128 threads; "auto, separate"
 [[nodiscard]] std::string to_string(const Variant& variant);
 
 /// One shape of one operation; its variants are measured in turn.
 struct Cell {
   Op op = Op::all_reduce;
   std::vector<std::size_t> rows;  ///< one count per DP rank
-  bool rows_on_device = false;    ///< CUDA; `composed` and `nccl` take them from the host all the same
+  bool rows_on_device = false;    ///< CUDA; `composed`, `nccl` and separate steps take them from the host
   Buffers buffers = Buffers::symmetric;
   std::vector<Variant> variants;
   EpilogueKind epilogue = EpilogueKind::none;
@@ -48,6 +55,9 @@ struct Effort {
 
 /// Microseconds per call of one variant, each the longest of all ranks.
 using Latencies = std::vector<double>;
+
+/// Whether what comes of this variant has been through the cell's epilogue.
+[[nodiscard]] bool finished(const Cell& cell, const Variant& variant);
 
 /// The tensor with all rows; for all_reduce, the largest.
 [[nodiscard]] std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype);

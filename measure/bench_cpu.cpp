@@ -71,11 +71,17 @@ CpuBench::CpuBench(Bootstrap& bootstrap, Communicator& communicator, const Optio
       probe_(bootstrap, communicator.options().timeout, options.probes && has_processor_each(bootstrap)),
       bound_(bootstrap, options.most_bytes, communicator.options().timeout, options.threads),
       inputs_(options.dtype, options.most_bytes),
-      epilogues_(communicator.grid(), options.hidden, options.dtype, options.most_bytes),
+      host_(verify::make_device(BackendKind::cpu)),
       in_(communicator.allocate(std::max<std::size_t>(options.most_bytes, 1))),
       out_(communicator.allocate(std::max<std::size_t>(options.most_bytes, 1))),
       plain_in_(options.most_bytes + alignment),
-      plain_out_(options.most_bytes + alignment) {}
+      plain_out_(options.most_bytes + alignment) {
+  if (!options.epilogues) return;
+  epilogues_ = std::make_unique<Epilogues>(*host_, communicator.grid(), options.hidden, options.dtype,
+                                           options.most_bytes);
+  sums_ = communicator.allocate(std::max<std::size_t>(options.most_bytes, 1));
+  plain_sums_.resize(options.most_bytes + alignment);
+}
 
 CellResult CpuBench::measure(const Cell& cell, const Effort& effort) {
   const std::size_t own = cell.variants.size() + 1;  // the bound
@@ -128,8 +134,29 @@ CellResult CpuBench::measure(const Cell& cell, const Effort& effort) {
 }
 
 CpuBench::Memory CpuBench::memory_of(const Cell& cell) const {
-  return cell.buffers == Buffers::symmetric ? Memory{in_.data(), out_.data()}
-                                            : Memory{aligned(plain_in_), aligned(plain_out_)};
+  return cell.buffers == Buffers::symmetric
+             ? Memory{in_.data(), out_.data(), sums_.data()}
+             : Memory{aligned(plain_in_), aligned(plain_out_), aligned(plain_sums_)};
+}
+
+void CpuBench::call(const Cell& cell, const Variant& variant) {
+  const Memory memory = memory_of(cell);
+  auto [in, out] = shapes_of(cell, communicator_.grid(), options_.hidden, options_.dtype);
+  in.data = memory.in;
+  out.data = memory.out;
+  if (variant.finish == Finish::behind) {
+    Tensor sums = out;
+    out.dtype = epilogues_->out_dtype(cell);
+    if (out.dtype != in.dtype) sums.data = memory.sums;
+    return epilogues_->run_separately(communicator_, cell, {in, in, sums, out});
+  }
+  CallOptions options{.algorithm = variant.algorithm};
+  if (finished(cell, variant)) {
+    options.epilogue =
+        epilogues_->of(cell, cell.rows[static_cast<std::size_t>(communicator_.grid().dp.member)]);
+    out.dtype = epilogues_->out_dtype(cell);
+  }
+  communicator_.run(cell.op, in, out, RowCounts{std::span<const std::size_t>(cell.rows)}, options);
 }
 
 void CpuBench::turn(const Cell& cell, std::size_t contestant, std::uint64_t calls) {
@@ -138,29 +165,22 @@ void CpuBench::turn(const Cell& cell, std::size_t contestant, std::uint64_t call
   const Grid& grid = communicator_.grid();
   auto [in, out] = shapes_of(cell, grid, options_.hidden, options_.dtype);
   const Memory memory = memory_of(cell);
-  in.data = memory.in;
-  out.data = memory.out;
-  out.dtype = epilogues_.out_dtype(cell);
-  const Epilogue epilogue = epilogues_.of(cell);
-  const RowCounts rows{std::span<const std::size_t>(cell.rows)};
   const std::span<float> mine = meeting_.latencies(grid.rank());
   const bool is_bound = contestant == cell.variants.size();
+  if (!is_bound && finished(cell, cell.variants[contestant])) out.dtype = epilogues_->out_dtype(cell);
   const std::size_t bytes = tensor_bytes(cell, options_.hidden, options_.dtype);
   for (std::size_t i = 0; i < calls; ++i) {
     const std::byte* source = inputs_.of(grid.rank(), ++round_);
     if (is_bound)
       bound_.write(source, in.bytes());
     else if (in.bytes() != 0)
-      std::memcpy(in.data, source, in.bytes());
+      std::memcpy(memory.in, source, in.bytes());
     meeting_.barrier();
     const auto begin = Clock::now();
     if (is_bound)
       bound_.run(cell, grid.tp.size, grid.dp.size, bytes);
-    else if (cell.variants[contestant].separate)
-      epilogues_.run_separately(communicator_, cell, in, out);
     else
-      communicator_.run(cell.op, in, out, rows,
-                        {.algorithm = cell.variants[contestant].algorithm, .epilogue = epilogue});
+      call(cell, cell.variants[contestant]);
     mine[i] = std::chrono::duration<float, std::micro>(Clock::now() - begin).count();
     if (!is_bound) consume(memory.out, out.bytes());
   }
@@ -221,9 +241,9 @@ std::string CpuBench::check(const Cell& cell) {
   for (std::size_t i = 0; i < cell.variants.size(); ++i) {
     turn(cell, i, 1);
     const std::byte* out = memory_of(cell).out;
-    const std::string found = cell.epilogue == EpilogueKind::none
-                                  ? inputs_.wrong(cell, grid, options_.hidden, round_, out)
-                                  : epilogues_.wrong(cell, inputs_, round_, out);
+    const std::string found = finished(cell, cell.variants[i])
+                                  ? epilogues_->wrong(cell, inputs_, round_, out)
+                                  : inputs_.wrong(cell, grid, options_.hidden, round_, out);
     if (wrong.empty() && !found.empty()) wrong = to_string(cell.variants[i]) + ", " + found;
   }
   // MPI rounds at every step, but these sums are exact.

@@ -47,6 +47,7 @@ class CpuBench {
     std::size_t most_bytes = 0;  ///< of tensor_bytes() of the cells to come
     int threads = 1;             ///< of each rank, which has a processor for each
     bool probes = true;          ///< how far apart processors are, where ranks 0 and 1 are bound to two
+    bool epilogues = false;      ///< some cells to come have one
   };
   /// Collective.
   CpuBench(Bootstrap& bootstrap, Communicator& communicator, const Options& options,
@@ -61,9 +62,11 @@ class CpuBench {
   struct Memory {
     std::byte* in;
     std::byte* out;
+    std::byte* sums;  ///< with epilogues: for those in separate steps, where they are not `out`
   };
   /// Contestants are numbered: variants, then the bound, then jobs.
   void turn(const Cell& cell, std::size_t contestant, std::uint64_t calls);
+  void call(const Cell& cell, const Variant& variant);
   void turn_of_job(const Cell& cell, const mpi::Job& job, std::uint64_t calls, bool check);
   [[nodiscard]] Latencies collect(const Cell& cell, std::size_t contestant, std::uint64_t calls) const;
   /// How many calls make a chunk.
@@ -80,11 +83,14 @@ class CpuBench {
   FlagProbe probe_;
   MachineBound bound_;
   ExactInputs inputs_;
-  Epilogues epilogues_;
+  std::unique_ptr<verify::Device> host_;
+  std::unique_ptr<Epilogues> epilogues_;  ///< none where no cell has one
   SymmetricBuffer in_;
   SymmetricBuffer out_;
+  SymmetricBuffer sums_;
   std::vector<std::byte> plain_in_;
   std::vector<std::byte> plain_out_;
+  std::vector<std::byte> plain_sums_;
   std::uint64_t round_ = 0;
 };
 

@@ -24,14 +24,18 @@ constexpr Quantize quantize_of(EpilogueKind kind) {
 
 }  // namespace
 
-Epilogues::Epilogues(const Grid& grid, std::size_t hidden, DType dtype, std::size_t most_bytes)
-    : grid_(grid),
+Epilogues::Epilogues(verify::Device& device, const Grid& grid, std::size_t hidden, DType dtype,
+                     std::size_t most_bytes)
+    : device_(device),
+      grid_(grid),
       hidden_(hidden),
       dtype_(dtype),
-      kept_(most_bytes),
-      weight_(hidden * size_of(dtype)),
-      normed_from_(most_bytes),
-      scales_(most_bytes / size_of(dtype) / hidden * scales_per_row(Quantize::per_128_columns, hidden) + 1) {
+      weights_(hidden * size_of(dtype)),
+      residual_(device.allocate(most_bytes)),
+      kept_(device.allocate(most_bytes)),
+      weight_(device.allocate(weights_.size())),
+      scales_(device.allocate((most_bytes / size_of(dtype) / hidden + 1) *
+                              scales_per_row(Quantize::per_128_columns, hidden) * sizeof(float))) {
   for (int d = 0; d < grid.dp.size; ++d) {
     std::vector<std::byte>& residual = residuals_.emplace_back(most_bytes);
     for (std::size_t i = 0; i < most_bytes / size_of(dtype); ++i) {
@@ -41,8 +45,10 @@ Epilogues::Epilogues(const Grid& grid, std::size_t hidden, DType dtype, std::siz
     }
   }
   for (std::size_t i = 0; i < hidden; ++i)
-    verify::store(dtype, weight_.data(), i,
+    verify::store(dtype, weights_.data(), i,
                   verify::encode(dtype, static_cast<float>(verify::mix(i) % 64 + 1) / 32.0F));
+  device_.write(residual_.get(), residuals_[static_cast<std::size_t>(grid.dp.member)].data(), most_bytes);
+  device_.write(weight_.get(), weights_.data(), weights_.size());
 }
 
 std::size_t Epilogues::own_rows(const Cell& cell) const {
@@ -57,43 +63,44 @@ DType Epilogues::out_dtype(const Cell& cell) const {
   return quantize_of(cell.epilogue) == Quantize::none ? dtype_ : DType::fp8_e4m3;
 }
 
-Epilogue Epilogues::of(const Cell& cell) {
+Epilogue Epilogues::of(const Cell& cell, std::size_t own_rows) const {
   if (cell.epilogue == EpilogueKind::none) return {};
-  const std::size_t rows = own_rows(cell);
   const Quantize quantize = quantize_of(cell.epilogue);
-  return {.residual = residual_of(grid_.dp.member, rows),
-          .residual_out = {kept_.data(), rows, hidden_, dtype_},
-          .weight = {weight_.data(), 1, hidden_, dtype_},
+  return {.residual = {residual_.get(), own_rows, hidden_, dtype_},
+          .residual_out = {kept_.get(), own_rows, hidden_, dtype_},
+          .weight = {weight_.get(), 1, hidden_, dtype_},
           .quantize = quantize,
-          .scales = quantize == Quantize::none ? nullptr : scales_.data()};
+          .scales = quantize == Quantize::none ? nullptr : reinterpret_cast<float*>(scales_.get())};
 }
 
-void Epilogues::run_separately(Communicator& communicator, const Cell& cell, ConstTensor in, Tensor out) {
-  const Epilogue whole = of(cell);
+void Epilogues::run_separately(Communicator& communicator, const Cell& cell, const Tensors& tensors) const {
+  const auto& [from, in, sums, out] = tensors;
+  const auto with = [&](const Epilogue& epilogue) {
+    return CallOptions{.stream = device_.stream(), .epilogue = epilogue};
+  };
+  const Epilogue whole = of(cell, own_rows(cell));
   Epilogue behind = whole;
-  Tensor sums = out;
-  if (whole.quantizes()) sums = {normed_from_.data(), out.rows, hidden_, dtype_};
   const RowCounts rows{std::span<const std::size_t>(cell.rows)};
   if (has_all_rows(cell.op)) {
     if (grid_.tp.member == 0 || cell.op == Op::all_gather)  // which sums nothing over TP
-      communicator.apply(in, {const_cast<void*>(in.data), in.rows, in.hidden, in.dtype},
-                         {.epilogue = {.residual = whole.residual}});
-    communicator.run(cell.op, in, sums, rows);
+      communicator.apply(from, in, with({.residual = whole.residual}));
+    communicator.run(cell.op, in, sums, rows, with({}));
     const std::size_t before =
         std::accumulate(cell.rows.begin(), cell.rows.begin() + grid_.dp.member, std::size_t{0});
     const std::size_t row_bytes = hidden_ * size_of(dtype_);
-    communicator.copy({.to = kept_.data(),
+    communicator.copy({.to = kept_.get(),
                        .to_pitch = row_bytes,
                        .from = static_cast<const std::byte*>(sums.data) + before * row_bytes,
                        .from_pitch = row_bytes,
                        .width = row_bytes,
-                       .rows = own_rows(cell)});
+                       .rows = own_rows(cell)},
+                      with({}));
     behind.residual = {};
     behind.residual_out = {};
   } else {
-    communicator.run(cell.op, in, sums, rows);
+    communicator.run(cell.op, in, sums, rows, with({}));
   }
-  communicator.apply(sums, out, {.epilogue = behind});
+  communicator.apply(sums, out, with(behind));
 }
 
 std::string Epilogues::wrong(const Cell& cell, const ExactInputs& inputs, std::uint64_t round,
@@ -118,18 +125,21 @@ std::string Epilogues::wrong(const Cell& cell, const ExactInputs& inputs, std::u
                ? fmt::format("rank {}: {} is not what the steps by themselves give", grid_.rank(), which)
                : std::string();
   };
-  std::string found =
-      differs("residual_out", kept_.data(), sums.data() + own * row_bytes, own_rows(cell) * row_bytes);
+  std::vector<std::byte> kept(own_rows(cell) * row_bytes);
+  device_.read(kept.data(), kept_.get(), kept.size());
+  std::string found = differs("residual_out", kept.data(), sums.data() + own * row_bytes, kept.size());
   const Quantize quantize = quantize_of(cell.epilogue);
   const std::size_t out_bytes = rows * hidden_ * size_of(out_dtype(cell));
   std::vector<std::byte> expected(out_bytes);
   std::vector<float> scales(rows * scales_per_row(quantize, hidden_));
-  apply({.weight = {weight_.data(), 1, hidden_, dtype_},
+  apply({.weight = {weights_.data(), 1, hidden_, dtype_},
          .quantize = quantize,
          .scales = scales.empty() ? nullptr : scales.data()},
         {sums.data(), rows, hidden_, dtype_}, {expected.data(), rows, hidden_, out_dtype(cell)});
   if (found.empty()) found = differs("out", out, expected.data(), out_bytes);
-  if (found.empty()) found = differs("scales", scales_.data(), scales.data(), scales.size() * sizeof(float));
+  std::vector<std::byte> got(scales.size() * sizeof(float));
+  device_.read(got.data(), scales_.get(), got.size());
+  if (found.empty()) found = differs("scales", got.data(), scales.data(), got.size());
   return found;
 }
 

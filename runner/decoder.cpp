@@ -16,7 +16,7 @@
 namespace mixcomm::runner {
 namespace {
 
-RmsNorm load_norm(const LayerSource& source, std::string_view name) {
+BoundaryNorm load_norm(const LayerSource& source, std::string_view name) {
   return {source.shards.vector(source.prefix + std::string(name), source.config.hidden_size),
           source.config.rms_norm_eps, source.shards.precision()};
 }
@@ -72,7 +72,8 @@ Decoder::State::State(const DecoderSource& source, Communicator& communicator)
       boundaries(LayerPlan(modules_of(config), source.parallelism), communicators,
                  {.max_rows = options.max_rows, .hidden = config.hidden_size, .dtype = options.dtype}),
       after_mixer(communicator, options.max_rows, config.hidden_size, options),
-      after_moe(communicator, options.max_rows, config.hidden_size, options) {
+      after_moe(communicator, options.max_rows, config.hidden_size, options),
+      residual(options.max_rows * config.hidden_size * size_of(options.dtype)) {
   const Shards shards(source.weights, precision);
   layers.reserve(config.layers.size());
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
@@ -128,65 +129,51 @@ void Decoder::State::begin_step(std::span<const SequenceInput> inputs, std::span
   own_rows = 0;
   sequences.clear();
   const std::size_t hidden = config.hidden_size;
-  const auto residual = grown(own_residual, boundaries.range(Rows::by_dp_rank, *step_rows).count * hidden);
+  const std::size_t count = boundaries.range(Rows::by_dp_rank, *step_rows).count;
+  const auto embedded = grown(own_mixed, count * hidden);
   for (const SequenceInput& input : inputs) {
     std::size_t& length = lengths[input.sequence];
     sequences.push_back({input.sequence, own_rows, input.tokens.size(), length});
     length += input.tokens.size();
     for (const int token : input.tokens) {
-      embedding.look_up(static_cast<std::size_t>(token), residual.subspan(own_rows * hidden, hidden));
+      embedding.look_up(static_cast<std::size_t>(token), embedded.subspan(own_rows * hidden, hidden));
       ++own_rows;
     }
   }
   angles.set(sequences);
-}
-
-std::span<const float> Decoder::State::own_of(std::span<const float> all) const {
-  const RowRange own = boundaries.range(Rows::by_dp_rank, *step_rows);
-  return all.subspan(own.first * config.hidden_size, own.count * config.hidden_size);
+  after_mixer.cross(
+      boundaries, boundaries.before_attention(0),
+      {embedded, grown(own_normed, count * hidden), *step_rows, norm_before(0), residual.data()}, nullptr);
 }
 
 void Decoder::State::run_layer(std::size_t index) {
   DecoderLayer& layer = layers[index];
   const std::size_t hidden = config.hidden_size;
-  const auto add = [this](std::span<const float> from, std::span<float> to) {
-    for (std::size_t i = 0; i < to.size(); ++i) to[i] = precision.round(to[i] + from[i]);
-  };
-  const auto residual = grown(own_residual, own_rows * hidden);
+  const auto own = grown(own_normed, own_rows * hidden);
   const auto mixed = grown(own_mixed, own_rows * hidden);
-  const Boundary& before_moe = boundaries.before_mlp(index);
-  const bool residual_after = before_moe.addend("residual")->added == Added::after;
-  if (own_rows > 0) {
-    const auto normed = grown(own_normed, own_rows * hidden);
-    layer.input_norm(residual, normed);
-    layer.mixer->forward({sequences, angles}, normed, mixed);
-    // One TP rank adds the residual, so that the sum over them holds it once; or all do, where they have all
-    // rows.
-    if (boundaries.adds_before(before_moe, "residual")) add(residual, mixed);
-  }
-  const auto all = grown(all_residual, step_rows->total() * hidden);
-  after_mixer.cross(boundaries, before_moe, {mixed, all, *step_rows}, times.comm);
-  if (residual_after) add(residual, all);
+  if (own_rows > 0) layer.mixer->forward({sequences, angles}, own, mixed);
+  const auto all = grown(all_normed, step_rows->total() * hidden);
+  after_mixer.cross(boundaries, boundaries.before_mlp(index),
+                    {mixed, all, *step_rows, layer.moe_norm, residual.data()}, &times);
 
-  const auto normed = grown(all_normed, step_rows->total() * hidden);
   const auto moe = grown(all_moe, step_rows->total() * hidden);
-  layer.moe_norm(all, normed);
-  layer.moe.forward(normed, moe);
-  after_moe.cross(boundaries, boundaries.after_mlp(index), {moe, residual, *step_rows}, times.comm);
-  add(own_of(all), residual);
+  layer.moe.forward(all, moe);
+  after_moe.cross(boundaries, boundaries.after_mlp(index),
+                  {moe, own, *step_rows, norm_before(index + 1), residual.data()}, &times);
 }
 
 std::span<const float> Decoder::State::finish_step(std::size_t inputs, bool all_positions) {
   const std::size_t hidden = config.hidden_size;
   const std::size_t wanted = all_positions ? own_rows : inputs;
-  const auto normed = grown(own_normed, wanted * hidden);
-  if (all_positions) {
-    final_norm(grown(own_residual, own_rows * hidden), normed);
-  } else {
+  std::span<const float> normed = grown(own_normed, own_rows * hidden);
+  if (!all_positions) {
+    const auto last = grown(last_normed, inputs * hidden);
     for (std::size_t i = 0; i < inputs; ++i) {
-      const std::size_t last = sequences[i].first_row + sequences[i].rows - 1;
-      final_norm({own_residual.data() + last * hidden, hidden}, normed.subspan(i * hidden, hidden));
+      const std::size_t row = sequences[i].first_row + sequences[i].rows - 1;
+      std::copy_n(normed.begin() + static_cast<std::ptrdiff_t>(row * hidden), hidden,
+                  last.begin() + static_cast<std::ptrdiff_t>(i * hidden));
     }
+    normed = last;
   }
   const auto out = grown(logits, wanted * config.vocab_size);
   head(normed, out);
@@ -209,6 +196,7 @@ std::span<const float> Decoder::step(std::span<const SequenceInput> inputs, std:
   state.check_step(inputs, rows);
   const SingleThreaded single_threaded;
   state.times.comm.clear();
+  state.times.apart.clear();
   state.times.begin = Clock::now();
   state.begin_step(inputs, rows);
   for (std::size_t i = 0; i < state.layers.size(); ++i) state.run_layer(i);

@@ -17,7 +17,7 @@ namespace mixcomm::runner {
 
 using Clock = std::chrono::steady_clock;
 
-/// When one boundary's communication began and ended on this rank.
+/// When one boundary's communication, or steps apart from it, began and ended on this rank.
 struct CommInterval {
   Clock::time_point begin;
   Clock::time_point end;
@@ -28,13 +28,17 @@ struct CommInterval {
 struct StepTimes {
   Clock::time_point begin;
   Clock::time_point end;
-  std::vector<CommInterval> comm;
+  std::vector<CommInterval> comm;   ///< with what rides in it: the residual, and the norm
+  std::vector<CommInterval> apart;  ///< with DecoderOptions::norms_apart: residuals and norms by themselves
 };
 
 struct DecoderOptions {
   DType dtype = DType::fp32;  ///< fp32 or bf16: of activations, weights and what goes over the wire
   Algorithm algorithm = Algorithm::automatic;  ///< of the boundaries' collectives
   std::size_t max_rows = 4096;                 ///< the most rows of all DP ranks together in one step
+  /// For measurements: the residual and the norm of each boundary in steps of their own, as engines run them,
+  /// in place of the operation's epilogue.
+  bool norms_apart = false;
 
   /// Called before and after each boundary's communication, outside its interval. A measurement holds the
   /// ranks there, so that none computes, on a processor that another one needs, while a collective is timed.
@@ -52,7 +56,7 @@ struct SequenceInput {
 ///
 /// Boundaries: each module declares the layout that it takes and gives (runner/layouts.hpp); a
 /// LayerCommunicator decides what runs in between, and who adds the residual. The decoder never picks a
-/// collective.
+/// collective. The norms in front of modules ride in the boundaries' operations, with the residual.
 class Decoder {
  public:
   /// Loads this rank's shards. Throws InvalidArgument (a layout that does not divide, a missing tensor, a

@@ -12,15 +12,14 @@
 #include "runner/linear.hpp"
 #include "runner/mixer.hpp"
 #include "runner/moe.hpp"
-#include "runner/norm.hpp"
 #include "runner/rotary.hpp"
 
 namespace mixcomm::runner {
 
 struct DecoderLayer {
-  RmsNorm input_norm;
+  BoundaryNorm input_norm;
   std::unique_ptr<Mixer> mixer;
-  RmsNorm moe_norm;
+  BoundaryNorm moe_norm;
   MixtureOfExperts moe;
 };
 
@@ -38,8 +37,10 @@ struct Decoder::State {
   void check_step(std::span<const SequenceInput> inputs, std::span<const std::size_t> rows) const;
   void begin_step(std::span<const SequenceInput> inputs, std::span<const std::size_t> rows);
   void run_layer(std::size_t index);
-  /// own = this rank's rows of all the rows that the MoE had.
-  [[nodiscard]] std::span<const float> own_of(std::span<const float> all) const;
+  /// Of what is in front of layer `index`; behind the last one it is that of the head.
+  [[nodiscard]] const BoundaryNorm& norm_before(std::size_t index) const {
+    return index < layers.size() ? layers[index].input_norm : final_norm;
+  }
   std::span<const float> finish_step(std::size_t inputs, bool all_positions);
 
   ModelConfig config;
@@ -49,7 +50,7 @@ struct Decoder::State {
   Products products;
   Embedding embedding;
   std::vector<DecoderLayer> layers;
-  RmsNorm final_norm;
+  BoundaryNorm final_norm;
   Linear head;
   RotaryAngles angles;
   Communicators communicators;
@@ -64,10 +65,10 @@ struct Decoder::State {
   std::vector<SequenceRows> sequences;
   std::optional<RowPlan> step_rows;
   std::size_t own_rows = 0;
-  std::vector<float> own_residual;
+  std::vector<std::byte> residual;  ///< of the compute dtype, the own rows
   std::vector<float> own_normed;
-  std::vector<float> own_mixed;
-  std::vector<float> all_residual;
+  std::vector<float> own_mixed;  ///< what the embedding or a mixer gave
+  std::vector<float> last_normed;
   std::vector<float> all_normed;
   std::vector<float> all_moe;
   std::vector<float> logits;

@@ -7,6 +7,7 @@
 #include "environment.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "plan/search.hpp"
+#include "verify/plan_cases.hpp"
 
 namespace mixcomm::test {
 namespace {
@@ -292,6 +293,82 @@ TEST(LayerPlan, AnEditedBoundaryIsRefused) {
   check(boundary, p);
   boundary.addends.back().added = Added::by_all;
   EXPECT_SAYS(refusal([&] { check(boundary, p); }), "2 times");
+  boundary.addends.back().added = Added::within;
+  EXPECT_SAYS(refusal([&] { check(boundary, p); }), "no epilogue adds it");
+  boundary.finish = Finish{.residual = Rows::replicated, .adds = true};
+  EXPECT_SAYS(refusal([&] { check(boundary, p); }), "its last step other rows");
+}
+
+/// In front of experts the residual stays in the DP rank's own rows, and so is there behind them.
+TEST(LayerPlan, NormsRideInTheOperations) {
+  const Parallelism p{2, 2, 2, 2};
+  const LayerPlan plan(modules::with_norms(one_layer(modules::attention(), modules::experts(SharedExpert{})),
+                                           {Quantize::per_128_columns}),
+                       p);
+  check(plan);
+  const Boundary& first = plan.before_attention(0);
+  ASSERT_TRUE(first.finish && !first.finish->within && first.finish->keeps && !first.finish->adds);
+  for (const Boundary* each : {&plan.before_mlp(0), &plan.after_mlp(0)}) {
+    ASSERT_TRUE(each->finish) << each->name;
+    EXPECT_TRUE(each->finish->within && each->finish->adds);
+    EXPECT_EQ(each->finish->residual, Rows::by_dp_rank);
+    EXPECT_EQ(each->addend("residual")->added, Added::within);
+    EXPECT_TRUE(each->addend("residual")->way.steps.empty());
+    for (int rank = 0; rank < 4; ++rank)
+      EXPECT_FALSE(each->addend("residual")->before(each->transition.from, p, rank));
+  }
+  EXPECT_EQ(plan.before_mlp(0).finish->quantize, Quantize::per_128_columns);
+  EXPECT_EQ(plan.before_mlp(0).finish->separate_kernels(plan.before_mlp(0).transition), 3);
+  EXPECT_TRUE(plan.before_mlp(0).finish->keeps);
+  EXPECT_EQ(plan.after_mlp(0).finish->quantize, Quantize::none);
+  EXPECT_EQ(plan.after_mlp(0).finish->separate_kernels(plan.after_mlp(0).transition), 1);
+  EXPECT_FALSE(plan.after_mlp(0).finish->keeps);  // nothing follows but the head
+  EXPECT_FALSE(plan.logits().finish);
+}
+
+TEST(LayerPlan, WhereANormCannotRideTheCallerNorms) {
+  const Parallelism p{2, 2, 2, 2};
+  // A shared expert that joins behind the collective is not in the sum that would be normed.
+  const SharedExpert apart{{Rows::by_dp_rank, attn_tp}, Joined::apart};
+  const LayerPlan plan(modules::with_norms(one_layer(modules::attention(), modules::experts(apart))), p);
+  check(plan);
+  EXPECT_TRUE(plan.before_mlp(0).finish);
+  EXPECT_FALSE(plan.after_mlp(0).finish);
+  EXPECT_EQ(plan.after_mlp(0).addend("residual")->added, Added::after);
+  // A module that adds the residual itself needs it in the rows that it takes.
+  Module moe = modules::experts();
+  moe.gives.owed = complete;
+  moe.adds_residual = true;
+  const LayerPlan other(modules::with_norms(one_layer(modules::attention(), moe)), p);
+  check(other);
+  EXPECT_FALSE(other.before_mlp(0).finish);
+  EXPECT_TRUE(other.after_mlp(0).finish && !other.after_mlp(0).finish->adds);
+}
+
+/// On every mapping, of experts and of dense MLPs, behind each other: where a boundary has an epilogue, its
+/// residual is where the one before has kept it, or a part of that.
+TEST(LayerPlan, ResidualsWithinAreWhereTheyWereKept) {
+  int within = 0;
+  for (int world = 1; world <= 8; ++world)
+    for (const Parallelism& p : verify::mappings(world)) {
+      ModelModules model = one_layer(modules::attention(), modules::experts());
+      model.layers.push_back({modules::attention(), modules::dense_mlp(p)});
+      model.layers.push_back(model.layers.front());
+      const LayerPlan plan(modules::with_norms(model), p);
+      check(plan);
+      Rows held = plan.modules().layers.front().attention.takes.rows;
+      for (const Boundary& each : plan.boundaries()) {
+        if (const Addend* residual = each.addend("residual")) {
+          EXPECT_EQ(residual->way.from.rows, held) << to_string(p) << ": " << each.name;
+          EXPECT_TRUE(!each.finish || residual->way.cost.collectives == 0)
+              << to_string(p) << ": " << each.name;
+          EXPECT_EQ(residual->added == Added::within, each.finish.has_value());
+          within += each.finish ? 1 : 0;
+        }
+        held = each.finish ? each.finish->residual : each.transition.to.rows;
+      }
+    }
+  EXPECT_GT(within, 500);
 }
 
 TEST(Rows, ThePaddedWay) {

@@ -148,8 +148,13 @@ std::vector<PlanMutant> addends() {
   std::vector<PlanMutant> all;
   all.push_back({.name = "the residual added on every TP rank",
                  .edit = on_addend("residual",
-                                   [](Boundary&, Addend& addend) {
-                                     if (addend.added != Added::by_one) return false;
+                                   [](Boundary& boundary, Addend& addend) {
+                                     // Within, each rank adds it to a sum that is complete.
+                                     const bool once = addend.added == Added::by_one ||
+                                                       (addend.added == Added::within &&
+                                                        !boundary.transition.from.owed.empty() &&
+                                                        boundary.transition.from.rows == addend.way.to.rows);
+                                     if (!once) return false;
                                      addend.added = Added::by_all;
                                      return true;
                                    }),

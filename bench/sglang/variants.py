@@ -20,13 +20,12 @@ def variables(variant: str) -> dict[str, str]:
     found = {"MIXCOMM_DISABLE": "multicast"}
     if variant not in FUSED:
         return found
-    found |= {
+    return found | {
         "SGLANG_USE_MIXED_COMM": "1",
         "SGLANG_MIXED_COMM_STRICT": "1",
         "SGLANG_MIXED_COMM_CHECK": "1",
         "SGLANG_MIXED_COMM_NORM": _NORM[variant],
     }
-    return found | ({"MIXCOMM_ENABLE": "cuda_epilogues"} if _NORM[variant] != "0" else {})
 
 
 # Tokens of each DP rank for which a server has room, by how many servers are up at once. The kit's model of

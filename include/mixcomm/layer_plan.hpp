@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "mixcomm/epilogue.hpp"
 #include "mixcomm/portability.hpp"
 #include "mixcomm/transition.hpp"
 
@@ -25,6 +26,11 @@ struct SharedExpert {
   Joined joined = Joined::on_every_rank;
 };
 
+/// The RMSNorm in front of a module, and whether what the module takes is FP8 of it.
+struct InputNorm {
+  Quantize quantize = Quantize::none;
+};
+
 /// What a module's author declares.
 struct Module {
   std::string name;
@@ -32,6 +38,7 @@ struct Module {
   Layout gives{};
   std::optional<SharedExpert> shared{};  ///< of a mixture of experts
   bool adds_residual = false;            ///< every rank's output holds the residual already
+  std::optional<InputNorm> norm{};       ///< what it takes is the residual, normed; none: the caller norms
 };
 
 struct LayerModules {
@@ -59,6 +66,9 @@ namespace modules {
 [[nodiscard]] Module head();          ///< all logits of the DP rank's rows, on every rank of it
 [[nodiscard]] Module sharded_head();  ///< the vocabulary over attn_tp, of the DP rank's rows
 [[nodiscard]] Module world_head();    ///< the vocabulary over all ranks, of all rows
+/// The same model with an RMSNorm in front of every attention, every MLP and the head, as decoders have them
+/// today. `mlp`: what MLPs and experts take.
+[[nodiscard]] ModelModules with_norms(ModelModules model, InputNorm mlp = {});
 }  // namespace modules
 
 /// How something is added to a module's output: the residual, or a shared expert.
@@ -66,6 +76,7 @@ enum class Added : std::uint8_t {
   by_one,  ///< before the collective, by the rank that brings() it: the sum then holds it once
   by_all,  ///< before the collective, by every rank
   after,   ///< after it
+  within,  ///< in the epilogue of the last operation: to the sum, before it is rounded
 };
 
 [[nodiscard]] std::string_view name(Added added);
@@ -80,11 +91,27 @@ struct Addend {
   [[nodiscard]] bool before(const Layout& from, const Parallelism& parallelism, int rank) const;
 };
 
-/// Between two modules: out = transition(what the first gave + addends before) + addends after.
+/// The epilogue of a boundary's last step: LayerCommunicator::cross() takes it as CallOptions::epilogue. It
+/// norms, with the weight of the module behind.
+struct Finish {
+  Rows residual = Rows::by_dp_rank;  ///< which rows residual and residual_out have
+  bool adds = false;                 ///< the residual: an addend, added within
+  bool keeps = false;                ///< residual_out: what comes next adds it
+  Quantize quantize = Quantize::none;
+  bool within = true;  ///< by the operation that sums or gathers; else, behind local steps, by itself
+
+  /// How many kernels do the same by themselves, as engines have them: one adds and norms; where the
+  /// operation gathers, one adds on one rank before it, one copies the own rows, and one norms.
+  [[nodiscard]] int separate_kernels(const Transition& transition) const;
+};
+
+/// Between two modules: out = transition(what the first gave + addends before) + addends after; with `finish`
+/// out = that, with the addend within, normed.
 struct Boundary {
   std::string name;
   Transition transition;
-  std::vector<Addend> addends;  ///< the shared expert first, then the residual
+  std::vector<Addend> addends;     ///< the shared expert first, then the residual
+  std::optional<Finish> finish{};  ///< where the module behind declares a norm, and it can be done there
 
   [[nodiscard]] const Addend* addend(std::string_view name) const;
 };
@@ -102,6 +129,12 @@ using TransitionFor =
 /// The residual is kept in the rows that the module at hand takes. After a module, it is added behind the
 /// collective where every rank has the rows by then, and otherwise before it, on one rank of the team that
 /// owes the sum, so that the fused operation carries it to all of them.
+///
+/// Where the module behind declares a norm, the last operation does both, in its epilogue: the residual is
+/// kept in rows of that operation's DP rank, which in front of experts are fewer than they take. Not so where
+/// the residual lies in rows of which that is no part, where what is kept could not be added at the next
+/// boundary, or where a shared expert joins behind the collective: there is no `finish` there, and the caller
+/// adds and norms as without.
 class LayerPlan {
  public:
   /// Throws InvalidArgument, naming the module, for declarations that cannot be, such as a sum over ranks

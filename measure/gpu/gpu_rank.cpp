@@ -45,6 +45,11 @@ GpuRank::GpuRank(Bootstrap& bootstrap, Options options)
   plain_in_ = device_->allocate(bytes);
   plain_out_ = device_->allocate(bytes);
   device_rows_ = device_->allocate(static_cast<std::size_t>(options_.grid.dp) * sizeof(std::int64_t));
+  if (!options_.epilogues) return;
+  plain_sums_ = device_->allocate(bytes);
+  from_ = device_->allocate(bytes);
+  epilogues_ =
+      std::make_unique<Epilogues>(*device_, grid_, options_.hidden, options_.dtype, options_.most_bytes);
 }
 
 GpuRank::End GpuRank::make_end(Bootstrap& bootstrap, bool nccl_windows) const {
@@ -61,13 +66,14 @@ GpuRank::End GpuRank::make_end(Bootstrap& bootstrap, bool nccl_windows) const {
   const std::size_t bytes = std::max<std::size_t>(options_.most_bytes, 1);
   SymmetricBuffer in = communicator.allocate(bytes);
   SymmetricBuffer out = communicator.allocate(bytes);
-  return {std::move(communicator), std::move(in), std::move(out)};
+  SymmetricBuffer sums = options_.epilogues ? communicator.allocate(bytes) : SymmetricBuffer();
+  return {std::move(communicator), std::move(in), std::move(out), std::move(sums)};
 }
 
 GpuRank::Memory GpuRank::memory_of(const Cell& cell, const Variant& variant) {
-  if (cell.buffers == Buffers::plain) return {plain_in_.get(), plain_out_.get()};
+  if (cell.buffers == Buffers::plain) return {plain_in_.get(), plain_out_.get(), plain_sums_.get()};
   const End& end = end_of(variant);
-  return {end.in.data(), end.out.data()};
+  return {end.in.data(), end.out.data(), end.sums.data()};
 }
 
 std::size_t GpuRank::in_rows(const Cell& cell) const {
@@ -85,13 +91,28 @@ void GpuRank::prepare(const Cell& cell, const Variant& variant, std::uint64_t ro
   std::fill(host_.begin(), host_.end(), spoiled);
   device_->write(memory.out, host_.data(), host_.size());
   device_->write(memory.in, inputs_.of(grid_.rank(), round), in_rows(cell) * row_bytes);
+  if (variant.finish == Finish::behind)
+    device_->write(from_.get(), inputs_.of(grid_.rank(), round), in_rows(cell) * row_bytes);
   const std::vector<std::int64_t> counts(cell.rows.begin(), cell.rows.end());
   device_->write(device_rows_.get(), reinterpret_cast<const std::byte*>(counts.data()),
                  counts.size() * sizeof(counts[0]));
   device_->synchronize();
 }
 
+void GpuRank::enqueue_separately(const Cell& cell, const Variant& variant) {
+  const Memory memory = memory_of(cell, variant);
+  const Tensor in{memory.in, in_rows(cell), options_.hidden, options_.dtype};
+  const Tensor out{memory.out, out_rows(cell), options_.hidden, epilogues_->out_dtype(cell)};
+  const bool other_dtype = out.dtype != in.dtype;
+  // The residual is added to what a graph's calls all find as it was.
+  const ConstTensor from{from_.get(), in.rows, in.hidden, in.dtype};
+  epilogues_->run_separately(
+      end_of(variant).communicator, cell,
+      {from, in, {other_dtype ? memory.sums : memory.out, out.rows, out.hidden, in.dtype}, out});
+}
+
 void GpuRank::enqueue(const Cell& cell, const Variant& variant) {
+  if (variant.finish == Finish::behind) return enqueue_separately(cell, variant);
   const Memory memory = memory_of(cell, variant);
   Tensor in{memory.in, in_rows(cell), options_.hidden, options_.dtype};
   Tensor out{memory.out, out_rows(cell), options_.hidden, options_.dtype};
@@ -103,15 +124,23 @@ void GpuRank::enqueue(const Cell& cell, const Variant& variant) {
     if (!gathers(cell.op)) out.rows = most;
     rows = RowCounts::on_device(reinterpret_cast<const std::int64_t*>(device_rows_.get()), most);
   }
-  end_of(variant).communicator.run(
-      cell.op, in, out, rows,
-      {.algorithm = variant.algorithm, .stream = device_->stream(), .shape = variant.shape});
+  Epilogue epilogue;
+  if (finished(cell, variant)) {
+    epilogue = epilogues_->of(cell, gathers(cell.op) ? in.rows : out.rows);
+    out.dtype = epilogues_->out_dtype(cell);
+  }
+  end_of(variant).communicator.run(cell.op, in, out, rows,
+                                   {.algorithm = variant.algorithm,
+                                    .stream = device_->stream(),
+                                    .shape = variant.shape,
+                                    .epilogue = epilogue});
 }
 
 std::string GpuRank::wrong(const Cell& cell, const Variant& variant, std::uint64_t round) {
   const std::size_t bytes = out_rows(cell) * options_.hidden * size_of(options_.dtype);
   device_->read(host_.data(), memory_of(cell, variant).out, bytes);
-  return inputs_.wrong(cell, grid_, options_.hidden, round, host_.data());
+  return finished(cell, variant) ? epilogues_->wrong(cell, inputs_, round, host_.data())
+                                 : inputs_.wrong(cell, grid_, options_.hidden, round, host_.data());
 }
 
 void GpuRank::check() const {

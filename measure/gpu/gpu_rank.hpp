@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "measure/bench_cells.hpp"
+#include "measure/epilogues.hpp"
 #include "measure/exact_inputs.hpp"
 #include "measure/gpu/gpu_place.hpp"
 #include "measure/gpu/link_probe.hpp"
@@ -31,6 +32,7 @@ class GpuRank {
     std::size_t most_bytes = 0;       ///< of the largest tensor
     Milliseconds timeout = default_timeout;
     bool nccl = false;
+    bool epilogues = false;               ///< some cells to come have one
     std::optional<TuningTable> tuning{};  ///< CommunicatorOptions::tuning
   };
 
@@ -66,10 +68,12 @@ class GpuRank {
     Communicator communicator;
     SymmetricBuffer in;
     SymmetricBuffer out;
+    SymmetricBuffer sums;  ///< with epilogues: for those in separate steps, where they are not `out`
   };
   struct Memory {
     std::byte* in;
     std::byte* out;
+    std::byte* sums;
   };
   [[nodiscard]] End make_end(Bootstrap& bootstrap, bool nccl_windows) const;
   /// NCCL's own windows are its symmetric memory.
@@ -77,6 +81,7 @@ class GpuRank {
     return variant.algorithm == Algorithm::nccl && windows_ ? *windows_ : *end_;
   }
   [[nodiscard]] Memory memory_of(const Cell& cell, const Variant& variant);
+  void enqueue_separately(const Cell& cell, const Variant& variant);
   [[nodiscard]] std::size_t in_rows(const Cell& cell) const;
   [[nodiscard]] std::size_t out_rows(const Cell& cell) const;
 
@@ -90,9 +95,12 @@ class GpuRank {
   std::unique_ptr<End> windows_;  ///< of NCCL, where it makes them
   std::shared_ptr<std::byte> plain_in_;
   std::shared_ptr<std::byte> plain_out_;
+  std::shared_ptr<std::byte> plain_sums_;  ///< as End::sums
+  std::shared_ptr<std::byte> from_;        ///< with epilogues: the input before a residual is added by itself
   std::shared_ptr<std::byte> device_rows_;  ///< of std::int64_t, one per DP rank
   ExactInputs inputs_;
-  std::vector<std::byte> host_;  ///< of an output
+  std::unique_ptr<Epilogues> epilogues_;  ///< none where no cell has one
+  std::vector<std::byte> host_;           ///< of an output
 };
 
 }  // namespace mixcomm::tools

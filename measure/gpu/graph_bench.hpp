@@ -28,7 +28,7 @@ class GraphBench {
 
   struct Result {
     std::vector<Latencies>
-        latencies;      ///< by variant; on rank 0's thread alone, and empty for what NCCL cannot do
+        latencies;  ///< by variant; on rank 0's thread alone, and empty for what NCCL or composed cannot do
     std::string wrong;  ///< what these ranks found in the results
   };
   /// Launches the graphs of a cell's variants in turns, and checks what each computes, with new inputs.

@@ -168,6 +168,7 @@ class CudaBackend final : public Backend {
                              stream),
             "launching the comparison of calls");
     }
+    if constexpr (has_mutants) plant(call);
     if (then_more)
       run_rows(call, grid, stream, false);
     else
@@ -203,6 +204,19 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  /// Mutants of epilogues that lie in what a call says, for all lanes alike.
+  static void plant(Call& call) {
+    const MutantSwitch mutant = MutantSwitch::current();
+    Epilogue& epilogue = call.epilogue;
+    if (mutant.is(Mutant::scale_of_another_row) && epilogue.scales != nullptr)
+      epilogue.scales += scales_per_row(epilogue.quantize, call.hidden);
+    if (mutant.is(Mutant::rows_beyond_are_normed) && epilogue.any()) {
+      const Blocks told = call.blocks;
+      const int last = told.dp() - 1;
+      call.blocks.assign(told.dp(), [&](int d) { return told.full_size(d) + (d == last ? call.hidden : 0); });
+    }
+  }
+
   void run_elements(const Call& call, const Grid& grid, cudaStream_t stream) const {
     Arguments a = arguments(call, grid);
     const bool direct = a.in_view.first != nullptr && a.out_view.first != nullptr;

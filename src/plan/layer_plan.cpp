@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "call.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {
@@ -87,6 +88,91 @@ Addend residual_addend(Rows rows, const Transition& transition, const Parallelis
   return {"residual", owes ? Added::by_one : Added::by_all, to_start};
 }
 
+/// The width of the rows that the epilogue of a transition's last step has a residual of.
+int width_at_end(const Transition& transition, const Parallelism& p) {
+  if (transition.steps.empty() || transition.steps.back().kind != Step::Kind::collective)
+    return spread_of({transition.to.rows}, p).width;
+  const Step& last = transition.steps.back();
+  return shape_of(last.op).gathers ? last.before.width : last.after.width;
+}
+
+/// Those rows, if they have a name.
+std::optional<Rows> rows_at_end(const Transition& transition, const Parallelism& p) {
+  const int width = width_at_end(transition, p);
+  for (const Rows rows :
+       {transition.to.rows, Rows::by_dp_rank, Rows::replicated, Rows::scattered, Rows::by_mlp_team})
+    if (spread_of({rows}, p).width == width) return rows;
+  return std::nullopt;
+}
+
+/// Where the residual is added, and where norms are done, one boundary after the other.
+class Residuals {
+ public:
+  Residuals(const ModelModules& modules, const Parallelism& parallelism, const TransitionFor& transition_for,
+            const PlanOptions& options)
+      : parallelism_(parallelism), transition_for_(transition_for), options_(options) {
+    modules_.push_back(&modules.embedding);
+    for (const auto& [attention, mlp] : modules.layers) {
+      modules_.push_back(&attention);
+      modules_.push_back(&mlp);
+    }
+    modules_.push_back(&modules.head);
+  }
+
+  /// Of the boundaries behind each module but the head.
+  void place(std::span<Boundary> boundaries) const {
+    Rows held = modules_[1]->takes.rows;  // the embedding's output
+    for (std::size_t i = 0; i < boundaries.size(); ++i) {
+      Boundary& here = boundaries[i];
+      here.finish = finish_at(boundaries, i, held);
+      if (here.finish && i + 1 < boundaries.size()) {
+        here.finish->keeps = true;
+        if (!can_add(boundaries, i + 1, here.finish->residual)) here.finish.reset();
+      }
+      if (adds_behind(i))
+        here.addends.push_back(
+            here.finish ? Addend{"residual", Added::within, way(held, here.finish->residual)}
+                        : residual_addend(held, here.transition, parallelism_, transition_for_, options_));
+      held = here.finish ? here.finish->residual : modules_[i + 1]->takes.rows;
+    }
+  }
+
+ private:
+  /// Module i is the one in front of boundary i.
+  [[nodiscard]] bool adds_behind(std::size_t i) const { return i > 0 && !modules_[i]->adds_residual; }
+  [[nodiscard]] Transition way(Rows from, Rows to) const {
+    return transition_for_({from}, {to}, parallelism_, options_);
+  }
+
+  [[nodiscard]] std::optional<Finish> finish_at(std::span<const Boundary> boundaries, std::size_t i,
+                                                Rows held) const {
+    const Module& module = *modules_[i];
+    const std::optional<InputNorm>& norm = modules_[i + 1]->norm;
+    if (!norm || (module.shared && module.shared->joined == Joined::apart)) return std::nullopt;
+    const Transition& transition = boundaries[i].transition;
+    const std::optional<Rows> rows = rows_at_end(transition, parallelism_);
+    if (!rows || (adds_behind(i) && !is_local(way(held, *rows)))) return std::nullopt;
+    return Finish{
+        .residual = *rows,
+        .adds = adds_behind(i),
+        .quantize = norm->quantize,
+        .within = !transition.steps.empty() && transition.steps.back().kind == Step::Kind::collective};
+  }
+
+  /// Whether boundary i can add a residual that lies so, without an operation for that alone.
+  [[nodiscard]] bool can_add(std::span<const Boundary> boundaries, std::size_t i, Rows held) const {
+    if (!adds_behind(i)) return held == modules_[i]->takes.rows;
+    return finish_at(boundaries, i, held) ||
+           is_local(
+               residual_addend(held, boundaries[i].transition, parallelism_, transition_for_, options_).way);
+  }
+
+  std::vector<const Module*> modules_;
+  const Parallelism& parallelism_;
+  const TransitionFor& transition_for_;
+  const PlanOptions& options_;
+};
+
 /// Asks for each transition once.
 TransitionFor remembering(const TransitionFor& transition_for) {
   std::vector<Transition> known;
@@ -106,14 +192,22 @@ std::string_view name(Added added) {
       return "before, by one rank of the team that owes the sum";
     case Added::by_all:
       return "before, by every rank";
+    case Added::within:
+      return "within the last operation, in its epilogue";
     case Added::after:
       break;
   }
   return "after";
 }
 
+int Finish::separate_kernels(const Transition& transition) const {
+  const bool all_rows =
+      within && transition.steps.back().op != Op::all_reduce && shape_of(transition.steps.back().op).gathers;
+  return all_rows ? 1 + (adds ? 1 : 0) + (keeps ? 1 : 0) : 1;
+}
+
 bool Addend::before(const Layout& from, const Parallelism& parallelism, int rank) const {
-  if (added == Added::after) return false;
+  if (added == Added::after || added == Added::within) return false;
   if (added == Added::by_all) return true;
   return brings(span_of(way.to.owed, parallelism), span_of(from.owed, parallelism), rank);
 }
@@ -128,6 +222,11 @@ void check(const Boundary& boundary, const Parallelism& parallelism) {
   check(boundary.transition, parallelism);
   const Spread start = spread_of(boundary.transition.from, parallelism);
   const Spread end = spread_of(boundary.transition.to, parallelism);
+  if (boundary.finish && spread_of({boundary.finish->residual}, parallelism).width !=
+                             width_at_end(boundary.transition, parallelism))
+    throw InvalidArgument(
+        fmt::format("{} on {}: its epilogue has a residual with rows {}, but its last step other rows",
+                    boundary.name, to_string(parallelism), name(boundary.finish->residual)));
   for (const Addend& each : boundary.addends) {
     check(each.way, parallelism);
     const Spread own = spread_of(each.way.to, parallelism);
@@ -135,6 +234,12 @@ void check(const Boundary& boundary, const Parallelism& parallelism) {
       throw InvalidArgument(
           fmt::format("{} on {}: the {}: {}", boundary.name, to_string(parallelism), each.name, why));
     };
+    if (each.added == Added::within) {
+      if (!boundary.finish || !boundary.finish->adds) refuse("it is added within, but no epilogue adds it");
+      if (own.width != width_at_end(boundary.transition, parallelism) || !own.owed.empty())
+        refuse("it has other rows than those that the last operation sums, or owes a sum itself");
+      continue;
+    }
     if (own.width != (each.added == Added::after ? end : start).width)
       refuse("it has other rows than what it is added to");
     if (each.added == Added::after && own.owed != end.owed) refuse("it still owes a sum where it is added");
@@ -163,8 +268,6 @@ LayerPlan::LayerPlan(ModelModules modules, const Parallelism& parallelism, const
     if (!module.gives.columns.empty())
       refuse(module, parallelism_, "it gives a part of the columns; only the head may");
     if (module.shared) here.addends.push_back(shared_addend(module, to, parallelism_, ask, options));
-    if (!module.adds_residual)
-      here.addends.push_back(residual_addend(module.takes.rows, here.transition, parallelism_, ask, options));
   };
 
   const std::size_t count = modules_.layers.size();
@@ -179,6 +282,7 @@ LayerPlan::LayerPlan(ModelModules modules, const Parallelism& parallelism, const
                      ask(attention.takes, attention.takes, parallelism_, options),
                      {}});
   }
+  Residuals(modules_, parallelism_, ask, options).place(boundaries_);
   if (!modules_.logits.columns.empty() || !modules_.logits.owed.empty())
     throw InvalidArgument(fmt::format("logits are wanted as ({}); they must be complete, with all columns",
                                       to_string(modules_.logits)));

@@ -49,4 +49,13 @@ Module world_head() {
   return {.name = "LM head", .takes = all_rows, .gives = {Rows::replicated, complete, TeamName::world}};
 }
 
+ModelModules with_norms(ModelModules model, InputNorm mlp) {
+  for (LayerModules& layer : model.layers) {
+    layer.attention.norm.emplace();
+    layer.mlp.norm = mlp;
+  }
+  model.head.norm.emplace();
+  return model;
+}
+
 }  // namespace mixcomm::modules

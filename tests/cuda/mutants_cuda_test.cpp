@@ -145,7 +145,13 @@ INSTANTIATE_TEST_SUITE_P(
         Broken{"mean_over_padded_width", mean_over_padded_width, rs_ar, one_shot, lines, Buffers::plain,
                false, add_and_norm},
         Broken{"scale_of_another_row", scale_of_another_row, ar_ag, two_shot, packets, Buffers::plain, false,
-               to_fp8}),
+               to_fp8},
+        Broken{"scale_of_another_row_dual", scale_of_another_row, rs_ar, one_shot, lines, Buffers::plain,
+               false, to_fp8},
+        Broken{"rows_beyond_are_normed", rows_beyond_are_normed, ar_ag, two_shot, packets, Buffers::plain,
+               false, add_and_norm},
+        Broken{"rows_beyond_are_normed_dual", rows_beyond_are_normed, rs_ar, one_shot, packets,
+               Buffers::plain, false, add_and_norm}),
     [](const auto& instance) { return instance.param.name; });
 
 }  // namespace

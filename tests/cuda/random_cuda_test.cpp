@@ -1,5 +1,5 @@
-// Random operations, many in a row without a wait in between, every one with fresh inputs and compared in
-// full.
+// Random operations, with and without an epilogue, many in a row without a wait in between, every one with
+// fresh inputs and compared in full.
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -15,6 +15,8 @@ namespace {
 constexpr int batch = 16;
 constexpr std::size_t most_hidden = 1024;
 constexpr std::size_t most_rows = 4;
+constexpr std::size_t most_finished_hidden =
+    512;  ///< a row of each rank fits the workspace of all grids here
 
 verify::Case random_case(Random& random, int dp, std::uint64_t seed) {
   using enum Algorithm;
@@ -33,6 +35,9 @@ verify::Case random_case(Random& random, int dp, std::uint64_t seed) {
   const bool can_count_on_device =
       c.algorithm != composed && (!in_place || c.op == Op::all_reduce || dp == 1);
   if (can_count_on_device && random.once_in(4)) c.most = most_rows;
+  if (random.once_in(3) && c.hidden <= most_finished_hidden)
+    c.steps = verify::some_steps(random.next(), c.buffers);
+  if (c.algorithm == composed) c.steps.quantize = Quantize::none;  // which has no FP8 between its two
   return c;
 }
 

@@ -111,6 +111,35 @@ TEST(Decoder, GreedyContinuationsEqualTransformers) {
   });
 }
 
+// Norms by themselves round once more where a residual is added before the sum: other bits, the same tokens.
+TEST(Decoder, NormsApartGiveTheSameTokens) {
+  const TinyModel& model = TinyModel::get();
+  for (const Parallelism& parallelism : {Parallelism{}, Parallelism{2, 2, 2, 2}, Parallelism{1, 2, 1, 2}})
+    run_threads(parallelism.world(), [&](Bootstrap& bootstrap) {
+      Rank rank(bootstrap, parallelism, {.norms_apart = true});
+      const auto dp = static_cast<std::size_t>(parallelism.attn_dp);
+      std::vector<std::size_t> mine;
+      std::vector<std::vector<int>> ids;
+      for (auto i = static_cast<std::size_t>(rank.communicator.grid().dp.member); i < model.prompts.size();
+           i += dp) {
+        mine.push_back(i);
+        ids.push_back(model.prompts[i].ids);
+      }
+      const auto generated = generate(rank.decoder, rank.communicator, ids,
+                                      {.max_new_tokens = new_tokens, .eos_token_ids = {}, .progress = {}});
+      for (std::size_t i = 0; i < mine.size(); ++i) {
+        const auto& whole = model.prompts[mine[i]].continuation;
+        const auto count = static_cast<std::ptrdiff_t>(std::min(new_tokens, whole.size()));
+        EXPECT_TRUE(std::equal(whole.begin(), whole.begin() + count, generated.tokens[i].begin()))
+            << "prompt " << mine[i] << " on " << to_string(parallelism);
+      }
+      const auto& last = generated.steps.back();
+      EXPECT_EQ(last.comm.size(), 2 * model.config.layers.size());
+      const std::size_t before = parallelism.attn_dp > 1 ? model.config.layers.size() : 0;
+      EXPECT_EQ(last.apart.size(), 2 * model.config.layers.size() + before);
+    });
+}
+
 // A sequence may be fed in parts: what the slots remember is all that matters.
 TEST(Decoder, PrefillInPartsEqualsPrefillAtOnce) {
   const auto& prompt = TinyModel::get().prompts[0];

@@ -62,7 +62,8 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"bench", "--dtype", "fp8"}, "there are: bf16, fp16, fp32"},
       {{"bench", "--algorithm", "ring"}, "one_shot"},
       {{"bench", "--epilogue", "softmax"}, "there are: none, add_rms_norm, add_rms_norm_fp8"},
-      {{"bench", "--backend", "cuda", "--epilogue", "all"}, "--epilogue"},
+      {{"bench", "--backend", "cuda", "--processes", "--algorithm", "nccl", "--epilogue", "all"},
+       "nccl has no epilogues"},
       {{"bench", "--against", "nccl"}, "nccl"},
       {{"bench", "--hidden", "16777216", "--rows", "16777216"}, "fewer rows"},
       {{"bench", "--json", "/nonexistent/x.json"}, "/nonexistent/x.json"},
@@ -304,6 +305,11 @@ TEST(Command, PlanOfTodaysModels) {
   EXPECT_EQ(next["boundaries"][1]["boundary"], "linear attention -> MoE");
   EXPECT_EQ(next["boundaries"][1]["count"], 36);
   EXPECT_EQ(next["boundaries"][1]["addends"].size(), 1U);
+  const json& finish = next["boundaries"][1]["finish"];
+  EXPECT_EQ(finish["steps"], json({"add", "rms_norm"}));
+  EXPECT_EQ(finish["within"], next["boundaries"][1]["operations"].back()["operation"]);
+  EXPECT_GE(finish["separate_kernels"].get<int>(), 1);
+  EXPECT_GT(next["finish_saved_us"].get<double>(), 0);
   EXPECT_EQ(next["boundaries"][2]["addends"][0]["name"], "shared expert");
   const json oss = layout("gpt-oss-120b");
   EXPECT_EQ(names(oss)[1], "sliding attention -> MoE");
@@ -637,6 +643,7 @@ TEST(Command, BenchMeasuresEpiloguesBesideSeparateSteps) {
   ASSERT_EQ(result["rows"].size(), 30U);
   for (const json& row : result["rows"]) {
     EXPECT_EQ(row["against"].contains("separate"), row["epilogue"] != "none");
+    EXPECT_EQ(row["against"].contains("alone"), row["epilogue"] != "none");
     EXPECT_TRUE(row["against"].contains("composed"));
   }
 }

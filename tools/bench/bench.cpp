@@ -31,7 +31,8 @@ the ranks and copies of as many bytes take. Results are compared with exact sums
 
 --epilogue add_rms_norm has each call add a residual and norm its rows, add_rms_norm_fp8 make FP8 of them as well, with
 a scale for each 128 columns. `separate` is the same in the steps of today: the operation alone, between a residual
-added on one TP rank, a copy of the own rows, and the norm of all of them.
+added on one TP rank, a copy of the own rows, and the norm of all of them; `added` is how much longer a call takes than
+the operation alone. With CUDA, separate steps are kernels of the same graph. busbw counts rows as wide as without FP8.
 
 CUDA: a CUDA graph of 50 calls in a row is launched 20 times (--iterations), the graphs of a cell's algorithms in turns; p50 and
 p99 are those of the 20, a fiftieth of each. With --one-gpu one graph holds the calls of all ranks, else each rank launches
@@ -52,6 +53,7 @@ Examples:
   mixcomm bench --processes --tp 2 --threads 8 --rows 16,64,256,1024 --algorithm auto --buffers all
   mixcomm bench --backend cuda --one-gpu --grids 4x2,2x4,2x2 --algorithm auto --buffers all --json bench.json
   mixcomm bench --backend cuda --one-gpu --tp 4 --dp 2 --uneven 9,3 --rows-on-device
+  mixcomm bench --backend cuda --tp 2 --dp 2 --algorithm auto --epilogue all --json epilogues.json
   mixcomm bench --backend cuda --one-gpu --processes --tp 2 --dp 2 --against nccl     (under MPS)
   mpirun -n 4 mixcomm bench --tp 2 --dp 2)";
 
@@ -87,7 +89,8 @@ Json measure_on_cpu(Bootstrap& bootstrap, const BenchOptions& options, const Con
                   .dtype = options.dtype,
                   .most_bytes = most_bytes(options, rows),
                   .threads = communicator.options().cpu.threads,
-                  .probes = contest.binds},
+                  .probes = contest.binds,
+                  .epilogues = options.has_epilogues()},
                  contest.jobs);
   std::unique_ptr<Progress> progress;
   if (bootstrap.rank() == 0)
@@ -178,8 +181,12 @@ void check_flags(const BenchOptions& options, bool seconds_given) {
         "NCCL refuses ranks that share a GPU in one process; add --processes, or leave nccl out of --against "
         "and "
         "--algorithm");
-  if (cuda && options.epilogues != std::vector{EpilogueKind::none})
-    throw Unsupported("--epilogue: there are none with --backend cuda");
+  const auto& algorithms = options.algorithms;
+  if (options.has_epilogues() &&
+      std::find(algorithms.begin(), algorithms.end(), Algorithm::nccl) != algorithms.end())
+    throw InvalidArgument(
+        "--algorithm nccl has no epilogues; leave it out, or --epilogue (--against nccl stands beside those "
+        "calls that have none)");
   if (cuda) return;
   if (options.rows_on_device) throw InvalidArgument("--rows-on-device is for --backend cuda");
   if (options.with_launch) throw InvalidArgument("--with-launch is for --backend cuda");

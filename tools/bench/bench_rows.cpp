@@ -14,7 +14,15 @@ namespace {
 
 constexpr Variant composed{.algorithm = Algorithm::composed};
 constexpr Variant nccl{.algorithm = Algorithm::nccl};
-constexpr Variant separate{.algorithm = Algorithm::automatic, .separate = true};
+constexpr Variant separate{.algorithm = Algorithm::automatic, .finish = Finish::behind};
+constexpr Variant alone{.algorithm = Algorithm::automatic, .finish = Finish::without};
+
+/// Under which name a row shows another variant's p50.
+std::string name_of(const Variant& variant) {
+  if (variant.finish == Finish::behind) return "separate";
+  if (variant.finish == Finish::without) return "alone";
+  return std::string(name(variant.algorithm));
+}
 
 void add(std::vector<Variant>& variants, const Variant& variant) {
   if (std::find(variants.begin(), variants.end(), variant) == variants.end()) variants.push_back(variant);
@@ -69,8 +77,12 @@ Row row_of(const BenchOptions& options, const GridSize& grid, Link link, Cell ce
   }
   row.cell.variants = row.wanted;
   add(row.cell.variants, composed);
-  if (options.needs_nccl()) add(row.cell.variants, nccl);
-  if (row.cell.epilogue != EpilogueKind::none) add(row.cell.variants, separate);
+  if (row.cell.epilogue != EpilogueKind::none) {
+    add(row.cell.variants, separate);
+    add(row.cell.variants, alone);
+  } else if (options.needs_nccl()) {  // which has no epilogues
+    add(row.cell.variants, nccl);
+  }
   return row;
 }
 
@@ -88,6 +100,10 @@ std::string algorithm_text(const Json& row) {
 bool BenchOptions::needs_nccl() const {
   return std::find(against.begin(), against.end(), "nccl") != against.end() ||
          std::find(algorithms.begin(), algorithms.end(), Algorithm::nccl) != algorithms.end();
+}
+
+bool BenchOptions::has_epilogues() const {
+  return epilogues != std::vector{EpilogueKind::none};
 }
 
 std::vector<Row> rows_of(const BenchOptions& options, const GridSize& grid, Link link) {
@@ -127,10 +143,9 @@ Json cell_json(const BenchOptions& options, const Row& row, const std::vector<La
     const std::size_t bytes = tensor_bytes(row.cell, options.hidden, options.dtype);
     const double p50 = rounded(percentile(measured(variant), 0.5));
     Json against = Json::object();
-    for (const Variant& other : {composed, nccl, separate})
+    for (const Variant& other : {composed, nccl, separate, alone})
       if (variant != other && !measured(other).empty())
-        against[other.separate ? "separate" : std::string(name(other.algorithm))] =
-            rounded(percentile(measured(other), 0.5));
+        against[name_of(other)] = rounded(percentile(measured(other), 0.5));
     const double gbps = p50 > 0 ? wire_bytes(row.cell.op, row.grid.tp, row.grid.dp, bytes) / p50 / 1000 : 0;
     const bool chosen = (variant.algorithm == row.chosen || variant.algorithm == Algorithm::automatic) &&
                         variant.shape == LaunchShape{};
@@ -170,14 +185,13 @@ std::string rows_text(const std::vector<std::size_t>& rows) {
 
 void print_table(const Json& results) {
   const auto has = [&](auto condition) { return std::any_of(results.begin(), results.end(), condition); };
-  const auto epilogue_of = [](const Json& row) { return row.value("epilogue", "none"); };
-  const bool with_epilogue = has([&](const Json& row) { return epilogue_of(row) != "none"; });
+  const bool with_epilogue = has([](const Json& row) { return row["epilogue"] != "none"; });
   const bool with_nccl = has([](const Json& row) { return row["against"].contains("nccl"); });
   std::size_t width = 11;
   for (const Json& row : results) width = std::max(width, algorithm_text(row).size());
   fmt::print("{:26} {:>5} {:>10} {:{}} {:10} {:>11} {:>11} {:>9} {:>9}{}{}\n", "op", "grid", "rows",
              "algorithm", width, "buffers", "p50 us", "p99 us", "GB/s", "composed",
-             with_nccl ? "      nccl" : "", with_epilogue ? "  separate  epilogue" : "");
+             with_nccl ? "      nccl" : "", with_epilogue ? "  separate     added  epilogue" : "");
   for (const Json& row : results) {
     const Json& against = row["against"];
     const double p50 = row["p50_us"].get<double>();
@@ -185,19 +199,25 @@ void print_table(const Json& results) {
       return against.contains(other) && p50 > 0 ? fmt::format("{:.2f}x", against[other].get<double>() / p50)
                                                 : "";
     };
-    fmt::print("{:26} {:>5} {:>10} {:{}} {:10} {:>11.2f} {:>11.2f} {:>9.2f} {:>9}{}{}\n",
-               row["op"].get<std::string>(), fmt::format("{}x{}", row["tp"].get<int>(), row["dp"].get<int>()),
-               rows_text(row["rows"].get<std::vector<std::size_t>>()), algorithm_text(row), width,
-               row["buffers"].get<std::string>(), p50, row["p99_us"].get<double>(),
-               row["busbw_gbps"].get<double>(), ratio("composed"),
-               with_nccl ? fmt::format(" {:>9}", ratio("nccl")) : "",
-               with_epilogue ? fmt::format(" {:>9}  {}", ratio("separate"), epilogue_of(row)) : "");
+    const auto added = [&] {
+      return against.contains("alone") ? fmt::format("{:+.2f}", p50 - against["alone"].get<double>()) : "";
+    };
+    fmt::print(
+        "{:26} {:>5} {:>10} {:{}} {:10} {:>11.2f} {:>11.2f} {:>9.2f} {:>9}{}{}\n",
+        row["op"].get<std::string>(), fmt::format("{}x{}", row["tp"].get<int>(), row["dp"].get<int>()),
+        rows_text(row["rows"].get<std::vector<std::size_t>>()), algorithm_text(row), width,
+        row["buffers"].get<std::string>(), p50, row["p99_us"].get<double>(), row["busbw_gbps"].get<double>(),
+        ratio("composed"), with_nccl ? fmt::format(" {:>9}", ratio("nccl")) : "",
+        with_epilogue
+            ? fmt::format(" {:>9} {:>9}  {}", ratio("separate"), added(), row["epilogue"].get<std::string>())
+            : "");
   }
   fmt::print(
       "* what the library would choose; composed: how many times as long the composed algorithm takes\n");
   if (with_epilogue)
     fmt::print(
-        "separate: the operation alone, and the steps of the epilogue by themselves, as engines run them\n");
+        "separate: how many times as long the operation and the steps of the epilogue by themselves take; "
+        "added: how many us more than the operation alone\n");
 }
 
 }  // namespace mixcomm::tools

@@ -40,6 +40,7 @@ struct BenchOptions {
   RankFlags ranks;
 
   [[nodiscard]] bool needs_nccl() const;
+  [[nodiscard]] bool has_epilogues() const;
 };
 
 /// A cell, and which of its measured variants are rows of the result.

@@ -94,8 +94,10 @@ void print_cpu_table(const Json& results) {
       others.push_back(name);
   fmt::print("\n{:26} {:>5} {:>10} {:11} {:10} {:>8} {:>9} {:>9}", "op", "grid", "rows", "algorithm",
              "buffers", "distance", "bound us", "of bound");
+  const bool with_epilogue =
+      std::any_of(results.begin(), results.end(), [](const Json& r) { return r["epilogue"] != "none"; });
   for (const std::string& other : others) fmt::print(" {:>9}", other);
-  fmt::print("\n");
+  fmt::print("{}\n", with_epilogue ? "  epilogue" : "");
   const auto print_one = [&](const Json& row, const Json& values) {
     const double p50 = values["p50_us"].get<double>();
     const double bound = values["bound_us"].get<double>();
@@ -108,7 +110,7 @@ void print_cpu_table(const Json& results) {
     for (const std::string& other : others)
       fmt::print(" {:>9}",
                  against.contains(other) ? fmt::format("{:.2f}", p50 / against[other].get<double>()) : "");
-    fmt::print("\n");
+    fmt::print("{}\n", with_epilogue ? "  " + row["epilogue"].get<std::string>() : "");
   };
   for (const Json& row : results) {
     print_one(row, row);

@@ -1,5 +1,5 @@
-// `mixcomm demo`: the whole product in three minutes. Decodes word problems on many layouts, composed against
-// fused.
+// `mixcomm demo`: the whole product in three minutes. Decodes word problems on many layouts: composed against
+// fused, and norms by themselves against norms within the operations.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -34,18 +34,32 @@ struct DemoOptions {
   int most_ranks = 8;
 };
 
-constexpr std::array<Algorithm, 2> ways{Algorithm::composed,
-                                        Algorithm::automatic};  // "fused" is what runs by itself
-constexpr std::array<const char*, 2> way_names{"composed", "fused"};
+/// How the boundaries are crossed.
+struct Way {
+  const char* name;
+  Algorithm algorithm;
+  bool norms_apart;
+};
+constexpr std::size_t way_count = 3;
+constexpr std::array<Way, way_count> ways{{{"composed", Algorithm::composed, true},
+                                           {"fused", Algorithm::automatic, true},
+                                           {"norms_within", Algorithm::automatic, false}}};
+using ByWay = std::array<double, way_count>;
 
 /// What one layout showed. Times are medians, in microseconds, by way.
 struct Line {
   Parallelism layout;
-  std::array<double, 2> itl_us{};
-  std::array<double, 2> comm_us{};
-  std::array<double, 2> share{};  ///< of the steps in which comm_us was measured
-  std::array<double, 2> noise{};  ///< of itl_us: how far the rounds' medians lie apart, relative
+  ByWay itl_us{};
+  ByWay comm_us{};   ///< collectives, with norms_within those too
+  ByWay apart_us{};  ///< residuals and norms by themselves
+  ByWay share{};     ///< of the steps in which comm_us was measured
+  ByWay noise{};     ///< of itl_us: how far the rounds' medians lie apart, relative
   bool tokens_identical = false;
+
+  /// Which part of a token's latency norms within the operations save.
+  [[nodiscard]] double saved() const {
+    return itl_us[1] > 0 ? (comm_us[1] + apart_us[1] - comm_us[2]) / itl_us[1] : 0;
+  }
 };
 
 using Tokens = std::vector<std::vector<int>>;
@@ -77,15 +91,16 @@ void append_itl(const std::vector<RankRun>& ranks, std::vector<double>& us) {
   for (std::size_t s = 1; s < ranks[0].steps.size(); ++s) us.push_back(microseconds(end(s) - end(s - 1)));
 }
 
-/// What each step's collectives took together: each from the last rank's coming to the last rank's leaving.
-/// They follow each other, from when all ranks have ended the step before to when all have ended this one, so
-/// they are a part of what append_itl() gives.
-void append_comm(const std::vector<RankRun>& ranks, std::vector<double>& us) {
+/// What each step's collectives (or what is apart from them) took together: each from the last rank's coming
+/// to the last rank's leaving. They follow each other, from when all ranks have ended the step before to when
+/// all have ended this one, so they are a part of what append_itl() gives.
+void append_sums(const std::vector<RankRun>& ranks,
+                 std::vector<runner::CommInterval> runner::StepTimes::*which, std::vector<double>& us) {
   for (std::size_t s = 1; s < ranks[0].steps.size(); ++s) {
     runner::Clock::duration sum{};
-    for (std::size_t b = 0; b < ranks[0].steps[s].comm.size(); ++b)
-      sum += latest(ranks, [=](const RankRun& r) { return r.steps[s].comm[b].end; }) -
-             latest(ranks, [=](const RankRun& r) { return r.steps[s].comm[b].begin; });
+    for (std::size_t b = 0; b < (ranks[0].steps[s].*which).size(); ++b)
+      sum += latest(ranks, [=](const RankRun& r) { return (r.steps[s].*which)[b].end; }) -
+             latest(ranks, [=](const RankRun& r) { return (r.steps[s].*which)[b].begin; });
     us.push_back(microseconds(sum));
   }
 }
@@ -110,16 +125,17 @@ class Demo {
   /// What one rank decodes.
   [[nodiscard]] const Tokens& expected() const { return expected_; }
 
-  /// Both ways in alternating rounds of one run, so that whatever else the machine does hits both alike. Each
+  /// All ways in alternating rounds of one run, so that whatever else the machine does hits them alike. Each
   /// round decodes twice: as an engine would, for the latency, and with the ranks held around each
   /// collective, for its time.
   Line measure(const Parallelism& layout) {
     Line line{.layout = layout, .tokens_identical = true};
     std::vector<RankRun> ranks(static_cast<std::size_t>(layout.world()));
-    std::array<std::vector<double>, 2> itl;
-    std::array<std::vector<double>, 2> comm;
-    std::array<std::vector<double>, 2> held_itl;  // of the rounds of comm
-    std::array<std::vector<double>, 2> round_medians;
+    std::array<std::vector<double>, way_count> itl;
+    std::array<std::vector<double>, way_count> comm;
+    std::array<std::vector<double>, way_count> apart;
+    std::array<std::vector<double>, way_count> held_itl;  // of the rounds of comm
+    std::array<std::vector<double>, way_count> round_medians;
     std::barrier held_ranks(layout.world());
     run_threads(layout.world(), [&](Bootstrap& bootstrap) {
       Communicator communicator(bootstrap, {.tp = layout.attn_tp, .dp = layout.attn_dp});
@@ -137,14 +153,16 @@ class Demo {
         }
         held_ranks.arrive_and_wait();
       };
-      const auto decoder = [&](Algorithm algorithm, std::function<void()> hold) {
-        return runner::Decoder(
-            model_.config, model_.weights, layout, communicator,
-            {.algorithm = algorithm, .max_rows = most_rows_in_a_step, .hold = std::move(hold)});
+      const auto decoder = [&](const Way& way, std::function<void()> hold) {
+        return runner::Decoder(model_.config, model_.weights, layout, communicator,
+                               {.algorithm = way.algorithm,
+                                .max_rows = most_rows_in_a_step,
+                                .norms_apart = way.norms_apart,
+                                .hold = std::move(hold)});
       };
       const auto hold = [&] { held_ranks.arrive_and_wait(); };
-      std::array free{decoder(ways[0], {}), decoder(ways[1], {})};
-      std::array held{decoder(ways[0], hold), decoder(ways[1], hold)};
+      std::array free{decoder(ways[0], {}), decoder(ways[1], {}), decoder(ways[2], {})};
+      std::array held{decoder(ways[0], hold), decoder(ways[1], hold), decoder(ways[2], hold)};
       for (int round = -1; round < options_.rounds; ++round)  // the first one warms up
         for (std::size_t i = 0; i < ways.size(); ++i) {
           const std::size_t way = round % 2 == 0 ? i : ways.size() - 1 - i;
@@ -157,7 +175,8 @@ class Demo {
           });
           decode(held[way], [&] {
             if (round < 0) return;
-            append_comm(ranks, comm[way]);
+            append_sums(ranks, &runner::StepTimes::comm, comm[way]);
+            append_sums(ranks, &runner::StepTimes::apart, apart[way]);
             append_itl(ranks, held_itl[way]);
           });
         }
@@ -165,6 +184,7 @@ class Demo {
     for (std::size_t way = 0; way < ways.size(); ++way) {
       line.itl_us[way] = median(itl[way]);
       line.comm_us[way] = median(comm[way]);
+      line.apart_us[way] = median(apart[way]);
       line.share[way] = sum(comm[way]) / sum(held_itl[way]);
       const auto [low, high] = std::minmax_element(round_medians[way].begin(), round_medians[way].end());
       line.noise[way] = (*high - *low) / line.itl_us[way];
@@ -217,45 +237,56 @@ std::vector<Parallelism> layouts(const runner::ModelConfig& config, int most_ran
 
 Json to_json(const Line& line) {
   Json json = tools::to_json(line.layout);
-  for (const auto& [name, values] :
-       {std::pair{"itl_us", line.itl_us}, {"comm_us", line.comm_us}, {"comm_share", line.share}})
-    for (std::size_t way = 0; way < ways.size(); ++way) json[name][way_names[way]] = values[way];
+  for (const auto& [name, values] : {std::pair{"itl_us", line.itl_us},
+                                     {"comm_us", line.comm_us},
+                                     {"apart_us", line.apart_us},
+                                     {"comm_share", line.share}})
+    for (std::size_t way = 0; way < ways.size(); ++way) json[name][ways[way].name] = values[way];
+  json["norms_within_save"] = line.saved();
   json["tokens_identical"] = line.tokens_identical;
   return json;
 }
 
 void print_line(const Line& line) {
-  const auto ratio = [](const std::array<double, 2>& v) {
-    return v[0] > 0 ? fmt::format("{:.2f}", v[1] / v[0]) : "-";
-  };
-  fmt::print("{}x{}   {}x{}   {:12.0f} {:9.0f} {:>6}   {:13.0f} {:9.0f} {:>6}   {:>12}   {}\n",
-             line.layout.attn_tp, line.layout.attn_dp, line.layout.moe_tp, line.layout.moe_ep, line.itl_us[0],
-             line.itl_us[1], ratio(line.itl_us), line.comm_us[0], line.comm_us[1], ratio(line.comm_us),
-             fmt::format("{:.0f} / {:.0f} %", 100 * line.share[0], 100 * line.share[1]),
-             line.tokens_identical ? "identical" : "DIFFERENT");
+  const auto ratio = [](const ByWay& v) { return v[0] > 0 ? fmt::format("{:.2f}", v[1] / v[0]) : "-"; };
+  fmt::print(
+      "{}x{}   {}x{}   {:12.0f} {:9.0f} {:>6}   {:13.0f} {:9.0f} {:>6}   {:>12}   {:7.0f} {:7.0f} {:>6}   "
+      "{}\n",
+      line.layout.attn_tp, line.layout.attn_dp, line.layout.moe_tp, line.layout.moe_ep, line.itl_us[0],
+      line.itl_us[1], ratio(line.itl_us), line.comm_us[0], line.comm_us[1], ratio(line.comm_us),
+      fmt::format("{:.0f} / {:.0f} %", 100 * line.share[0], 100 * line.share[1]),
+      line.comm_us[1] + line.apart_us[1], line.comm_us[2], fmt::format("{:.1f} %", 100 * line.saved()),
+      line.tokens_identical ? "identical" : "DIFFERENT");
   std::fflush(stdout);
 }
 
 /// The verdict below the table. Returns whether all tokens were identical.
 bool summarize(const std::vector<Line>& lines) {
   std::vector<double> ratios;
+  std::vector<double> saved;
   std::vector<std::string> slower;
   bool identical = true;
   for (const Line& line : lines) {
     identical = identical && line.tokens_identical;
     if (line.layout.attn_tp > 1 && line.layout.attn_dp > 1)
       ratios.push_back(line.comm_us[1] / line.comm_us[0]);
+    saved.push_back(line.saved());
     const double noise = std::max({line.noise[0], line.noise[1], 0.02});
     if (line.itl_us[1] > line.itl_us[0] * (1 + noise)) slower.push_back(to_string(line.layout));
   }
-  fmt::print("\nTokens: {}.\n", identical ? "identical to one rank's on every layout, with both ways"
-                                          : "DIFFERENT on some layout");
+  fmt::print("\nTokens: {}.\n",
+             identical ? "identical to one rank's on every layout, in all ways" : "DIFFERENT on some layout");
   if (!ratios.empty())
     fmt::print(
         "Collectives, fused / composed, over the {} layouts with attention TP and DP: median {:.2f} (best "
         "{:.2f}, worst {:.2f}).\n",
         ratios.size(), median(ratios), *std::min_element(ratios.begin(), ratios.end()),
         *std::max_element(ratios.begin(), ratios.end()));
+  fmt::print(
+      "Norms and residuals within the operations save {:.1f} % of a token (median over the layouts; {:.1f} "
+      "to {:.1f} %).\n",
+      100 * median(saved), 100 * *std::min_element(saved.begin(), saved.end()),
+      100 * *std::max_element(saved.begin(), saved.end()));
   fmt::print("Inter-token latency: {}.\n",
              slower.empty() ? "fused is nowhere slower than composed by more than the rounds differ"
                             : fmt::format("fused is slower on {}", fmt::join(slower, "; ")));
@@ -297,8 +328,12 @@ int demo(const DemoOptions& options) {
       "their own, in which ranks wait for each other around each, so that nothing else runs meanwhile; "
       "share: "
       "of the time\n"
-      "of those rounds, with the waits around each.\n\n"
-      "attn  moe   itl composed     fused  ratio   comm composed     fused  ratio          share   tokens\n",
+      "of those rounds, with the waits around each. apart: collectives (fused), and residuals and norms by "
+      "themselves;\n"
+      "within: these in the collectives' epilogues; saved: of a token's latency.\n\n"
+      "attn  moe   itl composed     fused  ratio   comm composed     fused  ratio          share     apart  "
+      "within  "
+      "saved   tokens\n",
       prompts.size(), options.tokens, std::thread::hardware_concurrency());
   std::vector<Line> lines;
   Json report = Json::array();
@@ -320,7 +355,8 @@ int demo(const DemoOptions& options) {
 
 void add_demo(CLI::App& app, Invocation& invocation) {
   const auto options = std::make_shared<DemoOptions>();
-  Flags flags(app, "demo", "Decode word problems on many rank layouts: composed against fused",
+  Flags flags(app, "demo",
+              "Decode word problems on many rank layouts: composed against fused, norms apart against within",
               "Exit code 1 if the tokens of a layout differ from one rank's.\n\nExamples:\n"
               "  mixcomm demo\n"
               "  mixcomm demo --json build/demo.json --most-ranks 4");

@@ -251,7 +251,7 @@ ModelModules modules_of(const ModelShape& shape, const Parallelism& parallelism,
                             layer.experts ? modules::experts(shared) : modules::dense_mlp(parallelism)});
   if (choices.head == ModelChoices::Head::sharded) model.head = modules::sharded_head();
   if (choices.head == ModelChoices::Head::world) model.head = modules::world_head();
-  return model;
+  return modules::with_norms(std::move(model), {choices.quantize});
 }
 
 }  // namespace mixcomm::tools

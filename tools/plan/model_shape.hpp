@@ -30,6 +30,7 @@ struct ModelChoices {
   Head head = Head::whole;
   Shared shared = Shared::summed;
   bool sharded_embedding = false;
+  Quantize quantize = Quantize::none;  ///< of what MLPs and experts take, behind their norm
 };
 
 /// Reads a directory's config.json, or one that is named itself, of a model with experts. Of some models it

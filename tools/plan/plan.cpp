@@ -24,13 +24,16 @@ constexpr const char* examples =
 V3.2, Kimi K2, GLM-4 MoE, gpt-oss, MiniMax-M2, Mixtral, and others with their fields); what is assumed is printed. Shapes of published
 models lie in models/shapes. Plans are for up to 4,096 ranks: nothing runs.
 `per rank` is what each rank receives in one step of --rows rows per DP rank, with the algorithm that is named. Times are
-predicted from constants that are printed with their sources; --constants FILE.json takes others, of 'mixcomm tune' or your own:
+predicted from constants that are printed with their sources. `finish` is what the operation does with the rows that it has
+summed, the residual and the norm of the module behind it, in place of kernels by themselves; each of these would take a
+call's time at the least. --constants FILE.json takes others, of 'mixcomm tune' or your own:
 {"links": [{"name": "mine", "call_us": 1.5, "wait_us": 1.1, "gbps": 450, "source": "measured"}]}.
 
 Examples:
   mixcomm plan --attn-tp 2 --attn-dp 2 --rows 4
   mixcomm plan --model models/shapes/qwen3.5-397b-a17b --attn-tp 4 --attn-dp 2 --moe-tp 2 --moe-ep 4 --rows 16 --backend cuda
   mixcomm plan --model models/shapes/deepseek-v3 --attn-tp 2 --attn-dp 4 --mlp-tp 1 --uneven 7,0,3,3 --link nvlink5
+  mixcomm plan --model models/shapes/deepseek-v3 --attn-tp 2 --attn-dp 4 --backend cuda --quantize per_128_columns
   mixcomm plan --model models/shapes/qwen3.5-397b-a17b --gpus 8 --batch 64 --compare
   mixcomm plan --model models/shapes/deepseek-v3 --attn-dp 320 --moe-ep 320 --redundant-experts 64 --backend cuda
   mixcomm plan --attn-tp 2 --attn-dp 2 --json --picture plan.svg)";
@@ -228,6 +231,9 @@ void add_plan(CLI::App& app, Invocation& invocation) {
             "LM head: whole (default), sharded over attn_tp, or over the world");
   add_named(flags, "--shared", options->choices.shared, shared_from_name,
             "Shared experts: summed with the routed ones (default), or apart");
+  add_named(flags, "--quantize", options->choices.quantize, quantize_from_name,
+            "What MLPs and experts take behind their norm: none (default), or FP8 per_token, "
+            "per_128_columns, fixed");
   flags.yes("--sharded-embedding", options->choices.sharded_embedding,
             "The embedding's vocabulary over attn_tp");
   add_named(flags, "--backend", options->backend, backend_from_name,

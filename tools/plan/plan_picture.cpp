@@ -42,6 +42,9 @@ std::vector<Edge> edges_of(const Json& plan) {
     for (const Json& addend : boundary["addends"])
       edge.lines.push_back(
           fmt::format("{}: {}", addend["name"].get<std::string>(), addend["added"].get<std::string>()));
+    if (const Json& finish = boundary["finish"]; !finish.is_null())
+      edge.lines.push_back(
+          fmt::format("then: {}", fmt::join(finish["steps"].get<std::vector<std::string>>(), ", ")));
     edge.lines.push_back("to: " + boundary["to"].get<std::string>());
     edges.push_back(edge);
   }

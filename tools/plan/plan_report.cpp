@@ -21,13 +21,22 @@ struct Kind {
   bool logits;
 };
 
+/// What is done with rows behind their sum, as text.
+std::string finish_text(const Boundary& boundary) {
+  const auto& finish = boundary.finish;
+  if (!finish) return "";
+  return fmt::format("{} {} {} {} {}", finish->adds, finish->keeps, name(finish->residual),
+                     name(finish->quantize), finish->within);
+}
+
 std::vector<Kind> kinds_of(const LayerPlan& plan) {
   std::vector<Kind> kinds;
   const auto all = plan.boundaries();
   for (const Boundary& each : all) {
     const auto same = std::find_if(kinds.begin(), kinds.end(), [&](const Kind& kind) {
       return kind.boundary->name == each.name && kind.boundary->transition.from == each.transition.from &&
-             kind.boundary->transition.to == each.transition.to;
+             kind.boundary->transition.to == each.transition.to &&
+             finish_text(*kind.boundary) == finish_text(each);
     });
     if (same == kinds.end())
       kinds.push_back({&each, 1, &each == &all.back()});
@@ -89,6 +98,7 @@ class Report {
             {"to", to_string(b.transition.to)},
             {"operations", own.operations},
             {"addends", addends},
+            {"finish", finish(b)},
             {"why", b.transition.why},
             {"us", us},
             {"bytes_per_rank", bytes},
@@ -96,6 +106,24 @@ class Report {
   }
 
  private:
+  /// What is done behind the sum, null for nothing, and what kernels by themselves would take at the least.
+  [[nodiscard]] Json finish(const Boundary& b) const {
+    if (!b.finish) return nullptr;
+    Json steps = Json::array();
+    if (b.finish->adds) steps.push_back("add");
+    steps.push_back("rms_norm");
+    if (b.finish->quantize != Quantize::none)
+      steps.push_back(fmt::format("fp8 {}", name(b.finish->quantize)));
+    const int kernels = b.finish->separate_kernels(b.transition);
+    const double call_us = request_.model.link.call_us;
+    return {{"steps", steps},
+            {"within", b.finish->within ? Json(name(b.transition.steps.back())) : Json()},
+            {"residual", name(b.finish->residual)},
+            {"kept", b.finish->keeps},
+            {"separate_kernels", kernels},
+            {"saved_us", b.finish->within ? kernels * call_us : 0.0}};
+  }
+
   static PlanOptions plan_options(const PlanRequest& request) {
     PlanOptions options{.traffic = {request.rows, request.shape.config.hidden_size * size_of(request.dtype)},
                         .model = request.model};
@@ -154,13 +182,19 @@ Json totals_of(const Json& boundaries) {
   double us = 0;
   double two_us = 0;
   double bytes = 0;
+  double saved_us = 0;
   for (const Json& each : boundaries) {
+    if (!each["finish"].is_null())
+      saved_us += each["count"].get<double>() * each["finish"]["saved_us"].get<double>();
     const auto count = each["count"].get<double>();
     us += count * each["us"].get<double>();
     two_us += count * each["two_calls"]["us"].get<double>();
     bytes += count * each["bytes_per_rank"].get<double>();
   }
-  return {{"us", us}, {"two_calls_us", two_us}, {"bytes_per_rank", std::llround(bytes)}};
+  return {{"us", us},
+          {"two_calls_us", two_us},
+          {"finish_saved_us", saved_us},
+          {"bytes_per_rank", std::llround(bytes)}};
 }
 
 Json boundaries_of(const PlanRequest& request) {
@@ -186,6 +220,19 @@ void print_operation(const Json& o) {
   if (o.contains("algorithm"))
     fmt::print("  algorithm    {}: {}\n", o["algorithm"].get<std::string>(),
                o["why_algorithm"].get<std::string>());
+}
+
+void print_finish(const Json& finish) {
+  const bool within = !finish["within"].is_null();
+  fmt::print("  finish       {} {}; the residual in rows {}{}\n",
+             fmt::join(finish["steps"].get<std::vector<std::string>>(), ", "),
+             within ? "within " + finish["within"].get<std::string>() : "by itself, in one kernel",
+             finish["residual"].get<std::string>(),
+             finish["kept"].get<bool>() ? ", kept for what follows" : "");
+  if (!within) return;
+  const int kernels = finish["separate_kernels"].get<int>();
+  fmt::print("               in place of {} kernel{} around it: at least {:.2f} us less\n", kernels,
+             kernels == 1 ? "" : "s", finish["saved_us"].get<double>());
 }
 
 }  // namespace
@@ -269,6 +316,7 @@ void print_plan(const Json& plan) {
       for (const Json& operation : addend["operations"])
         if (operation.contains("grid")) print_operation(operation);
     }
+    if (!boundary["finish"].is_null()) print_finish(boundary["finish"]);
     fmt::print("  why          {}\n", boundary["why"].get<std::string>());
     const Json& two = boundary["two_calls"];
     if (two["operations"].size() != boundary["operations"].size())
@@ -279,6 +327,9 @@ void print_plan(const Json& plan) {
       "\none step: {} per rank, {:.0f} us predicted; with two calls in place of each fused one {:.0f} us\n",
       bytes_text(plan["bytes_per_rank"].get<double>()), plan["us"].get<double>(),
       plan["two_calls_us"].get<double>());
+  fmt::print(
+      "residuals and norms within the operations: at least {:.0f} us less than in kernels of their own\n",
+      plan["finish_saved_us"].get<double>());
   print_constants(plan["constants"]);
 }
 
