@@ -15,7 +15,7 @@ namespace mixcomm {
 
 /// One checked call, ready to run. `algorithm` is one that has a body (not automatic, not composed).
 struct Call {
-  bool gathers = true;  ///< see OpShape
+  Body body = Body::gather;
   TeamKind team = TeamKind::world;
   Algorithm algorithm = Algorithm::one_shot;
   DType dtype = DType::fp32;
@@ -36,7 +36,7 @@ struct Call {
 
   /// CPU: whether in one_shot ranks need the residuals of other DP groups' rows.
   [[nodiscard]] bool shares_residuals() const {
-    return algorithm == Algorithm::one_shot && gathers && blocks.dp() > 1 && epilogue.adds();
+    return algorithm == Algorithm::one_shot && body == Body::gather && blocks.dp() > 1 && epilogue.adds();
   }
 
   /// A buffer as peers find it.
@@ -49,11 +49,11 @@ struct Call {
   /// block for each DP rank: they find it there.
   [[nodiscard]] Seen seen_input() const {
     if (in_placement.kind == Placement::Kind::in_place) return {out, out_placement, true};
-    return {in, in_placement, !gathers};
+    return {in, in_placement, body == Body::scatter};
   }
   [[nodiscard]] Seen seen_output() const {
     if (out_placement.kind == Placement::Kind::in_place) return {in, in_placement, true};
-    return {out, out_placement, gathers};
+    return {out, out_placement, body == Body::gather};
   }
 };
 

@@ -46,7 +46,7 @@ std::string CallRecord::describe() const {
   if (row_blocks > listed_rows)
     list += fmt::format(", ... {} counts with checksum {:08x}", row_blocks, rows_hash >> 32U);
   if (rows_on_device != 0) list += " at most, counts on the device";
-  const bool gathers = shape_of(op).gathers;
+  const bool gathers = shape_of(op).body == Body::gather;
   const std::string then = epilogue == 0 ? "" : fmt::format(", then {}", describe_epilogue(epilogue));
   return fmt::format("{}(rows [{}], hidden {}, {}, {}, in {}, out {}{}), its call {}", mixcomm::name(op),
                      list, hidden, mixcomm::name(dtype), mixcomm::name(algorithm),

@@ -9,37 +9,6 @@
 
 namespace mixcomm {
 
-/// The team that an operation runs on. Each has its own flags and workspace, so that passes on one are
-/// ordered.
-enum class TeamKind : std::uint8_t { world, tp, dp };
-inline constexpr int team_kinds = 3;
-
-/// What an operation is: one of two bodies on one part of the grid.
-struct OpShape {
-  bool gathers;  ///< all_reduce_all_gather: in is one block, out is all blocks; else the dual
-  TeamKind team;
-};
-
-[[nodiscard]] constexpr OpShape shape_of(Op op) {
-  switch (op) {
-    case Op::all_reduce:
-      return {true, TeamKind::tp};
-    case Op::all_gather:
-      return {true, TeamKind::dp};
-    case Op::reduce_scatter:
-      return {false, TeamKind::dp};
-    case Op::all_reduce_all_gather:
-      return {true, TeamKind::world};
-    case Op::reduce_scatter_all_reduce:
-      break;
-  }
-  return {false, TeamKind::world};
-}
-
-[[nodiscard]] constexpr Grid grid_of(const Grid& grid, TeamKind team) {
-  return team == TeamKind::tp ? grid.tp_only() : team == TeamKind::dp ? grid.dp_only() : grid;
-}
-
 /// How peers reach a buffer.
 struct Placement {
   enum class Kind : std::uint64_t {

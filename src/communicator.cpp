@@ -323,7 +323,7 @@ struct Communicator::CallRun {
       for (int d = 0; d < grid.dp.size; ++d) most_rows = std::max(most_rows, rows[d]);
     }
     const std::size_t row_bytes = in.hidden * size_of(in.dtype);
-    const ConstTensor all = shape_of(op).gathers ? ConstTensor(out) : in;
+    const ConstTensor all = shape_of(op).body == Body::gather ? ConstTensor(out) : in;
     return Circumstances{
         .op = each,
         .tp = grid.tp.size,

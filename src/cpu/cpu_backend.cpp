@@ -50,9 +50,9 @@ template <class T>
 std::uint64_t run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
   CpuContext<T> context(call, grid, channel, buffers);
   const bool one_shot = call.algorithm == Algorithm::one_shot;
-  if (call.gathers && one_shot)
+  if (call.body == Body::gather && one_shot)
     all_reduce_all_gather_one_shot(context, grid, call.blocks);
-  else if (call.gathers)
+  else if (call.body == Body::gather)
     all_reduce_all_gather_two_shot(context, grid, call.blocks);
   else if (one_shot)
     reduce_scatter_all_reduce_one_shot(context, grid, call.blocks);
@@ -195,7 +195,8 @@ class CpuBackend final : public Backend {
       buffers.staged_out = area(kind, 1);
       buffers.staged_kept = area(kind, 2);
       buffers.staged_scales = area(kind, 3);
-      const StagingStores::Work work{kind * 8 + (call.epilogue.any() ? 4 : 0) + (call.gathers ? 2 : 0) +
+      const StagingStores::Work work{kind * 8 + (call.epilogue.any() ? 4 : 0) +
+                                         (call.body == Body::gather ? 2 : 0) +
                                          (call.algorithm == Algorithm::one_shot ? 1 : 0),
                                      call.blocks.packed_size() * size_of(call.dtype)};
       const ThreadCount::Work shared_work{work.kind * 2 + (staged ? 1 : 0), work.bytes};

@@ -219,8 +219,7 @@ class CudaBackend final : public Backend {
     a.passes = static_cast<std::uint32_t>(launch.passes);
     a.workspace.lane_bytes = launch.lane_bytes;
     a.blocks = launch.blocks;
-    launch_kernel(tables_[static_cast<std::size_t>(call.dtype)]
-                      .kernel[call.gathers ? 1 : 0][static_cast<int>(launch.way)],
+    launch_kernel(tables_[static_cast<std::size_t>(call.dtype)].of(call.body, launch.way),
                   {launch.lanes, launch.threads, 0}, &a, stream);
   }
 
@@ -249,7 +248,7 @@ class CudaBackend final : public Backend {
     a.hidden = static_cast<std::uint32_t>(call.hidden);
     a.weight_bytes = static_cast<std::uint32_t>(launch.weight_bytes);
     a.rows_at_once = launch.rows_at_once;
-    a.gathers = call.gathers;
+    a.gathers = call.body == Body::gather;
     a.one_shot = call.algorithm != Algorithm::two_shot;
     a.images_in_workspace = launch.images_in_workspace;
     a.local = local;
