@@ -49,6 +49,13 @@ struct Effort {
 /// Microseconds per call of one variant, each the longest of all ranks.
 using Latencies = std::vector<double>;
 
+/// How many rows the tensors of a rank's call have.
+struct TensorRows {
+  std::size_t in = 0;
+  std::size_t out = 0;
+};
+[[nodiscard]] TensorRows tensor_rows(const Cell& cell, const Grid& grid);
+
 /// The tensor with all rows; for all_reduce, the largest.
 [[nodiscard]] std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype);
 

@@ -3,6 +3,7 @@
 
 #include <bit>
 #include <cmath>
+#include <optional>
 
 #include "algorithms/blocks.hpp"
 #include "mixcomm/mixcomm.hpp"
@@ -34,6 +35,21 @@ TEST(Grid, TeamsHoldTheRanksThatTheyShould) {
         EXPECT_EQ(g.dp_only().world, g.dp);
         for (int d = 0; d < dp; ++d) EXPECT_EQ(g.dp_only().over_tp(d).rank(0, 0), g.dp.rank(d));
       }
+}
+
+TEST(Operation, AFusedOneIsTwoOnOneTeamEach) {
+  for (const Op op : {Op::all_reduce, Op::all_gather, Op::reduce_scatter, Op::all_reduce_all_gather,
+                      Op::reduce_scatter_all_reduce}) {
+    const std::optional<TwoCalls> two = two_calls_of(op);
+    EXPECT_EQ(two.has_value(), shape_of(op).team == TeamKind::world) << name(op);
+    if (!two) continue;
+    EXPECT_FALSE(two_calls_of(two->first) || two_calls_of(two->second)) << name(op);
+    // Rows of other DP ranks come last, and go first: what is between the two is one block.
+    const bool gathers = shape_of(op).body == Body::gather;
+    EXPECT_EQ(shape_of(gathers ? two->second : two->first).team, TeamKind::dp) << name(op);
+    EXPECT_EQ(shape_of(gathers ? two->second : two->first).body, shape_of(op).body) << name(op);
+    EXPECT_EQ(gathers ? two->first : two->second, Op::all_reduce) << name(op);
+  }
 }
 
 TEST(Blocks, PartsCoverEverythingOnce) {

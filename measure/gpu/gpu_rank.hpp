@@ -77,8 +77,6 @@ class GpuRank {
     return variant.algorithm == Algorithm::nccl && windows_ ? *windows_ : *end_;
   }
   [[nodiscard]] Memory memory_of(const Cell& cell, const Variant& variant);
-  [[nodiscard]] std::size_t in_rows(const Cell& cell) const;
-  [[nodiscard]] std::size_t out_rows(const Cell& cell) const;
 
   Options options_;
   Grid grid_;
