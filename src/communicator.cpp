@@ -9,6 +9,7 @@
 #include <cstring>
 #include <exception>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "all_or_none.hpp"
@@ -370,7 +371,10 @@ struct Communicator::CallRun {
     const auto run_one = [&](Op each, const CheckedCall& part) {
       as(each, part, algorithm == Algorithm::nccl ? algorithm : Algorithm::automatic);
     };
-    if (op == Op::all_reduce_all_gather && grid.tp.size > 1 && grid.dp.size > 1) {
+    const std::optional<TwoCalls> two = two_calls_of(op);
+    if (!two || grid.tp.size == 1 || grid.dp.size == 1) {
+      run_one(op, checked);
+    } else if (shape_of(op).body == Body::gather) {
       // The own rows are finished, and travel as the others are to have them.
       const Tensor block = own_block(out, grid, rows);
       const std::size_t each = scales_per_row(epilogue().quantize, in.hidden);
@@ -378,10 +382,10 @@ struct Communicator::CallRun {
       const Tensor own_scales = own_block(scales, grid, rows);
       Epilogue own = epilogue();
       own.scales = static_cast<float*>(own_scales.data);
-      run_one(Op::all_reduce, {in, block, RowCounts(in.rows), own});
-      run_one(Op::all_gather, {block, out, rows});
-      if (each > 0) run_one(Op::all_gather, {own_scales, scales, rows});
-    } else if (op == Op::reduce_scatter_all_reduce && grid.tp.size > 1 && grid.dp.size > 1) {
+      run_one(two->first, {in, block, RowCounts(in.rows), own});
+      run_one(two->second, {block, out, rows});
+      if (each > 0) run_one(two->second, {own_scales, scales, rows});
+    } else {
       // FP8 has no room for what is still to be summed.
       std::vector<std::byte> between;
       Tensor scattered = out;
@@ -394,10 +398,8 @@ struct Communicator::CallRun {
         between.resize(out.elements() * size_of(in.dtype));
         scattered = {between.data(), out.rows, out.hidden, in.dtype};
       }
-      run_one(Op::reduce_scatter, {in, scattered, rows});
-      run_one(Op::all_reduce, {scattered, out, RowCounts(out.rows), epilogue()});
-    } else {
-      run_one(op, checked);
+      run_one(two->first, {in, scattered, rows});
+      run_one(two->second, {scattered, out, RowCounts(out.rows), epilogue()});
     }
   }
 
