@@ -1,9 +1,8 @@
 // Which algorithm `automatic` runs. A static rule; what it rests on is measured in docs/performance.md.
 #include <fmt/format.h>
 
-#include "call.hpp"
 #include "choice/gpu_choice.hpp"
-#include "mixcomm/plan.hpp"
+#include "mixcomm/choice.hpp"
 
 namespace mixcomm {
 namespace {

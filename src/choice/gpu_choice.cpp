@@ -4,8 +4,6 @@
 
 #include <algorithm>
 
-#include "call.hpp"
-
 namespace mixcomm {
 namespace {
 

@@ -2,7 +2,7 @@
 // docs/performance.md.
 #pragma once
 
-#include "mixcomm/plan.hpp"
+#include "mixcomm/choice.hpp"
 
 namespace mixcomm {
 

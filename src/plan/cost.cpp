@@ -5,9 +5,8 @@
 
 #include <array>
 
-#include "call.hpp"
+#include "mixcomm/choice.hpp"
 #include "mixcomm/error.hpp"
-#include "mixcomm/plan.hpp"
 
 namespace mixcomm {
 namespace {
