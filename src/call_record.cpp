@@ -1,4 +1,4 @@
-#include "call.hpp"
+#include "call_record.hpp"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-// One call of an operation, as ranks compare it: two rows of a table, no code per operation.
+// One call of an operation, as ranks compare it.
 #pragma once
 
 #include <cstddef>

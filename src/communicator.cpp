@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstring>
 #include <exception>
 #include <functional>
 #include <optional>
@@ -193,26 +192,6 @@ struct Communicator::State {
     }
   }
 };
-
-void Backend::copy(const RowCopy& copy, void* /*stream*/) {
-  for (std::size_t row = 0; row < copy.rows; ++row)
-    std::memcpy(static_cast<std::byte*>(copy.to) + row * copy.to_pitch,
-                static_cast<const std::byte*>(copy.from) + row * copy.from_pitch, copy.width);
-}
-
-void Backend::clear(void* data, std::size_t bytes, void* /*stream*/) {
-  std::memset(data, 0, bytes);
-}
-
-void Backend::apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* /*stream*/) {
-  mixcomm::apply(epilogue, in, out);
-}
-
-void Backend::run_nccl(const Call& /*call*/) {
-  throw Unsupported(
-      "algorithm nccl: this communicator has no NCCL communicator to run it with; make it with backend "
-      "cuda and CudaOptions::nccl");
-}
 
 Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& given) {
   const CommunicatorOptions options = with_defaults(given);

@@ -198,7 +198,7 @@ class CudaBackend final : public Backend {
       throw Unsupported(
           fmt::format("{}: algorithm nccl has no epilogues; use another one, or NCCL's sum and then apply()",
                       name(call.record.op)));
-    if (nccl_ == nullptr) return Backend::run_nccl(call);
+    if (nccl_ == nullptr) throw no_nccl();
     const UseDevice use(device_);
     nccl_->run(call);
   }

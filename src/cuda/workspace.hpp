@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "algorithms/blocks.hpp"
-#include "call.hpp"
+#include "call_record.hpp"
 
 namespace mixcomm::cuda {
 
