@@ -7,6 +7,7 @@
 
 #include "algorithms/blocks.hpp"
 #include "mixcomm/mixcomm.hpp"
+#include "steps.hpp"
 #include "support/spawn.hpp"
 #include "verify/numbers.hpp"
 
@@ -50,6 +51,39 @@ TEST(Operation, AFusedOneIsTwoOnOneTeamEach) {
     EXPECT_EQ(shape_of(gathers ? two->second : two->first).body, shape_of(op).body) << name(op);
     EXPECT_EQ(gathers ? two->first : two->second, Op::all_reduce) << name(op);
   }
+}
+
+TEST(Operation, ComposedIsTwoStepsWhereBothTeamsHaveSeveralRanks) {
+  const Grid grid = Grid::of(2, 3, 4);
+  const OpSteps one = steps_of(Op::all_reduce_all_gather, Algorithm::two_shot, grid);
+  ASSERT_EQ(one.size(), 1U);
+  EXPECT_EQ(one[0].op, Op::all_reduce_all_gather);
+  EXPECT_EQ(one[0].algorithm, Algorithm::two_shot);
+  EXPECT_EQ(one[0].grid, grid);
+
+  const OpSteps two = steps_of(Op::all_reduce_all_gather, Algorithm::composed, grid);
+  ASSERT_EQ(two.size(), 2U);
+  EXPECT_EQ(two[0].op, Op::all_reduce);
+  EXPECT_EQ(two[0].grid, grid.tp_only());
+  EXPECT_EQ(two[1].op, Op::all_gather);
+  EXPECT_EQ(two[1].grid, grid.dp_only());
+  for (const OpStep& step : two) {
+    EXPECT_EQ(step.transport, Transport::own);
+    EXPECT_EQ(step.algorithm, Algorithm::automatic);
+  }
+
+  const OpSteps nccl = steps_of(Op::reduce_scatter_all_reduce, Algorithm::nccl, grid);
+  ASSERT_EQ(nccl.size(), 2U);
+  EXPECT_EQ(nccl[0].op, Op::reduce_scatter);
+  EXPECT_EQ(nccl[1].op, Op::all_reduce);
+  for (const OpStep& step : nccl) EXPECT_EQ(step.transport, Transport::nccl);
+
+  for (const Grid& line : {Grid::of(4, 1, 0), Grid::of(1, 4, 0)}) {
+    const OpSteps alone = steps_of(Op::all_reduce_all_gather, Algorithm::composed, line);
+    ASSERT_EQ(alone.size(), 1U);
+    EXPECT_EQ(alone[0].op, Op::all_reduce_all_gather);
+  }
+  EXPECT_EQ(steps_of(Op::all_reduce, Algorithm::composed, grid).size(), 1U);
 }
 
 TEST(Blocks, PartsCoverEverythingOnce) {
