@@ -30,13 +30,13 @@ class Lane {
     return b_.start(all_blocks ? Coordinates::all_blocks : Coordinates::one_block, d);
   }
   /// Block d of the caller's input, or output: what this pass covers of it.
-  template <class T, bool gathers>
+  template <class T, Body body>
   [[nodiscard]] __device__ const T* input_block(int d) const {
-    return static_cast<const T*>(a_.in) + start<!gathers>(d);
+    return static_cast<const T*>(a_.in) + start<body == Body::scatter>(d);
   }
-  template <class T, bool gathers>
+  template <class T, Body body>
   [[nodiscard]] __device__ T* output_block(int d) const {
-    return static_cast<T*>(a_.out) + start<gathers>(d);
+    return static_cast<T*>(a_.out) + start<body == Body::gather>(d);
   }
   /// Whether this rank may write to others. Looked at for the first time as late as can be: it was just
   /// loaded.
