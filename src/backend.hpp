@@ -78,6 +78,9 @@ class Backend {
   [[nodiscard]] virtual std::vector<LearningNotes*> learning_notes(TeamKind /*team*/) { return {}; }
   /// Throws the error of a rank that has failed.
   virtual void check_alive() const = 0;
+  /// Others have found this: ranks of this backend that wait in an operation, and all later calls, throw a
+  /// Timeout that says so, unless they have a failure already. Local.
+  virtual void fail(const std::string& /*why*/) {}
   virtual void run(Call& call) = 0;
   /// Runs `call` through collectives that are not this library's. Throws Unsupported where there are none.
   virtual void run_nccl(const Call& call);

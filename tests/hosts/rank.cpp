@@ -1,0 +1,145 @@
+// One rank of scripts/check-hosts, started by mpirun: it meets the others over MPI, and
+//   rank check TP [OP...]     runs every case of the operations against the oracle
+//   rank lost TP MS RANKS     gathers again and again, until ranks are lost: those, as "2,3", must be named,
+//   all within MS rank late                 the last rank does not come to a set-up step: all others must
+//   name it
+// Exits with 0 if all was as it should be, and says so in one line.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "mixcomm/mixcomm.hpp"
+#include "verify/verify.hpp"
+
+namespace mixcomm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+std::vector<int> numbers_in(const std::string& text) {
+  std::vector<int> numbers;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    numbers.push_back(std::stoi(text.substr(begin, end - begin)));
+    begin = end + 1;
+  }
+  return numbers;
+}
+
+int good(Bootstrap& bootstrap, const std::string& what) {
+  if (bootstrap.rank() == 0) {
+    const Hosts hosts = bootstrap.hosts();
+    std::vector<std::size_t> sizes;
+    for (int h = 0; h < hosts.count(); ++h) sizes.push_back(hosts.ranks_on(h).size());
+    fmt::print("{} hosts of {} ranks: {}\n", hosts.count(), fmt::join(sizes, ", "), what);
+  }
+  return 0;
+}
+
+int bad(Bootstrap& bootstrap, const std::string& what) {
+  fmt::print("rank {}: {}\n", bootstrap.rank(), what);
+  std::fflush(stdout);
+  return 1;
+}
+
+int check(Bootstrap& bootstrap, int tp, const std::vector<Op>& ops) {
+  const int dp = bootstrap.world() / tp;
+  const auto cases = verify::cases_of({.tp = tp, .dp = dp, .ops = ops, .algorithms = {}, .dtypes = {}});
+  Communicator communicator(bootstrap, {.tp = tp, .dp = dp, .workspace_bytes = verify::workspace_bytes});
+  verify::Verifier verifier(communicator, verify::most_elements(cases, dp));
+  for (const auto& each : cases)
+    if (const std::string wrong = verifier.run(each); !wrong.empty()) return bad(bootstrap, wrong);
+  (void)bootstrap.exchange("through", "");
+  return good(bootstrap, fmt::format("tp {} x dp {}, {} cases are exact", tp, dp, cases.size()));
+}
+
+/// This rank says in a file that it is in its operations: what cuts it off waits for that.
+void say_begun(const char* path, int rank) {
+  if (path != nullptr) std::ofstream(fmt::format("{}.{}", path, rank)) << "begun\n";
+}
+
+int lost(Bootstrap& bootstrap, int tp, milliseconds timeout, const std::vector<int>& expected) {
+  const int dp = bootstrap.world() / tp;
+  Communicator communicator(bootstrap, {.tp = tp, .dp = dp, .timeout = timeout});
+  constexpr std::size_t rows = 16;
+  constexpr std::size_t hidden = 4096;
+  const std::vector<float> in(rows * hidden, 1.0F);
+  std::vector<float> out(static_cast<std::size_t>(dp) * rows * hidden);
+  const auto gather = [&] {
+    communicator.all_reduce_all_gather(tensor(in.data(), rows, hidden),
+                                       tensor(out.data(), static_cast<std::size_t>(dp) * rows, hidden), rows);
+  };
+  const auto until = Clock::now() + std::chrono::seconds(60);
+  for (int i = 0; Clock::now() < until; ++i) {
+    const auto begin = Clock::now();
+    try {
+      gather();
+    } catch (const Timeout& error) {
+      const auto took = std::chrono::duration_cast<milliseconds>(Clock::now() - begin);
+      const bool apart = std::ranges::find(expected, bootstrap.rank()) != expected.end();
+      std::vector<int> wanted;
+      for (int r = 0; r < bootstrap.world(); ++r)
+        if ((std::ranges::find(expected, r) != expected.end()) != apart) wanted.push_back(r);
+      if (error.missing() != wanted)
+        return bad(bootstrap, fmt::format("named {}, not {}: {}", fmt::join(error.missing(), ", "),
+                                          fmt::join(wanted, ", "), error.what()));
+      if (took > timeout + milliseconds(500))
+        return bad(bootstrap, fmt::format("took {} ms with a deadline of {}", took.count(), timeout.count()));
+      fmt::print("rank {} named {} after {} ms\n", bootstrap.rank(), fmt::join(wanted, ", "), took.count());
+      std::fflush(stdout);
+      return 0;
+    }
+    if (i == 20) say_begun(std::getenv("MIXCOMM_BEGUN"), bootstrap.rank());
+  }
+  return bad(bootstrap, "nobody was lost");
+}
+
+int late(Bootstrap& bootstrap) {
+  const int last = bootstrap.world() - 1;
+  if (bootstrap.rank() == last) {
+    std::this_thread::sleep_for(std::chrono::seconds(4));
+    return 0;
+  }
+  try {
+    (void)bootstrap.exchange("waiting for the last rank", "");
+  } catch (const Timeout& error) {
+    return error.missing() == std::vector{last} ? 0 : bad(bootstrap, error.what());
+  }
+  return bad(bootstrap, "no error");
+}
+
+int run(const std::vector<std::string>& arguments) {
+  const std::string what = arguments.empty() ? "" : arguments[0];
+  const auto bootstrap = bootstrap_mpi(what == "late" ? milliseconds(2000) : milliseconds(20'000));
+  if (what == "late") return late(*bootstrap);
+  const int tp = std::stoi(arguments.at(1));
+  if (what == "lost")
+    return lost(*bootstrap, tp, milliseconds(std::stoi(arguments.at(2))), numbers_in(arguments.at(3)));
+  std::vector<Op> ops;
+  for (std::size_t i = 2; i < arguments.size(); ++i) ops.push_back(op_from_name(arguments[i]));
+  return check(*bootstrap, tp, ops);
+}
+
+}  // namespace
+}  // namespace mixcomm
+
+int main(int argc, char** argv) try {
+  const int code = mixcomm::run({argv + 1, argv + argc});
+  std::fflush(stdout);
+  // What was lost makes MPI's own end wait, or end the others: this rank has said all that it has to say.
+  if (code != 0 || std::string(argc > 1 ? argv[1] : "") != "check") _exit(code);
+  return code;
+} catch (const std::exception& error) {
+  fmt::print("{}\n", error.what());
+  std::fflush(stdout);
+  _exit(2);
+}
