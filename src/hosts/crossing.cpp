@@ -7,7 +7,6 @@
 #include <string>
 #include <utility>
 
-#include "bootstrap/message.hpp"
 #include "failure_text.hpp"
 #include "hosts/patience.hpp"
 #include "mixcomm/error.hpp"
@@ -21,6 +20,11 @@ using Clock = std::chrono::steady_clock;
 constexpr std::size_t depth = 2;
 /// A notice, which is one of the messages of set-up.
 constexpr std::size_t notice_bytes = 4096;
+/// What a rank that waits says, and how often it does before its deadline.
+constexpr const char* waiting_text = "waiting";
+constexpr int beats = 8;
+/// For how long a rank that has failed sees to it that the others hear of it.
+constexpr Milliseconds drive_for{100};
 /// Of a text in a notice: what HostState's failure holds of it.
 constexpr std::size_t most_text = 1000;
 
@@ -158,6 +162,8 @@ Finding Crossing::run(const CallRecord& call, std::vector<Stream> out, std::vect
   for (const Stream& each : out)
     lanes.push_back({.outgoing = true, .stream = each, .letters = &letters(each.peer, true)});
   const Waiting waiting(setup_.state->waits_for_hosts[static_cast<std::size_t>(rank())]);
+  const auto beat = setup_.timeout / beats;
+  auto next_beat = Clock::now() + beat;
   Finding finding;
   Pause pause(setup_.spins);
   for (std::uint32_t looks = 1;; ++looks) {
@@ -165,13 +171,24 @@ Finding Crossing::run(const CallRecord& call, std::vector<Stream> out, std::vect
     bool complete = true;
     for (Lane& lane : lanes) {
       if (lane.complete()) continue;
-      moved = (lane.outgoing ? send_some(lane, call) : receive_some(lane, call, finding)) || moved;
+      try {
+        moved = (lane.outgoing ? send_some(lane, call) : receive_some(lane, call, finding)) || moved;
+      } catch (const SystemError& error) {
+        return refused(lane.stream.peer, error.what());
+      }
       if (!finding.text.empty()) return finding;
       complete = complete && lane.complete();
     }
     if (complete) return {};
-    if (moved) pause = Pause(setup_.spins);
+    if (moved) {
+      pause = Pause(setup_.spins);
+      next_beat = Clock::now() + beat;
+    }
     if (looks % 64 == 0) {
+      if (Clock::now() >= next_beat) {
+        say_waiting();
+        next_beat += beat;
+      }
       if (setup_.state->failure.state.load(std::memory_order_relaxed) != 0)
         return {cpu::Failure::Kind::timeout, "another rank of this host has failed", 0};
       if (finding = notice(); !finding.text.empty()) return finding;
@@ -186,20 +203,52 @@ Finding Crossing::run(const CallRecord& call, std::vector<Stream> out, std::vect
   }
 }
 
+Finding Crossing::refused(int peer, const std::string& why) {
+  const Deadline deadline(setup_.timeout / beats);
+  for (Pause pause; !deadline.passed(); pause.once())
+    if (Finding said = notice(); !said.text.empty()) return said;
+  return {cpu::Failure::Kind::gone, fmt::format("rank {} is not to be reached any more: {}", peer, why),
+          just(peer)};
+}
+
 Finding Crossing::notice() {
-  const std::optional<int> from = setup_.transport->probe(setup_.notice_tag);
-  if (!from) return {};
-  Letter letter(notice_bytes);
-  letter.receive(*setup_.transport, *from, setup_.notice_tag);
-  const Deadline deadline(std::chrono::seconds(1));
-  for (Pause pause; !letter.complete(); pause.once())
-    if (deadline.passed())
-      return {cpu::Failure::Kind::timeout, fmt::format("rank {} has failed, and did not say why", *from), 0};
-  const auto verdict = only<Verdict>({reinterpret_cast<const char*>(letter.data()), letter.bytes()});
-  if (!verdict)
-    return {cpu::Failure::Kind::timeout,
-            fmt::format("rank {} has failed, and sent a malformed notice", *from), 0};
-  return {failure_kind(verdict->kind), verdict->text, set_of(verdict->ranks)};
+  while (const std::optional<int> from = setup_.transport->probe(setup_.notice_tag)) {
+    Letter letter(notice_bytes);
+    letter.receive(*setup_.transport, *from, setup_.notice_tag);
+    const Deadline deadline(std::chrono::seconds(1));
+    for (Pause pause; !letter.complete(); pause.once())
+      if (deadline.passed())
+        return {cpu::Failure::Kind::timeout, fmt::format("rank {} has failed, and did not say why", *from),
+                0};
+    setup_.state->heard_ms[static_cast<std::size_t>(*from)].store(now_ms());
+    const auto message = message_from({reinterpret_cast<const char*>(letter.data()), letter.bytes()});
+    if (message && std::holds_alternative<Part>(*message)) continue;
+    if (!message || !std::holds_alternative<Verdict>(*message))
+      return {cpu::Failure::Kind::timeout,
+              fmt::format("rank {} has failed, and sent a malformed notice", *from), 0};
+    const Verdict& verdict = std::get<Verdict>(*message);
+    return {failure_kind(verdict.kind), verdict.text, set_of(verdict.ranks)};
+  }
+  return {};
+}
+
+void Crossing::to_all_others(const Message& message) {
+  forget_told();
+  const std::string bytes = to_bytes(message);
+  for (std::size_t h = 0; h < setup_.hosts.size(); ++h) {
+    if (static_cast<int>(h) == setup_.host) continue;
+    for (const int peer : ranks_in(setup_.hosts[h])) try {
+        Letter letter(bytes.size());
+        std::memcpy(letter.data(), bytes.data(), bytes.size());
+        letter.send(*setup_.transport, peer, setup_.notice_tag, bytes.size());
+        told_.push_back(std::move(letter));
+      } catch (const SystemError&) {  // NOLINT(bugprone-empty-catch): who is gone need not know
+      }
+  }
+}
+
+void Crossing::say_waiting() {
+  to_all_others(Part{waiting_text, ""});
 }
 
 Finding Crossing::late(const std::vector<Lane>& lanes, const CallRecord& call) const {
@@ -208,40 +257,45 @@ Finding Crossing::late(const std::vector<Lane>& lanes, const CallRecord& call) c
   for (const Lane& lane : lanes)
     if (!lane.complete() && now - lane.since >= setup_.timeout) peers |= just(lane.stream.peer);
   if (peers == 0) return {};
-  // Ranks of a host whose own peers are late say so before this deadline. If nobody there has said anything
-  // to anybody here for half of it, the host is not to be reached.
+  // A rank that waits for others says so, several times before this deadline; one that waits within its host
+  // is told of, with who is late there. A host of which nothing is heard is not to be reached, or its ranks
+  // are all late.
   const std::int64_t alive_since = now_ms() - setup_.timeout.count() / 2;
-  RankSet missing = 0;
-  std::string silent;
+  const auto heard = [&](int rank) {
+    return setup_.state->heard_ms[static_cast<std::size_t>(rank)].load() > alive_since;
+  };
+  RankSet silent = 0;  // of whole hosts
+  RankSet quiet = 0;   // late themselves, on hosts of which others are heard
   for (const RankSet host : setup_.hosts) {
     if ((host & peers) == 0) continue;
-    bool heard = false;
-    for (const int rank : ranks_in(host))
-      heard = heard || setup_.state->heard_ms[static_cast<std::size_t>(rank)].load() > alive_since;
-    missing |= heard ? host & peers : host;
-    if (!heard) silent += silent.empty() ? ", from whose host nothing came" : "";
+    if (std::ranges::none_of(ranks_in(host), heard)) silent |= host;
+    for (const int rank : ranks_in(host & peers & ~silent))
+      if (!heard(rank)) quiet |= just(rank);
   }
+  const RankSet missing = silent != 0 ? silent : quiet != 0 ? quiet : peers;
+  const std::string_view why = silent != 0 ? ", from whose host nothing came" : "";
   return {cpu::Failure::Kind::timeout,
-          timeout_text(rank(), setup_.timeout, ranks_in(missing), call.describe() + silent), missing};
+          timeout_text(rank(), setup_.timeout, ranks_in(missing), fmt::format("{}{}", call.describe(), why)),
+          missing};
 }
 
 void Crossing::tell(const Finding& finding) {
   setup_.transport->abandon();
-  const std::string bytes = to_bytes(
+  to_all_others(
       Verdict{verdict_kind(finding.kind), finding.text.substr(0, most_text), ranks_in(finding.missing)});
-  try {
-    for (std::size_t h = 0; h < setup_.hosts.size(); ++h) {
-      if (static_cast<int>(h) == setup_.host) continue;
-      for (const int peer : ranks_in(setup_.hosts[h])) {
-        Letter letter(bytes.size());
-        std::memcpy(letter.data(), bytes.data(), bytes.size());
-        letter.send(*setup_.transport, peer, setup_.notice_tag, bytes.size());
-        told_.push_back(std::move(letter));
-      }
+  // A transport works while it is looked at.
+  const Deadline deadline(drive_for);
+  for (Pause pause; !told_.empty() && !deadline.passed(); pause.once()) forget_told();
+}
+
+void Crossing::forget_told() {
+  std::erase_if(told_, [](Letter& letter) {
+    try {
+      return letter.complete();
+    } catch (const SystemError&) {
+      return true;  // who is gone need not know
     }
-    drive(told_);
-  } catch (const Error&) {  // NOLINT(bugprone-empty-catch): who is not told finds out by the deadline
-  }
+  });
 }
 
 }  // namespace mixcomm

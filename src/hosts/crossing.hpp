@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend.hpp"
+#include "bootstrap/message.hpp"
 #include "hosts/host_state.hpp"
 #include "hosts/transport.hpp"
 
@@ -57,7 +58,14 @@ class Crossing {
   struct Lane;
   [[nodiscard]] bool send_some(Lane& lane, const CallRecord& call);
   [[nodiscard]] bool receive_some(Lane& lane, const CallRecord& call, Finding& finding);
+  /// Takes what ranks of other hosts say beside their data: why they have failed, or that they wait as well.
   [[nodiscard]] Finding notice();
+  /// Says that this rank waits for others, so that nobody takes it for the one to blame.
+  void say_waiting();
+  void to_all_others(const Message& message);
+  void forget_told();
+  /// What to make of it that the transport will not carry anything to a peer: it may have said why it ended.
+  [[nodiscard]] Finding refused(int peer, const std::string& why);
   [[nodiscard]] Finding late(const std::vector<Lane>& lanes, const CallRecord& call) const;
   /// Two chunks' memory for each peer and direction, made when first used.
   [[nodiscard]] std::vector<Letter>& letters(int peer, bool outgoing);

@@ -23,10 +23,18 @@ struct Cables {
   int world;
   std::mutex mutex;
   std::map<Key, std::deque<std::vector<std::byte>>> waiting;
+  RankSet mute_from = 0;
+  RankSet mute_to = 0;
   RankSet cut_off = 0;   ///< nothing goes between these ranks and others any more
   std::size_t sent = 0;  ///< bytes between the ranks in `counted` and others
   RankSet counted = 0;
 
+  /// What these ranks send to those is lost on its way, and they do not know.
+  void mute(RankSet from, RankSet to) {
+    const std::lock_guard lock(mutex);
+    mute_from = from;
+    mute_to = to;
+  }
   void cut(RankSet ranks) {
     const std::lock_guard lock(mutex);
     cut_off = ranks;
@@ -43,6 +51,7 @@ class ThreadTransport final : public Transport {
   Ticket send(int to, int tag, std::span<const std::byte> data) override {
     const std::lock_guard lock(cables_->mutex);
     if (holds(cables_->cut_off, rank_) != holds(cables_->cut_off, to)) return {lost};
+    if (holds(cables_->mute_from, rank_) && holds(cables_->mute_to, to)) return {sent};
     if (holds(cables_->counted, rank_) != holds(cables_->counted, to)) cables_->sent += data.size();
     cables_->waiting[{rank_, to, tag}].emplace_back(data.begin(), data.end());
     return {sent};
