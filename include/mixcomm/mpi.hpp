@@ -16,6 +16,8 @@ namespace MIXCOMM_API mixcomm {
 /// libmixcomm_mpich.so: that of the MPI that is in the process already; else that of the launcher that
 /// started it; or what MIXCOMM_MPI says, "openmpi", "mpich", or the path of such a library.
 ///
+/// Operations between hosts: docs/guide.md, "Several hosts". survivors() throws Unsupported.
+///
 /// Collective over the ranks, and so is its destruction. Every wait ends by `timeout`, except where MPI's own
 /// waits do not (MPI_Init, and MPI_Comm_split_type once all ranks have come). MPI calls are made in set-up
 /// and in operations between hosts, by the thread that makes those: other threads must not be in MPI then,

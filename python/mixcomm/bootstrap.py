@@ -60,7 +60,7 @@ def _meet(rank: int, places: list[dict[str, Any]], timeout: float) -> _core.Boot
     if strangers:
         raise Unsupported(
             f"ranks {strangers} are on other hosts than rank 0; a communicator's ranks share one host: "
-            "pass a group of the ranks of one host"
+            "pass a group of the ranks of one host, or use from_mpi(), which carries what goes between hosts"
         )
     info = {
         "rank": rank,
@@ -90,11 +90,11 @@ def from_torch(process_group: Any = None, timeout: float = DEFAULT_TIMEOUT) -> _
 def from_mpi(comm: Any = None, timeout: float = DEFAULT_TIMEOUT) -> _core.Bootstrap:
     """The bootstrap of the ranks of an mpi4py communicator (None: COMM_WORLD), numbered as in it.
 
-    On one host the communicator is used once, for one allgather. Where ranks are on several hosts it is copied,
-    and MPI carries what goes between them: attention TP inside a host, DP across; all_reduce, all_gather and
-    all_reduce_all_gather. MPI is then called by the threads that call mixcomm, which mpi4py's default,
-    THREAD_MULTIPLE, allows. Collective over the communicator. Raises Timeout, naming ranks, SystemError;
-    Unsupported where mixcomm was built for no MPI of this kind.
+    On one host the communicator is used once, for one allgather. Where ranks are on several hosts it is
+    copied, and MPI carries what goes between them: attention TP inside a host, DP across; all_reduce,
+    all_gather and all_reduce_all_gather. MPI is then called by the threads that call mixcomm, which mpi4py's
+    default, THREAD_MULTIPLE, allows. Collective over the communicator. Raises Timeout, naming ranks,
+    SystemError; Unsupported where mixcomm was built for no MPI of this kind.
     """
     from mpi4py import MPI
 

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "failure_text.hpp"
-#include "hosts/patience.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {
@@ -23,8 +22,6 @@ constexpr std::size_t notice_bytes = 4096;
 /// What a rank that waits says, and how often it does before its deadline.
 constexpr const char* waiting_text = "waiting";
 constexpr int beats = 8;
-/// For how long a rank that has failed sees to it that the others hear of it.
-constexpr Milliseconds drive_for{100};
 /// Of a text in a notice: what HostState's failure holds of it.
 constexpr std::size_t most_text = 1000;
 
@@ -233,7 +230,6 @@ Finding Crossing::notice() {
 }
 
 void Crossing::to_all_others(const Message& message) {
-  forget_told();
   const std::string bytes = to_bytes(message);
   for (std::size_t h = 0; h < setup_.hosts.size(); ++h) {
     if (static_cast<int>(h) == setup_.host) continue;
@@ -283,19 +279,7 @@ void Crossing::tell(const Finding& finding) {
   setup_.transport->abandon();
   to_all_others(
       Verdict{verdict_kind(finding.kind), finding.text.substr(0, most_text), ranks_in(finding.missing)});
-  // A transport works while it is looked at.
-  const Deadline deadline(drive_for);
-  for (Pause pause; !told_.empty() && !deadline.passed(); pause.once()) forget_told();
-}
-
-void Crossing::forget_told() {
-  std::erase_if(told_, [](Letter& letter) {
-    try {
-      return letter.complete();
-    } catch (const SystemError&) {
-      return true;  // who is gone need not know
-    }
-  });
+  drive(told_);
 }
 
 }  // namespace mixcomm

@@ -11,6 +11,7 @@
 #include "backend.hpp"
 #include "bootstrap/message.hpp"
 #include "hosts/host_state.hpp"
+#include "hosts/patience.hpp"
 #include "hosts/transport.hpp"
 
 namespace mixcomm {
@@ -43,6 +44,9 @@ class Crossing {
     int spins = 0;
   };
   explicit Crossing(Setup setup) : setup_(std::move(setup)) {}
+  ~Crossing() { drive(told_); }
+  Crossing(const Crossing&) = delete;
+  Crossing& operator=(const Crossing&) = delete;
 
   /// Sends and receives all of it. `call` is compared with that of each peer. Returns what went wrong; an
   /// empty text where nothing did.
@@ -63,7 +67,6 @@ class Crossing {
   /// Says that this rank waits for others, so that nobody takes it for the one to blame.
   void say_waiting();
   void to_all_others(const Message& message);
-  void forget_told();
   /// What to make of it that the transport will not carry anything to a peer: it may have said why it ended.
   [[nodiscard]] Finding refused(int peer, const std::string& why);
   [[nodiscard]] Finding late(const std::vector<Lane>& lanes, const CallRecord& call) const;

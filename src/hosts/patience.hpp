@@ -7,6 +7,7 @@
 
 #include "bootstrap/deadline.hpp"
 #include "hosts/transport.hpp"
+#include "mixcomm/error.hpp"
 #include "mixcomm/interrupt.hpp"
 
 namespace mixcomm {
@@ -39,11 +40,14 @@ class Pause {
 /// at most.
 inline void drive(std::vector<Letter>& letters) {
   const Deadline deadline(std::chrono::milliseconds(100));
-  for (Pause pause; !deadline.passed(); pause.once()) {
-    bool all = true;
-    for (Letter& letter : letters) all = letter.complete() && all;
-    if (all) return;
-  }
+  const auto gone = [](Letter& letter) {
+    try {
+      return letter.complete();
+    } catch (const SystemError&) {
+      return true;  // whoever is gone need not know
+    }
+  };
+  for (Pause pause; !letters.empty() && !deadline.passed(); pause.once()) std::erase_if(letters, gone);
 }
 
 }  // namespace mixcomm

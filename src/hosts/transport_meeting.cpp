@@ -10,7 +10,6 @@
 #include "bootstrap/deadline.hpp"
 #include "bootstrap/socket.hpp"
 #include "bootstrap/star.hpp"
-#include "hosts/patience.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bootstrap/message.hpp"
+#include "hosts/patience.hpp"
 #include "hosts/transport.hpp"
 #include "mixcomm/meeting.hpp"
 
@@ -18,6 +19,10 @@ class TransportMeeting final : public Meeting {
   /// `members`: the transport's ranks that meet, ascending, this one among them; all of them pass the same.
   /// `tag` is theirs alone. The transport must outlive this.
   TransportMeeting(Transport& transport, std::vector<int> members, int tag, Milliseconds timeout);
+  /// What was said in the last step may still be on its way out.
+  ~TransportMeeting() override { drive(sent_); }
+  TransportMeeting(const TransportMeeting&) = delete;
+  TransportMeeting& operator=(const TransportMeeting&) = delete;
 
   [[nodiscard]] int rank() const override { return rank_; }
   [[nodiscard]] int world() const override { return static_cast<int>(members_.size()); }

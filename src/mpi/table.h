@@ -1,5 +1,6 @@
-/* What a small library that is built for one MPI gives to libmixcomm, which links none. C, so that the two may be built by
-   different compilers. Functions return 0, or a code that describe() puts into words; none of them throws. */
+/* What a small library that is built for one MPI gives to libmixcomm, which links none. C, so that the two may
+   be built by different compilers. Functions return 0, or a code that describe() puts into words; none of them
+   throws. */
 #ifndef MIXCOMM_MPI_TABLE_H
 #define MIXCOMM_MPI_TABLE_H
 
@@ -22,8 +23,8 @@ typedef struct {
   void (*library)(char* text, size_t room);
   void (*describe)(int code, char* text, size_t room);
 
-  /* Initializes MPI unless it is; `ours` says whether this library did. It then also ends MPI, when the process exits, unless
-     abandon() was called, and if all ranks come to that within 10 s. */
+  /* Initializes MPI unless it is; `ours` says whether this library did. It then also ends MPI, when the process
+     exits, unless abandon() was called, and if all ranks come to that within 10 s. */
   int (*start)(int* ours);
   /* Something went wrong: MPI is not ended by this library, which would wait for all ranks. */
   void (*abandon)(void);
@@ -44,8 +45,10 @@ typedef struct {
   int (*first_of_host)(mixcomm_mpi_handle comm, int* rank);
   void (*processor_name)(char* text, size_t room);
 
-  int (*send)(mixcomm_mpi_handle comm, int to, int tag, const void* data, size_t bytes, mixcomm_mpi_handle* request);
-  int (*receive)(mixcomm_mpi_handle comm, int from, int tag, void* data, size_t room, mixcomm_mpi_handle* request);
+  int (*send)(mixcomm_mpi_handle comm, int to, int tag, const void* data, size_t bytes,
+              mixcomm_mpi_handle* request);
+  int (*receive)(mixcomm_mpi_handle comm, int from, int tag, void* data, size_t room,
+                 mixcomm_mpi_handle* request);
   /* `done` 1 once it is complete; `bytes` are those received then. */
   int (*test)(mixcomm_mpi_handle* request, int* done, size_t* bytes);
   /* Whether a message with that tag is there, and whose. */

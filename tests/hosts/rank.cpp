@@ -3,7 +3,9 @@
 //   rank lost TP MS RANKS     gathers again and again, until ranks are lost: those, as "2,3", must be named,
 //   all within MS rank late                 the last rank does not come to a set-up step: all others must
 //   name it
-// Exits with 0 if all was as it should be, and says so in one line.
+// Exits with 0 if all was as it should be, and says so in one line; what was lost ends the ranks before they
+// could end MPI, so there it leaves files in the folder MIXCOMM_NOTES: begun.RANK, named.RANK,
+// and exact.RANK.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <unistd.h>
@@ -13,6 +15,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -52,6 +55,12 @@ int bad(Bootstrap& bootstrap, const std::string& what) {
   return 1;
 }
 
+/// This rank says in a file where the script looks (what a launcher prints may be cut up by others' lines).
+void note(const Bootstrap& bootstrap, std::string_view what, const std::string& text) {
+  if (const char* path = std::getenv("MIXCOMM_NOTES"))
+    std::ofstream(fmt::format("{}/{}.{}", path, what, bootstrap.rank())) << text << '\n';
+}
+
 int check(Bootstrap& bootstrap, int tp, const std::vector<Op>& ops) {
   const int dp = bootstrap.world() / tp;
   const auto cases = verify::cases_of({.tp = tp, .dp = dp, .ops = ops, .algorithms = {}, .dtypes = {}});
@@ -60,12 +69,8 @@ int check(Bootstrap& bootstrap, int tp, const std::vector<Op>& ops) {
   for (const auto& each : cases)
     if (const std::string wrong = verifier.run(each); !wrong.empty()) return bad(bootstrap, wrong);
   (void)bootstrap.exchange("through", "");
+  note(bootstrap, "exact", std::to_string(cases.size()));
   return good(bootstrap, fmt::format("tp {} x dp {}, {} cases are exact", tp, dp, cases.size()));
-}
-
-/// This rank says in a file that it is in its operations: what cuts it off waits for that.
-void say_begun(const char* path, int rank) {
-  if (path != nullptr) std::ofstream(fmt::format("{}.{}", path, rank)) << "begun\n";
 }
 
 int lost(Bootstrap& bootstrap, int tp, milliseconds timeout, const std::vector<int>& expected) {
@@ -96,13 +101,12 @@ int lost(Bootstrap& bootstrap, int tp, milliseconds timeout, const std::vector<i
                                           fmt::join(expected, ", "), error.what()));
       if (took > timeout + milliseconds(500))
         return bad(bootstrap, fmt::format("took {} ms with a deadline of {}", took.count(), timeout.count()));
-      fmt::print("rank {} named {} after {} ms\n", bootstrap.rank(), fmt::join(named, ", "), took.count());
-      std::fflush(stdout);
+      note(bootstrap, "named", fmt::format("{} after {} ms", fmt::join(named, ","), took.count()));
       // A launcher ends all ranks when one ends so, and others have to say what they have found.
       std::this_thread::sleep_for(std::chrono::seconds(2));
       return 0;
     }
-    if (i == 20) say_begun(std::getenv("MIXCOMM_BEGUN"), bootstrap.rank());
+    if (i == 20) note(bootstrap, "begun", "");
   }
   return bad(bootstrap, "nobody was lost");
 }
@@ -116,7 +120,10 @@ int late(Bootstrap& bootstrap) {
   try {
     (void)bootstrap.exchange("waiting for the last rank", "");
   } catch (const Timeout& error) {
-    return error.missing() == std::vector{last} ? 0 : bad(bootstrap, error.what());
+    if (error.missing() != std::vector{last}) return bad(bootstrap, error.what());
+    note(bootstrap, "named", std::to_string(last));
+    std::this_thread::sleep_for(std::chrono::seconds(2));  // as above
+    return 0;
   }
   return bad(bootstrap, "no error");
 }
