@@ -1,5 +1,5 @@
-// A program that has MPI itself, started by mpirun: it hands a communicator of its own to mixcomm, whose ranks
-// are numbered otherwise than those of MPI_COMM_WORLD. Exits with 0 if all was as it should be.
+// A program that has MPI itself, started by mpirun: it hands a communicator of its own to mixcomm, whose
+// ranks are numbered otherwise than those of MPI_COMM_WORLD. Exits with 0 if all was as it should be.
 #include <fmt/format.h>
 #include <mpi.h>
 
