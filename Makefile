@@ -1,5 +1,5 @@
 # The commands of this project. Each installs what is missing first (scripts/setup) and builds what is stale.
-.PHONY: help build everything demo check check-plan check-python check-sglang check-cuda bench-cpu cycles lint format asan tsan fuzz clean
+.PHONY: help build everything demo check check-plan check-python check-sglang check-cuda check-hosts bench-cpu cycles lint format asan tsan fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -43,6 +43,12 @@ check-python: ## pip install, the Python tests and examples; with PyTorch where 
 
 check-sglang: ## the plug-in against the real SGLang on the CPU; makes an environment of 6 GB first, so not in make check
 	@scripts/check-sglang
+
+check-hosts: ## several hosts over Open MPI and MPICH: network namespaces, one of them cut off; as root, some minutes
+	@scripts/setup --mpi
+	@cmake --preset default $(quiet) $(kernels_here)
+	@cmake --build --preset default --target hosts_rank mixcomm_openmpi mixcomm_mpich
+	@scripts/check-hosts
 
 check-cuda: everything ## every test on a GPU, 100,000 random operations, compute-sanitizer, the Python package
 	@scripts/check-cuda

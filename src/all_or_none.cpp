@@ -58,15 +58,15 @@ std::string outcome_of(const std::function<std::string()>& mine) {
 
 }  // namespace
 
-std::vector<std::string> all_or_none(Bootstrap& bootstrap, std::string_view step,
+std::vector<std::string> all_or_none(Meeting& meeting, std::string_view step,
                                      const std::function<std::string()>& mine) {
-  std::vector<std::string> all = bootstrap.exchange(step, outcome_of(mine));
+  std::vector<std::string> all = meeting.exchange(step, outcome_of(mine));
   for (std::size_t r = 0; r < all.size(); ++r) {
     const char outcome = all[r].empty() ? char{system_error} : all[r].front();
     all[r].erase(0, 1);
     if (outcome != done)
       raise(outcome,
-            fmt::format("rank {}, {}: {}", bootstrap.rank_in_whole(static_cast<int>(r)), step, all[r]));
+            fmt::format("rank {}, {}: {}", meeting.rank_in_whole(static_cast<int>(r)), step, all[r]));
   }
   return all;
 }

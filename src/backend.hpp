@@ -37,6 +37,9 @@ class Backend {
   /// Whether in one_shot peers read a call's input where it is, not a copy of it. Asked while the call is
   /// made: its placements, blocks and epilogue are there. The same on every rank of the call.
   [[nodiscard]] virtual bool reads_in_place(const Call& /*call*/) const { return false; }
+  /// Others have found this: ranks of this backend that wait in an operation, and all later calls, throw a
+  /// Timeout that says so, unless they have a failure already. Local.
+  virtual void fail(const std::string& /*why*/) {}
   virtual void run(Call& call) = 0;
   /// Runs `call` through NCCL's collectives. Throws Unsupported, no_nccl(), where there is no communicator.
   virtual void run_nccl(const Call& call) = 0;

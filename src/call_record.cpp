@@ -51,7 +51,7 @@ std::string CallRecord::describe() const {
   return fmt::format("{}(rows [{}], hidden {}, {}, {}, in {}, out {}{}), its call {}", mixcomm::name(op),
                      list, hidden, mixcomm::name(dtype), mixcomm::name(algorithm),
                      to_string(gathers ? one_block : all_blocks), to_string(gathers ? all_blocks : one_block),
-                     then, number);
+                     then, number >> part_bits);
 }
 
 }  // namespace mixcomm

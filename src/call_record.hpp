@@ -30,7 +30,8 @@ struct CallRecord {
   Algorithm algorithm = Algorithm::automatic;
   DType dtype = DType::fp32;
   std::uint8_t rows_on_device = 0;  ///< then `rows` are the most there may be
-  std::uint8_t unused[4] = {};
+  std::uint8_t part_bits = 0;       ///< the low bits of `number` that say which part of a call this is
+  std::uint8_t unused[3] = {};
   std::uint64_t hidden = 0;
   std::uint64_t row_blocks = 0;          ///< how many blocks there are
   std::uint64_t rows[listed_rows] = {};  ///< of the first blocks

@@ -14,11 +14,11 @@
 #include "all_or_none.hpp"
 #include "backend.hpp"
 #include "check_call.hpp"
-#include "cpu/cpu_backend.hpp"
 #include "cuda/cuda_backend.hpp"
 #include "environment.hpp"
 #include "epilogue/check_epilogue.hpp"
 #include "mixcomm/choice.hpp"
+#include "hosts/hosts_backend.hpp"
 #include "mixcomm/error.hpp"
 #include "steps.hpp"
 
@@ -178,7 +178,7 @@ struct Communicator::State {
     if (call.blocks.elements() == 0) return;  // on every rank of the team, since all know all counts
     try {
       in_numbers_of_whole([&] {
-        if (step.transport == Transport::nccl)
+        if (step.transport == StepTransport::nccl)
           backend->run_nccl(call);
         else
           backend->run(call);
@@ -206,7 +206,7 @@ Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& give
         options.tuning ? fmt::format("{:016x}", options.tuning->hash()) : "none");
   });
   const Grid grid = Grid::of(options.tp, options.dp, bootstrap.rank());
-  const auto make_backend = options.backend == BackendKind::cuda ? cuda::make_backend : cpu::make_backend;
+  const auto make_backend = options.backend == BackendKind::cuda ? cuda::make_backend : hosts::make_backend;
   state_ = std::unique_ptr<State>(
       new State{bootstrap, options, grid, make_backend(bootstrap, grid, options), 0, nullptr, false});
   state_->options.cuda.device = state_->backend->device();

@@ -12,7 +12,7 @@
 namespace mixcomm {
 
 /// What carries the data of a step.
-enum class Transport : std::uint8_t {
+enum class StepTransport : std::uint8_t {
   own,   ///< this library: memory that the ranks of the step share
   nccl,  ///< the collectives of CudaOptions::nccl
 };
@@ -21,7 +21,7 @@ enum class Transport : std::uint8_t {
 struct OpStep {
   Op op = Op::all_reduce;
   Grid grid;  ///< the ranks that take part
-  Transport transport = Transport::own;
+  StepTransport transport = StepTransport::own;
   Algorithm algorithm = Algorithm::automatic;  ///< own: with a body, or automatic
 };
 
@@ -47,7 +47,7 @@ class OpSteps {
 /// teams have several ranks; which algorithm a call of composed runs is chosen when it is made. All others:
 /// as one step.
 [[nodiscard]] constexpr OpSteps steps_of(Op op, Algorithm algorithm, const Grid& grid) {
-  const Transport transport = algorithm == Algorithm::nccl ? Transport::nccl : Transport::own;
+  const StepTransport transport = algorithm == Algorithm::nccl ? StepTransport::nccl : StepTransport::own;
   const auto step = [&](Op each, Algorithm by) {
     return OpStep{each, grid_of(grid, shape_of(each).team), transport, by};
   };

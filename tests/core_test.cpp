@@ -68,7 +68,7 @@ TEST(Operation, ComposedIsTwoStepsWhereBothTeamsHaveSeveralRanks) {
   EXPECT_EQ(two[1].op, Op::all_gather);
   EXPECT_EQ(two[1].grid, grid.dp_only());
   for (const OpStep& step : two) {
-    EXPECT_EQ(step.transport, Transport::own);
+    EXPECT_EQ(step.transport, StepTransport::own);
     EXPECT_EQ(step.algorithm, Algorithm::automatic);
   }
 
@@ -76,7 +76,7 @@ TEST(Operation, ComposedIsTwoStepsWhereBothTeamsHaveSeveralRanks) {
   ASSERT_EQ(nccl.size(), 2U);
   EXPECT_EQ(nccl[0].op, Op::reduce_scatter);
   EXPECT_EQ(nccl[1].op, Op::all_reduce);
-  for (const OpStep& step : nccl) EXPECT_EQ(step.transport, Transport::nccl);
+  for (const OpStep& step : nccl) EXPECT_EQ(step.transport, StepTransport::nccl);
 
   for (const Grid& line : {Grid::of(4, 1, 0), Grid::of(1, 4, 0)}) {
     const OpSteps alone = steps_of(Op::all_reduce_all_gather, Algorithm::composed, line);

@@ -2,61 +2,34 @@
 // operations themselves never use it.
 #pragma once
 
-#include <chrono>
-#include <cstddef>
 #include <functional>
 #include <memory>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include "mixcomm/fd.hpp"
+#include "mixcomm/host_sharing.hpp"  // IWYU pragma: export
+#include "mixcomm/hosts.hpp"         // IWYU pragma: export
+#include "mixcomm/meeting.hpp"       // IWYU pragma: export
 #include "mixcomm/portability.hpp"
 
 namespace MIXCOMM_API mixcomm {
 
-using Milliseconds = std::chrono::milliseconds;
-
-/// Every set-up step ends within this time unless told otherwise.
-inline constexpr Milliseconds default_timeout{30'000};
-
 struct Survivors;
+class Transport;
 
-/// One rank's end of the rendezvous. All ranks make the same calls in the same order.
-class Bootstrap {
+/// One rank's end of the rendezvous: the meeting of all ranks, and what those of one host share. All ranks
+/// make the same calls in the same order.
+class Bootstrap : public Meeting, public HostSharing {
  public:
-  virtual ~Bootstrap() = default;
+  /// On which hosts the ranks run. Collective, at the first call; throws what exchange() does, SystemError.
+  virtual Hosts hosts() { return Hosts::one(world()); }
 
-  [[nodiscard]] virtual int rank() const = 0;
-  [[nodiscard]] virtual int world() const = 0;
-
-  /// All-gather of one small message: returns every rank's `mine`, by rank. `step` says in errors what the
-  /// ranks were doing. `mine` holds at most 8192 bytes, so that everyone's fit into one answer. Throws
-  /// InvalidArgument for a longer one, before anything is sent; Timeout (naming the ranks that did not come),
-  /// PeerGone (as soon as one has left), Disagreement (ranks in different steps), and then the same at once
-  /// from every later step: a failed set-up stays failed.
-  virtual std::vector<std::string> exchange(std::string_view step, std::string_view mine) = 0;
-
-  /// Zeroed memory that all ranks of this host map, page aligned; it has no name in any file system.
-  /// Collective. The mapping lives as long as the pointer. Throws Disagreement if ranks ask for different
-  /// sizes, SystemError, Timeout; Unsupported if ranks are on several hosts.
-  virtual std::shared_ptr<std::byte> share_memory(std::size_t bytes) = 0;
-
-  /// Gives every rank copies of the open file that each rank brings: by rank, `mine` included, in descriptors
-  /// of its own. `mine` stays the caller's; below 0 a rank gives none, and its place is invalid. Collective.
-  /// Every rank succeeds, or every rank throws: SystemError, Timeout (naming the ranks from which nothing
-  /// came), Disagreement (ranks in different steps); Unsupported if ranks are on several hosts.
-  virtual std::vector<Fd> exchange_descriptors(std::string_view step, int mine) = 0;
-
-  /// By rank, what can be polled for the end of its process (a pidfd: readable once it has ended). Invalid
-  /// where the system has none; empty where ranks are no processes of their own. They live as long as this
-  /// bootstrap. Collective, at the first call. Throws what exchange_descriptors() does.
-  virtual std::span<const Fd> processes() = 0;
-
-  /// By which number errors name a rank of this bootstrap, and survivors() takes it: its own, unless this is
-  /// the bootstrap of a team of another one's ranks, which has the number then.
-  [[nodiscard]] virtual int rank_in_whole(int rank) const { return rank; }
+  /// Where ranks are on several hosts and something carries data between these: the ranks of this host as a
+  /// bootstrap of their own, in the same order, and what carries the data. Else null. They live as long as
+  /// this. Collective, at the first call.
+  virtual Bootstrap* own_host() { return nullptr; }
+  virtual Transport* transport() { return nullptr; }
 
   /// After ranks were lost, those that are left meet again, and count anew, in the same order. Collective
   /// over the ranks that are left; `lost` are those to go on without, as Timeout::missing() names them

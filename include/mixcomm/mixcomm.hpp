@@ -9,6 +9,7 @@
 #include "mixcomm/grid.hpp"                // IWYU pragma: export
 #include "mixcomm/interrupt.hpp"           // IWYU pragma: export
 #include "mixcomm/layer_communicator.hpp"  // IWYU pragma: export
+#include "mixcomm/mpi.hpp"                 // IWYU pragma: export
 #include "mixcomm/operation.hpp"           // IWYU pragma: export
 #include "mixcomm/plan.hpp"                // IWYU pragma: export
 #include "mixcomm/tensor.hpp"              // IWYU pragma: export

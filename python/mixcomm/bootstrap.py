@@ -60,7 +60,7 @@ def _meet(rank: int, places: list[dict[str, Any]], timeout: float) -> _core.Boot
     if strangers:
         raise Unsupported(
             f"ranks {strangers} are on other hosts than rank 0; a communicator's ranks share one host: "
-            "pass a group of the ranks of one host"
+            "pass a group of the ranks of one host, or use from_mpi(), which carries what goes between hosts"
         )
     info = {
         "rank": rank,
@@ -90,13 +90,20 @@ def from_torch(process_group: Any = None, timeout: float = DEFAULT_TIMEOUT) -> _
 def from_mpi(comm: Any = None, timeout: float = DEFAULT_TIMEOUT) -> _core.Bootstrap:
     """The bootstrap of the ranks of an mpi4py communicator (None: COMM_WORLD), numbered as in it.
 
-    The communicator is used once, for one allgather. Collective over it. Raises as from_torch() does.
+    On one host the communicator is used once, for one allgather. Where ranks are on several hosts it is
+    copied, and MPI carries what goes between them: attention TP inside a host, DP across; all_reduce,
+    all_gather and all_reduce_all_gather. MPI is then called by the threads that call mixcomm, which mpi4py's
+    default, THREAD_MULTIPLE, allows. Collective over the communicator. Raises Timeout, naming ranks,
+    SystemError; Unsupported where mixcomm was built for no MPI of this kind.
     """
-    if comm is None:
-        from mpi4py import MPI
+    from mpi4py import MPI
 
+    if comm is None:
         comm = MPI.COMM_WORLD
-    return _meet(comm.Get_rank(), comm.allgather(_meeting_place()), timeout)
+    places = comm.allgather({**_meeting_place(), "host": socket.gethostname()})
+    if all((place["node"], place["host"]) == (places[0]["node"], places[0]["host"]) for place in places):
+        return _meet(comm.Get_rank(), places, timeout)
+    return _core.bootstrap_mpi(MPI._addressof(comm), MPI._sizeof(comm), timeout)
 
 
 def run_threads(

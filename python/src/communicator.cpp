@@ -16,6 +16,7 @@
 #include "errors.hpp"
 #include "mixcomm/communicator.hpp"
 #include "mixcomm/error.hpp"
+#include "mixcomm/mpi.hpp"
 #include "mixcomm/plan.hpp"
 #include "process.hpp"
 
@@ -323,6 +324,26 @@ std::unique_ptr<PyBootstrap> bootstrap_processes(const nb::dict& given, double t
   return std::make_unique<PyBootstrap>(std::move(bootstrap));
 }
 
+/// `address`: of an MPI_Comm of `bytes` bytes, or 0 for all ranks that MPI started.
+std::unique_ptr<PyBootstrap> bootstrap_over_mpi(nb::handle address, std::size_t bytes, double timeout) {
+  const void* comm = pointer_from(address);
+  std::shared_ptr<Bootstrap> bootstrap;
+  {
+    const Waiting waiting;
+    bootstrap = comm == nullptr ? bootstrap_mpi(milliseconds(timeout))
+                                : bootstrap_mpi_handle(comm, bytes, milliseconds(timeout));
+  }
+  raise_pending();
+  return std::make_unique<PyBootstrap>(std::move(bootstrap));
+}
+
+/// By rank, the number of its host.
+std::vector<int> hosts_of(const PyBootstrap& bootstrap) {
+  const std::shared_ptr<Bootstrap>& ranks = bootstrap.get();
+  const Waiting waiting;
+  return ranks->hosts().of;
+}
+
 nb::dict launch() {
   const LaunchInfo info = launch_info();
   nb::dict dict;
@@ -341,6 +362,9 @@ void bind_communicator(nb::module_& m) {
   nb::class_<PyBootstrap>(m, "Bootstrap", "One rank's end of the rendezvous.")
       .def_prop_ro("rank", [](const PyBootstrap& self) { return self.get()->rank(); })
       .def_prop_ro("world_size", [](const PyBootstrap& self) { return self.get()->world(); })
+      .def_prop_ro("hosts", &hosts_of,
+                   "By rank, the number of its host. Hosts are numbered in the order of their first ranks. "
+                   "Collective at the first time.")
       .def("close", &PyBootstrap::close, "Ends it, and the communicators made from it.");
 
   nb::class_<PyBuffer>(m, "Buffer", "Symmetric memory; see Communicator.allocate.")
@@ -392,6 +416,7 @@ void bind_communicator(nb::module_& m) {
 
   m.def("run_threads", &run_ranks_as_threads, "world_size"_a, "fn"_a, "timeout"_a);
   m.def("bootstrap_processes", &bootstrap_processes, "info"_a, "timeout"_a);
+  m.def("bootstrap_mpi", &bootstrap_over_mpi, "address"_a, "nbytes"_a, "timeout"_a);
   m.def("launch_info", &launch);
 }
 

@@ -155,7 +155,7 @@ class Passing {
 
 }  // namespace
 
-std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, const Offer& mine,
+std::vector<Fd> pass_descriptors(Meeting& meeting, std::string_view step, const Offer& mine,
                                  const Patience& patience) {
   Mailbox mailbox;
   Fd copy;
@@ -163,18 +163,18 @@ std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, co
   try {
     // Everyone's may come, besides the mailbox and this copy. Found out while all can still be told.
     if (!mine.problem.empty()) throw SystemError(mine.problem);
-    need_descriptors(bootstrap.world() + 1, "this");
+    need_descriptors(meeting.world() + 1, "this");
     mailbox = open_mailbox();
     copy = duplicate(mine.descriptor);
     report = (copy.valid() ? gives : gives_none) + mailbox.name;
   } catch (const SystemError& error) {
     report = failed + std::string(error.what());
   }
-  auto mailboxes = bootstrap.exchange(step, report);
+  auto mailboxes = meeting.exchange(step, report);
   raise_reported(mailboxes, step, patience.timeout);
-  Passing passing(bootstrap.rank(), std::move(mailboxes), std::move(mailbox), std::move(copy), patience);
+  Passing passing(meeting.rank(), std::move(mailboxes), std::move(mailbox), std::move(copy), patience);
   report = passing.pass();
-  raise_reported(bootstrap.exchange(fmt::format("{}: taking descriptors", step), report), step,
+  raise_reported(meeting.exchange(fmt::format("{}: taking descriptors", step), report), step,
                  patience.timeout);
   return passing.take();
 }

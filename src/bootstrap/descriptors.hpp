@@ -6,7 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "mixcomm/bootstrap.hpp"
+#include "mixcomm/fd.hpp"
+#include "mixcomm/meeting.hpp"
 #include "rank_set.hpp"
 
 namespace mixcomm {
@@ -24,8 +25,8 @@ struct Offer {
   std::string problem;
 };
 
-/// Bootstrap::exchange_descriptors(), for ranks that are known to run on one host.
-[[nodiscard]] std::vector<Fd> pass_descriptors(Bootstrap& bootstrap, std::string_view step, const Offer& mine,
+/// HostSharing::exchange_descriptors(), for ranks that are known to run on one host.
+[[nodiscard]] std::vector<Fd> pass_descriptors(Meeting& meeting, std::string_view step, const Offer& mine,
                                                const Patience& patience);
 
 }  // namespace mixcomm

@@ -58,37 +58,37 @@ Fd inherited_listener(const LaunchInfo& info, const MeetingPlace& place) {
 /// The ranks of a meeting, as far as one of them knows.
 class Known {
  public:
-  explicit Known(const Meeting& meeting) : meeting_(meeting), absent_(meeting.absent) {}
+  explicit Known(const Appointment& appointment) : appointment_(appointment), absent_(appointment.absent) {}
 
   /// Takes in who has died meanwhile.
   void look() {
-    if (meeting_.watch != nullptr)
-      absent_ |= meeting_.watch->dead(first_ranks(meeting_.info.world) & ~absent_);
+    if (appointment_.watch != nullptr)
+      absent_ |= appointment_.watch->dead(first_ranks(appointment_.info.world) & ~absent_);
   }
   [[nodiscard]] bool expected(int rank) const { return !holds(absent_, rank); }
-  [[nodiscard]] RankSet all() const { return first_ranks(meeting_.info.world) & ~absent_; }
+  [[nodiscard]] RankSet all() const { return first_ranks(appointment_.info.world) & ~absent_; }
   [[nodiscard]] int first() const { return std::countr_zero(all()); }
   /// `deadline`, or the time to look again.
   [[nodiscard]] Deadline next_look(const Deadline& deadline) const {
-    return meeting_.watch != nullptr ? deadline.at_most(slice) : deadline;
+    return appointment_.watch != nullptr ? deadline.at_most(slice) : deadline;
   }
 
  private:
-  const Meeting& meeting_;
+  const Appointment& appointment_;
   RankSet absent_;
 };
 
 /// The part of the rank that listens.
 class Host {
  public:
-  Host(const Meeting& meeting, Known& known)
-      : meeting_(meeting), known_(known), place_(meeting.info), secret_(meeting.info.secret) {
-    guests_.resize(index(meeting.info.world));
+  Host(const Appointment& appointment, Known& known)
+      : appointment_(appointment), known_(known), place_(appointment.info), secret_(appointment.info.secret) {
+    guests_.resize(index(appointment.info.world));
   }
 
   Met receive_everyone() {
-    const Deadline deadline(meeting_.timeout);
-    Fd listener = inherited_listener(meeting_.info, place_);
+    const Deadline deadline(appointment_.timeout);
+    Fd listener = inherited_listener(appointment_.info, place_);
     if (!listener.valid()) listener = place_.listen();
     find_out_about_descriptors();
     std::optional<Arrivals> arrivals(std::move(listener));
@@ -117,13 +117,13 @@ class Host {
   void find_out_about_descriptors() try {
     need_descriptors(static_cast<int>(who_is_missing().size()) + 1, "meeting the other ranks");
   } catch (const SystemError& error) {
-    short_of_descriptors_ = fmt::format("rank {}: {}", meeting_.info.rank, error.what());
+    short_of_descriptors_ = fmt::format("rank {}: {}", appointment_.info.rank, error.what());
   }
 
   [[nodiscard]] std::vector<int> who_is_missing() const {
     std::vector<int> missing;
     for (const int r : ranks_in(known_.all()))
-      if (r != meeting_.info.rank && !guests_[index(r)].socket.valid() && !holds(told_, r))
+      if (r != appointment_.info.rank && !guests_[index(r)].socket.valid() && !holds(told_, r))
         missing.push_back(r);
     return missing;
   }
@@ -148,7 +148,7 @@ class Host {
   }
 
   [[nodiscard]] std::string problem_with(const Hello& hello, const Nonce& nonce) const {
-    const LaunchInfo& mine = meeting_.info;
+    const LaunchInfo& mine = appointment_.info;
     if (!secret_.check(hello_statement(nonce, hello), hello.proof))
       return fmt::format("rank {} has another MIXCOMM_SECRET than rank {}: it belongs to another job",
                          hello.rank, mine.rank);
@@ -166,8 +166,8 @@ class Host {
 
   Met welcome(const Deadline& deadline) {
     Met met;
-    for (int r = 0; r < meeting_.info.world; ++r)
-      if (r == meeting_.info.rank || (guests_[index(r)].socket.valid() && known_.expected(r)))
+    for (int r = 0; r < appointment_.info.world; ++r)
+      if (r == appointment_.info.rank || (guests_[index(r)].socket.valid() && known_.expected(r)))
         met.members.push_back(r);
     for (const int r : met.members) {
       Guest& guest = guests_[index(r)];
@@ -184,7 +184,7 @@ class Host {
     if (!short_of_descriptors_.empty()) throw SystemError(short_of_descriptors_);
     fail({Verdict::Kind::timeout,
           fmt::format("{} did not come to the rendezvous at {} within {} ms", name_ranks(missing),
-                      place_.name(), meeting_.timeout.count()),
+                      place_.name(), appointment_.timeout.count()),
           missing});
   }
   [[noreturn]] void went_away(int rank) {
@@ -197,7 +197,7 @@ class Host {
     raise(verdict);
   }
 
-  const Meeting& meeting_;
+  const Appointment& appointment_;
   Known& known_;
   MeetingPlace place_;
   Secret secret_;
@@ -209,13 +209,16 @@ class Host {
 /// The part of a rank that connects.
 class Visitor {
  public:
-  Visitor(const Meeting& meeting, Known& known)
-      : meeting_(meeting), known_(known), place_(meeting.info), secret_(meeting.info.secret) {}
+  Visitor(const Appointment& appointment, Known& known)
+      : appointment_(appointment),
+        known_(known),
+        place_(appointment.info),
+        secret_(appointment.info.secret) {}
 
   /// Nothing if all who might listen have died: then this rank is the first one that is left.
   std::optional<Met> join() {
-    const Deadline come_by(meeting_.timeout);
-    const Deadline deadline(meeting_.timeout + grace);
+    const Deadline come_by(appointment_.timeout);
+    const Deadline deadline(appointment_.timeout + grace);
     for (;;) {
       known_.look();
       if (known_.first() == mine().rank) return std::nullopt;
@@ -224,7 +227,7 @@ class Visitor {
         if (!come_by.passed()) continue;
         throw Timeout(fmt::format("rank {} found nobody at {} within {} ms: rank {} did not come, or listens "
                                   "elsewhere",
-                                  mine().rank, place_.name(), meeting_.timeout.count(), known_.first()),
+                                  mine().rank, place_.name(), appointment_.timeout.count(), known_.first()),
                       {known_.first()});
       }
       std::string bytes;
@@ -247,7 +250,7 @@ class Visitor {
   }
 
  private:
-  [[nodiscard]] const LaunchInfo& mine() const { return meeting_.info; }
+  [[nodiscard]] const LaunchInfo& mine() const { return appointment_.info; }
 
   Met read_welcome(const std::string& bytes, const Challenge& challenge, const Hello& hello, Fd root) const {
     const auto message = message_from(bytes);
@@ -278,7 +281,7 @@ class Visitor {
         {host});
   }
 
-  const Meeting& meeting_;
+  const Appointment& appointment_;
   Known& known_;
   MeetingPlace place_;
   Secret secret_;
@@ -286,12 +289,12 @@ class Visitor {
 
 }  // namespace
 
-Met meet(const Meeting& meeting) {
-  Known known(meeting);
+Met meet(const Appointment& appointment) {
+  Known known(appointment);
   known.look();
-  if (known.first() != meeting.info.rank)
-    if (std::optional<Met> met = Visitor(meeting, known).join()) return std::move(*met);
-  return Host(meeting, known).receive_everyone();
+  if (known.first() != appointment.info.rank)
+    if (std::optional<Met> met = Visitor(appointment, known).join()) return std::move(*met);
+  return Host(appointment, known).receive_everyone();
 }
 
 }  // namespace mixcomm

@@ -10,7 +10,7 @@
 namespace mixcomm {
 
 /// What a rank knows before it meets the others. All numbers are those that the launcher gave.
-struct Meeting {
+struct Appointment {
   LaunchInfo info;
   RankSet absent = 0;                 ///< who will not come
   const DeathWatch* watch = nullptr;  ///< who need not be waited for any longer, if it is known
@@ -25,6 +25,6 @@ struct Met {
 /// Collective over the ranks that are not absent. The first of them listens, and says who takes part. Ranks
 /// prove to it that they know the secret (a keyed hash over both sides' nonces), and it to them. Throws
 /// Timeout, naming who did not come, Disagreement, SystemError.
-[[nodiscard]] Met meet(const Meeting& meeting);
+[[nodiscard]] Met meet(const Appointment& appointment);
 
 }  // namespace mixcomm

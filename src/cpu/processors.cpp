@@ -67,10 +67,10 @@ RankProcessors own_processors(const CpuOptions& options) {
   return mine;
 }
 
-std::vector<RankProcessors> exchange_processors(Bootstrap& bootstrap, const RankProcessors& mine) {
+std::vector<RankProcessors> exchange_processors(Meeting& meeting, const RankProcessors& mine) {
   std::vector<RankProcessors> all;
   for (const std::string& theirs :
-       bootstrap.exchange("comparing processors", {reinterpret_cast<const char*>(&mine), sizeof(mine)})) {
+       meeting.exchange("comparing processors", {reinterpret_cast<const char*>(&mine), sizeof(mine)})) {
     RankProcessors& each = all.emplace_back();
     std::memcpy(&each, theirs.data(), std::min(theirs.size(), sizeof(each)));
   }

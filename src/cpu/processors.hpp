@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "mixcomm/bootstrap.hpp"
 #include "mixcomm/communicator.hpp"
+#include "mixcomm/meeting.hpp"
 
 namespace mixcomm::cpu {
 
@@ -23,8 +23,7 @@ struct RankProcessors {
 [[nodiscard]] RankProcessors own_processors(const CpuOptions& options);
 
 /// What all ranks say, by rank. Collective.
-[[nodiscard]] std::vector<RankProcessors> exchange_processors(Bootstrap& bootstrap,
-                                                              const RankProcessors& mine);
+[[nodiscard]] std::vector<RankProcessors> exchange_processors(Meeting& meeting, const RankProcessors& mine);
 
 /// The core of a processor, named by the first of the processors that share it.
 using CoreOf = int (*)(int processor);

@@ -52,6 +52,13 @@ class TeamBootstrap : public Bootstrap {
     return processes_;
   }
 
+  Hosts hosts() override {
+    const Hosts all = whole_.hosts();
+    std::vector<std::string> names;
+    for (const int host : all.of) names.push_back(all.names[static_cast<std::size_t>(host)]);
+    return Hosts::from_identities(of_team(std::move(names)));
+  }
+
   [[nodiscard]] int rank_in_whole(int rank) const override { return whole_.rank_in_whole(team_.rank(rank)); }
 
  private:

@@ -534,6 +534,32 @@ TEST(Descriptors, StayWithinOneHost) {
   EXPECT_EQ(failures(results), "");
 }
 
+TEST_P(Bootstraps, RanksOfOneMachineAreOnOneHost) {
+  const auto results = spawn(GetParam(), 3, [](Bootstrap& b) -> std::string {
+    const Hosts hosts = b.hosts();
+    return hosts.count() == 1 && hosts.of == std::vector{0, 0, 0} && b.own_host() == nullptr ? "" : "several";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(HostsOfRanks, AreNumberedByTheirFirstRanks) {
+  const Hosts hosts = Hosts::from_identities({"b", "b", "a", "c", "a"});
+  EXPECT_EQ(hosts.of, (std::vector{0, 0, 1, 2, 1}));
+  EXPECT_EQ(hosts.names, (std::vector<std::string>{"b", "a", "c"}));
+  EXPECT_EQ(hosts.ranks_on(1), (std::vector{2, 4}));
+}
+
+TEST(HostsOfRanks, ProcessesSeeWhoIsElsewhere) {
+  const auto results = spawn(Ranks::processes, 3, [](Bootstrap& b) -> std::string {
+    if (b.rank() == 1) {
+      b.exchange("comparing hosts", "elsewhere");
+      return "";
+    }
+    return b.hosts().of == std::vector{0, 1, 0} ? "" : "not seen";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
 TEST_P(Bootstraps, RanksOfOneProcessKnowIt) {
   const auto results = spawn(GetParam(), 3, [](Bootstrap& b) -> std::string {
     const auto hosts = b.exchange("hosts", host_identity());

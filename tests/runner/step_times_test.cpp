@@ -71,7 +71,7 @@ TEST(StepTimes, OfAGenerationHoldTheExchangeOfRowCounts) {
   const auto at = [](int ns) { return Clock::time_point(std::chrono::nanoseconds(ns)); };
   runner::Generated generated;
   generated.exchanges = {{at(5), at(7)}};
-  generated.steps = {{at(8), at(20), {{at(9), at(11)}, {at(12), at(15)}}}};
+  generated.steps = {{at(8), at(20), {{at(9), at(11)}, {at(12), at(15)}}, {}}};
   const auto steps = rank_steps(generated);
   ASSERT_EQ(steps.size(), 1U);
   EXPECT_EQ(steps[0].begin, 5);

@@ -1,0 +1,411 @@
+// Ranks on several hosts, which threads of this process play: who meets, what goes across, and who is named
+// when a host, or a rank of one, is not to be reached. scripts/check-hosts does the same with real networks
+// and MPIs.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <functional>
+#include <thread>
+
+#include "hosts/host_map.hpp"
+#include "hosts/shares.hpp"
+#include "hosts/transport_bootstrap.hpp"
+#include "mixcomm/mixcomm.hpp"
+#include "support/error_of.hpp"
+#include "support/spawn.hpp"
+#include "support/thread_transport.hpp"
+#include "verify/verify.hpp"
+
+namespace mixcomm::test {
+namespace {
+
+using std::chrono::milliseconds;
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// How many ranks each host has.
+using Sizes = std::vector<int>;
+
+int ranks_of(const Sizes& sizes) {
+  int all = 0;
+  for (const int each : sizes) all += each;
+  return all;
+}
+int host_of(const Sizes& sizes, int rank) {
+  int host = 0;
+  for (int end = sizes[0]; rank >= end; end += sizes[static_cast<std::size_t>(host)]) ++host;
+  return host;
+}
+RankSet ranks_on(const Sizes& sizes, int host) {
+  RankSet set = 0;
+  for (int r = 0; r < ranks_of(sizes); ++r)
+    if (host_of(sizes, r) == host) set |= just(r);
+  return set;
+}
+
+using Body = std::function<std::string(Bootstrap&, Cables&)>;
+
+/// By rank what `body` returned, "" for success; or its error.
+std::vector<std::string> on_hosts(const Sizes& sizes, const Body& body,
+                                  milliseconds timeout = default_timeout) {
+  const auto cables = std::make_shared<Cables>(ranks_of(sizes));
+  std::vector<std::string> results(static_cast<std::size_t>(cables->world));
+  std::vector<std::thread> threads;
+  for (int r = 0; r < cables->world; ++r)
+    threads.emplace_back([&, r] {
+      try {
+        TransportBootstrap bootstrap(std::make_unique<ThreadTransport>(cables, r),
+                                     fmt::format("host {}", host_of(sizes, r)), timeout);
+        results[static_cast<std::size_t>(r)] = body(bootstrap, *cables);
+      } catch (const std::exception& error) {
+        results[static_cast<std::size_t>(r)] = fmt::format("exception: {}", error.what());
+      }
+    });
+  for (std::thread& each : threads) each.join();
+  return results;
+}
+
+std::string name_of(const Sizes& sizes) {
+  return fmt::format("{}", fmt::join(sizes, "_"));
+}
+
+// --- meeting
+
+TEST(HostsMeeting, EveryoneHearsOfEveryone) {
+  const auto results = on_hosts({2, 1, 3}, [](Bootstrap& b, Cables&) -> std::string {
+    for (int step = 0; step < 20; ++step) {
+      const auto all = b.exchange("counting", fmt::format("{}:{}", b.rank(), step));
+      for (int r = 0; r < b.world(); ++r)
+        if (all[static_cast<std::size_t>(r)] != fmt::format("{}:{}", r, step)) return "wrong part";
+    }
+    const Hosts hosts = b.hosts();
+    if (hosts.of != std::vector{0, 0, 1, 2, 2, 2}) return "wrong hosts";
+    Bootstrap* own = b.own_host();
+    if (own == nullptr ||
+        own->world() != static_cast<int>(hosts.ranks_on(hosts.of[static_cast<std::size_t>(b.rank())]).size()))
+      return "wrong own host";
+    const auto mine = own->exchange("within the host", std::to_string(b.rank()));
+    for (int m = 0; m < own->world(); ++m)
+      if (mine[static_cast<std::size_t>(m)] != std::to_string(own->rank_in_whole(m))) return "wrong member";
+    return "";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(HostsMeeting, AHostsRanksShareMemory) {
+  const auto results = on_hosts({2, 2}, [](Bootstrap& b, Cables&) -> std::string {
+    const auto memory = b.own_host()->share_memory(4096);
+    memory.get()[b.own_host()->rank()] = static_cast<std::byte>(b.rank() + 1);
+    (void)b.exchange("writing", "");
+    const int first = b.rank() / 2 * 2;
+    if (memory.get()[0] != static_cast<std::byte>(first + 1)) return "not shared";
+    if (memory.get()[1] != static_cast<std::byte>(first + 2)) return "not shared, or with another host";
+    return "";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(HostsMeeting, AllNameARankThatDoesNotCome) {
+  const auto results = on_hosts(
+      {2, 2},
+      [](Bootstrap& b, Cables&) -> std::string {
+        if (b.rank() == 2) return "";
+        try {
+          (void)b.exchange("waiting", "");
+        } catch (const Timeout& error) {
+          const std::string again = error_of<Timeout>([&] { (void)b.exchange("once more", ""); });
+          if (again != error.what()) return "another error from the next step: " + again;
+          return error.missing() == std::vector{2} && contains(error.what(), "while waiting") ? ""
+                                                                                              : error.what();
+        }
+        return "no error";
+      },
+      milliseconds(400));
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(HostsMeeting, AHostThatIsCutOffIsNamedRankByRank) {
+  const Sizes sizes{2, 2, 1};
+  const auto results = on_hosts(
+      sizes,
+      [&](Bootstrap& b, Cables& cables) -> std::string {
+        (void)b.exchange("before", "");
+        cables.cut(ranks_on(sizes, 1));
+        try {
+          (void)b.exchange("after", "");
+        } catch (const Timeout& error) {
+          const std::vector<int> expected =
+              b.rank() == 2 || b.rank() == 3 ? std::vector{0, 1, 4} : std::vector{2, 3};
+          return error.missing() == expected ? "" : error.what();
+        }
+        return "no error";
+      },
+      milliseconds(400));
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(HostsMeeting, OtherStepsAreToldFromEachOther) {
+  const auto results = on_hosts({1, 2}, [](Bootstrap& b, Cables&) -> std::string {
+    const auto text = error_of<Disagreement>([&] { (void)b.exchange(b.rank() == 1 ? "this" : "that", ""); });
+    return contains(text, "same order") ? "" : "no error";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+// --- who sends what to whom
+
+TEST(Shares, CoverEverythingOnceAndKeepEveryoneBusy) {
+  for (int senders = 1; senders <= 9; ++senders)
+    for (int receivers = 1; receivers <= 9; ++receivers)
+      for (const std::size_t size : {0UL, 1UL, 63UL, 64UL, 65UL, 1000UL, 64UL * 72, 100'003UL}) {
+        const auto shares = shares_between(size, senders, receivers);
+        std::size_t next = 0;
+        std::vector<std::pair<int, int>> pairs;
+        for (const Share& each : shares) {
+          EXPECT_EQ(each.elements.begin, next);
+          next += each.elements.size;
+          EXPECT_TRUE(each.from >= 0 && each.from < senders && each.to >= 0 && each.to < receivers);
+          pairs.emplace_back(each.from, each.to);
+        }
+        EXPECT_EQ(next, size);
+        EXPECT_EQ(std::ranges::adjacent_find(pairs), pairs.end());
+        std::size_t begin = 0;
+        for (int m = 0; m < receivers; ++m) {  // what the members of a host gather is in their order
+          const Range range = received_by(shares, m, size);
+          EXPECT_TRUE(range.size == 0 || range.begin == begin)
+              << senders << " to " << receivers << ", " << size;
+          begin += range.size;
+        }
+        EXPECT_EQ(begin, size);
+      }
+}
+
+TEST(HostMap, RefusesWhatLiesAcross) {
+  const auto hosts = [](const std::vector<std::string>& of) { return Hosts::from_identities(of); };
+  const auto parts = parts_of(hosts({"a", "a", "b", "b", "b", "b"}), 2);
+  EXPECT_EQ(parts.size(), 2U);
+  EXPECT_EQ(parts[1].first_rank, 2);
+  EXPECT_EQ(parts[1].first_dp, 1);
+  EXPECT_EQ(parts[1].dp, 2);
+  EXPECT_TRUE(contains(error_of<Unsupported>([&] {
+                         (void)parts_of(hosts({"a", "b", "a", "b"}), 1);
+                       }),
+                       "host by host"));
+  EXPECT_TRUE(contains(error_of<Unsupported>([&] {
+                         (void)parts_of(hosts({"a", "a", "b", "b"}), 4);
+                       }),
+                       "tp 4 does not divide the ranks of each host, which are 2, 2"));
+  EXPECT_TRUE(contains(error_of<Unsupported>([&] {
+                         (void)parts_of(hosts({"a", "a", "a", "b"}), 2);
+                       }),
+                       "3, 1"));
+}
+
+// --- operations
+
+struct Layout {
+  Sizes sizes;
+  int tp;
+};
+std::ostream& operator<<(std::ostream& out, const Layout& layout) {
+  return out << "hosts_" << name_of(layout.sizes) << "_tp_" << layout.tp;
+}
+
+class OnHosts : public testing::TestWithParam<Layout> {};
+
+TEST_P(OnHosts, EveryCaseIsExact) {
+  const auto& [sizes, tp] = GetParam();
+  const int dp = ranks_of(sizes) / tp;
+  verify::Matrix matrix{.tp = tp,
+                        .dp = dp,
+                        .ops = {Op::all_reduce, Op::all_gather, Op::all_reduce_all_gather},
+                        .algorithms = {},
+                        .dtypes = {},
+                        .large = true};
+  const auto cases = verify::cases_of(matrix);
+  ASSERT_GT(cases.size(), 300U);
+  const int t = tp;
+  const auto results = on_hosts(sizes, [&](Bootstrap& bootstrap, Cables&) {
+    Communicator communicator(bootstrap, {.tp = t, .dp = dp, .workspace_bytes = verify::workspace_bytes});
+    verify::Verifier verifier(communicator, verify::most_elements(cases, dp));
+    for (const auto& each : cases)
+      if (auto wrong = verifier.run(each); !wrong.empty()) return wrong;
+    return std::string();
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST_P(OnHosts, EpiloguesAreExact) {
+  const auto& [sizes, tp] = GetParam();
+  const int dp = ranks_of(sizes) / tp;
+  std::vector<verify::Case> cases;
+  for (std::uint64_t i = 0; i < 60; ++i) {
+    verify::Case each{.op = i % 3 == 0 ? Op::all_reduce : Op::all_reduce_all_gather,
+                      .dtype = static_cast<DType>(i % 3),
+                      .values = verify::Values::floats,
+                      .hidden = 136,
+                      .seed = i + 1,
+                      .steps = verify::some_steps(i, verify::Buffers::plain)};
+    for (int d = 0; d < dp; ++d) each.rows.push_back((i + static_cast<std::uint64_t>(d)) % 4);
+    cases.push_back(each);
+  }
+  const int t = tp;
+  const auto results = on_hosts(sizes, [&](Bootstrap& bootstrap, Cables&) {
+    Communicator communicator(bootstrap, {.tp = t, .dp = dp, .workspace_bytes = verify::workspace_bytes});
+    verify::Verifier verifier(communicator, verify::most_elements(cases, dp));
+    for (const auto& each : cases)
+      if (auto wrong = verifier.run(each); !wrong.empty()) return wrong;
+    return std::string();
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, OnHosts,
+                         testing::Values(Layout{{1, 1}, 1}, Layout{{2, 2}, 2}, Layout{{2, 2}, 1},
+                                         Layout{{4, 2}, 2}, Layout{{1, 3, 2}, 1}, Layout{{2, 2, 2}, 2}),
+                         testing::PrintToStringParamName());
+
+TEST(HostsOperations, EachByteLeavesAHostOnce) {
+  const Sizes sizes{2, 2};
+  const auto results = on_hosts(sizes, [&](Bootstrap& b, Cables& cables) -> std::string {
+    Communicator communicator(b, {.tp = 2, .dp = 2});
+    constexpr std::size_t rows = 16;
+    constexpr std::size_t hidden = 4096;
+    const std::vector<float> in(rows * hidden, 1.0F);
+    std::vector<float> out(2 * rows * hidden);
+    (void)b.exchange("ready", "");
+    if (b.rank() == 0) {
+      const std::lock_guard lock(cables.mutex);
+      cables.counted = ranks_on(sizes, 0);
+      cables.sent = 0;
+    }
+    (void)b.own_host()->exchange("counting", "");  // within the hosts, so not counted
+    (void)b.exchange("begin", "");
+    std::size_t before = 0;
+    {
+      const std::lock_guard lock(cables.mutex);
+      before = cables.sent;
+    }
+    (void)b.exchange("noted", "");
+    communicator.all_reduce_all_gather(tensor(in.data(), rows, hidden), tensor(out.data(), 2 * rows, hidden),
+                                       rows);
+    (void)b.own_host()->exchange("through", "");
+    if (out.front() != 2.0F || out.back() != 2.0F) return "wrong sums";
+    const std::lock_guard lock(cables.mutex);
+    // Both ways; headers, and the exchanges between `before` and now, are small.
+    const double crossed = static_cast<double>(cables.sent - before);
+    const double least = 2.0 * rows * hidden * sizeof(float);
+    return b.rank() != 0 || crossed < 1.05 * least ? ""
+                                                   : fmt::format("{} bytes crossed, not {}", crossed, least);
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(HostsOperations, SumsOverHostsAreRefusedForNow) {
+  const auto results = on_hosts({1, 1}, [](Bootstrap& b, Cables&) -> std::string {
+    Communicator communicator(b, {.tp = 1, .dp = 2});
+    const std::vector<float> in(2 * 8, 1.0F);
+    std::vector<float> out(8);
+    const auto text = error_of<Unsupported>(
+        [&] { communicator.reduce_scatter(tensor(in.data(), 2, 8), tensor(out.data(), 1, 8), 1); });
+    if (!contains(text, "DP ranks are on 2 hosts")) return text;
+    std::vector<float> all(2 * 8);  // and it goes on
+    communicator.all_gather(tensor(in.data(), 1, 8), tensor(all.data(), 2, 8), 1);
+    return all == in ? "" : "wrong after the refusal";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+// --- failures
+
+constexpr std::size_t hidden = 256;
+
+std::string gather_rows(Communicator& communicator, std::size_t rows) {
+  const auto dp = static_cast<std::size_t>(communicator.grid().dp.size);
+  const std::vector<float> in(rows * hidden, 1.0F);
+  std::vector<float> out(dp * rows * hidden);
+  communicator.all_reduce_all_gather(tensor(in.data(), rows, hidden), tensor(out.data(), dp * rows, hidden),
+                                     rows);
+  return out.back() == static_cast<float>(communicator.grid().tp.size) ? "" : "wrong sum";
+}
+
+/// "" if the call throws a Timeout that names those ranks, within twice the deadline.
+std::string names(const std::vector<int>& expected, milliseconds timeout, const std::function<void()>& call) {
+  const auto begin = std::chrono::steady_clock::now();
+  try {
+    call();
+  } catch (const Timeout& error) {
+    const auto took = std::chrono::steady_clock::now() - begin;
+    if (took > 2 * timeout)
+      return fmt::format("took {} ms", std::chrono::duration_cast<milliseconds>(took).count());
+    return error.missing() == expected
+               ? ""
+               : fmt::format("named {}: {}", fmt::join(error.missing(), ", "), error.what());
+  }
+  return "no error";
+}
+
+TEST(HostsFailures, AHostThatIsCutOffIsNamedByAllOthers) {
+  const Sizes sizes{2, 2, 2};
+  constexpr milliseconds timeout(2000);
+  const auto results = on_hosts(sizes, [&](Bootstrap& b, Cables& cables) -> std::string {
+    Communicator communicator(b, {.tp = 2, .dp = 3, .timeout = timeout});
+    if (auto wrong = gather_rows(communicator, 3); !wrong.empty()) return wrong;
+    (void)b.exchange("before", "");
+    cables.cut(ranks_on(sizes, 1));
+    const bool apart = b.rank() == 2 || b.rank() == 3;
+    const std::vector<int> expected = apart ? std::vector{0, 1, 4, 5} : std::vector{2, 3};
+    if (auto wrong = names(expected, timeout, [&] { (void)gather_rows(communicator, 3); }); !wrong.empty())
+      return wrong;
+    return names(expected, timeout,
+                 [&] { (void)gather_rows(communicator, 3); });  // and at once from later calls
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+/// A host that is still in an earlier call, since it waits for the one that is cut off, is not to blame.
+TEST(HostsFailures, WhoWaitsForALostHostIsNotNamed) {
+  const Sizes sizes{1, 2, 2};
+  constexpr milliseconds timeout(2000);
+  const auto results = on_hosts(sizes, [&](Bootstrap& b, Cables& cables) -> std::string {
+    Communicator communicator(b, {.tp = 1, .dp = 5, .timeout = timeout});
+    if (auto wrong = gather_rows(communicator, 3); !wrong.empty()) return wrong;
+    (void)b.exchange("before", "");
+    // The last that host 1 sends reaches host 0 alone, which so comes to the next call; host 2 does not.
+    cables.mute(ranks_on(sizes, 1), ranks_on(sizes, 2));
+    if (host_of(sizes, b.rank()) < 2)
+      if (auto wrong = gather_rows(communicator, 3); !wrong.empty()) return wrong;
+    if (host_of(sizes, b.rank()) == 1) return "";
+    return names({1, 2}, timeout, [&] { (void)gather_rows(communicator, 3); });
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(HostsFailures, ARankThatDoesNotComeIsNamedOnAllHosts) {
+  constexpr milliseconds timeout(2000);
+  for (const Sizes& sizes : {Sizes{2, 2}, Sizes{2, 1, 2}}) {
+    const auto results = on_hosts(sizes, [&](Bootstrap& b, Cables&) -> std::string {
+      Communicator communicator(b, {.tp = 1, .dp = ranks_of(sizes), .timeout = timeout});
+      if (auto wrong = gather_rows(communicator, 3); !wrong.empty()) return wrong;
+      if (b.rank() == 1) return "";
+      return names({1}, timeout, [&] { (void)gather_rows(communicator, 3); });
+    });
+    EXPECT_EQ(failures(results), "") << name_of(sizes);
+  }
+}
+
+TEST(HostsFailures, CallsThatDifferBetweenHostsAreTold) {
+  const auto results = on_hosts({2, 2}, [](Bootstrap& b, Cables&) -> std::string {
+    Communicator communicator(b, {.tp = 2, .dp = 2});
+    const auto text = error_of<Disagreement>([&] { (void)gather_rows(communicator, b.rank() < 2 ? 3 : 4); });
+    return contains(text, "rows [3") && contains(text, "rows [4") ? "" : text;
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+}  // namespace
+}  // namespace mixcomm::test
