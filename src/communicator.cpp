@@ -17,8 +17,8 @@
 #include "cuda/cuda_backend.hpp"
 #include "environment.hpp"
 #include "epilogue/check_epilogue.hpp"
-#include "mixcomm/choice.hpp"
 #include "hosts/hosts_backend.hpp"
+#include "mixcomm/choice.hpp"
 #include "mixcomm/error.hpp"
 #include "steps.hpp"
 

@@ -1,6 +1,6 @@
-/* What a small library that is built for one MPI gives to libmixcomm, which links none. C, so that the two may
-   be built by different compilers. Functions return 0, or a code that describe() puts into words; none of them
-   throws. */
+/* What a small library that is built for one MPI gives to libmixcomm, which links none. C, so that the two
+   may be built by different compilers. Functions return 0, or a code that describe() puts into words; none of
+   them throws. */
 #ifndef MIXCOMM_MPI_TABLE_H
 #define MIXCOMM_MPI_TABLE_H
 
@@ -23,8 +23,8 @@ typedef struct {
   void (*library)(char* text, size_t room);
   void (*describe)(int code, char* text, size_t room);
 
-  /* Initializes MPI unless it is; `ours` says whether this library did. It then also ends MPI, when the process
-     exits, unless abandon() was called, and if all ranks come to that within 10 s. */
+  /* Initializes MPI unless it is; `ours` says whether this library did. It then also ends MPI, when the
+     process exits, unless abandon() was called, and if all ranks come to that within 10 s. */
   int (*start)(int* ours);
   /* Something went wrong: MPI is not ended by this library, which would wait for all ranks. */
   void (*abandon)(void);
