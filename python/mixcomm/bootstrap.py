@@ -96,13 +96,15 @@ def from_mpi(comm: Any = None, timeout: float = DEFAULT_TIMEOUT) -> _core.Bootst
     default, THREAD_MULTIPLE, allows. Collective over the communicator. Raises Timeout, naming ranks,
     SystemError; Unsupported where mixcomm was built for no MPI of this kind.
     """
-    from mpi4py import MPI
-
     if comm is None:
+        from mpi4py import MPI
+
         comm = MPI.COMM_WORLD
     places = comm.allgather({**_meeting_place(), "host": socket.gethostname()})
     if all((place["node"], place["host"]) == (places[0]["node"], places[0]["host"]) for place in places):
         return _meet(comm.Get_rank(), places, timeout)
+    from mpi4py import MPI
+
     return _core.bootstrap_mpi(MPI._addressof(comm), MPI._sizeof(comm), timeout)
 
 
