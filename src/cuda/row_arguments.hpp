@@ -17,7 +17,9 @@ inline constexpr int most_row_threads = 384;
 inline constexpr int most_groups = 1024;
 /// ... of which a tile of lines has so many, where elements have two bytes.
 inline constexpr int groups_of_tile = 15;
-/// Shared memory for images of rows, at most: with what kernels have besides, less than any device gives
+/// What a thread holds of a tile.
+inline constexpr int held_bytes = 32;
+/// Shared memory for images of rows, at most: with what kernels have besides, no more than any device gives
 /// without being asked for more.
 inline constexpr std::size_t most_image_bytes = std::size_t{36} << 10U;
 

@@ -9,7 +9,8 @@
 namespace mixcomm::cuda {
 
 /// A kernel is for a dtype, a wire, an operation that gathers or one that scatters, and one_shot or two_shot.
-/// Which epilogue it is are values, the same for all threads.
+/// Which epilogue it is are values, the same for all threads. `held`: threads keep the sums of their tiles
+/// until they norm them, and there are no images; see can_hold().
 ///
 /// A pass is: my input to who sums it; then, for as many rows at a time as there is room for images, sums
 /// into images, the norm of those, and (two_shot) what came of it to all who need it; then what others have
@@ -31,7 +32,6 @@ class RowContext : public Messages<WireOf<T>> {
   using Base::b_;
   using Base::greets_;
   using Base::hello;
-  using Base::in_area;
   using Base::keep;
   using Base::look_for_greeting;
   using Base::me;
@@ -505,7 +505,8 @@ class RowContext : public Messages<WireOf<T>> {
   /// Where a thread keeps its part of a tile, in shared memory.
   [[nodiscard]] __device__ uint4* slot_of(Place tile) const {
     const Place step = tile < r_.deal.tiles_step ? 0 : tile / r_.deal.tiles_step;
-    return reinterpret_cast<uint4*>(images_) + (step * blockDim.x + threadIdx.x) * 2;
+    return reinterpret_cast<uint4*>(images_) +
+           (step * blockDim.x + threadIdx.x) * static_cast<Place>(held_bytes / 16);
   }
   /// Keeps a tile of a row's rounded sum, and tells of its squares.
   __device__ void hold(const Data& x, Place tile, int turn) {

@@ -17,6 +17,8 @@ __global__ void __launch_bounds__(most_row_threads, 1) row_operation(const __gri
   using Context = RowContext<T, WireOf, body, one_shot, held>;
   __shared__ SpreadRows rows;
   __shared__ typename Context::Shared shared;
+  static_assert(sizeof(SpreadRows) + sizeof(typename Context::Shared) + most_image_bytes <= 48 << 10,
+                "shared memory that every device gives without being asked for more");
   extern __shared__ uint4 images[];
   // As in operation(): ready while the previous kernel may still run, by row counts that may yet change.
   const bool counts_on_device = a.call.device_rows != nullptr;

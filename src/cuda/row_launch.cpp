@@ -44,9 +44,9 @@ bool can_hold(const Call& call, Wire wire, std::size_t tiles) {
   for (const void* data : {call.in, static_cast<const void*>(call.out), epilogue.residual.data,
                            static_cast<const void*>(epilogue.residual_out.data), epilogue.weight.data})
     if (reinterpret_cast<std::uintptr_t>(data) % 16 != 0) return false;
-  constexpr std::size_t teams = most_row_threads / 8;
+  const std::size_t teams = most_row_threads / shape_of_wire(wire).threads;
   return tiles >= 4 && tiles * groups_of_tile <= most_groups &&
-         divide_up(tiles, teams) * most_row_threads * 32 <= most_image_bytes;
+         divide_up(tiles, teams) * most_row_threads * held_bytes <= most_image_bytes;
 }
 
 Wire wire_of(const Call& call, const LaunchLimits& limits) {
@@ -175,7 +175,8 @@ RowLaunch row_launch_for(const Call& call, const Grid& grid, const LaunchLimits&
   launch.rows_at_once = static_cast<std::uint32_t>(rows);
   if (held) {
     launch.rows_at_once = 1;
-    launch.shared_bytes = divide_up(sizes.tiles(), teams) * static_cast<std::size_t>(launch.threads) * 32;
+    launch.shared_bytes =
+        divide_up(sizes.tiles(), teams) * static_cast<std::size_t>(launch.threads) * held_bytes;
     return launch;
   }
   if (!sizes.needs_images()) return launch;
