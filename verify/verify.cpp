@@ -122,6 +122,12 @@ std::string Verifier::run(const Case& c) {
   return check();
 }
 
+std::string Verifier::run(const std::vector<Case>& cases) {
+  for (const Case& each : cases)
+    if (std::string wrong = run(each); !wrong.empty()) return wrong;
+  return "";
+}
+
 void Verifier::prepare(const Case& c, int slot) {
   Slot& s = slots_[static_cast<std::size_t>(slot)];
   s.c = c;

@@ -82,6 +82,8 @@ class Verifier {
   /// Makes the call on this rank and compares every element, and what lies around `out` and `in`. Returns
   /// what is wrong, or "".
   [[nodiscard]] std::string run(const Case& c);
+  /// All of them, one after the other: what is wrong with the first one that is not exact, or "".
+  [[nodiscard]] std::string run(const std::vector<Case>& cases);
 
   /// The same in steps, so that calls can follow each other, or be captured in a graph, before any is
   /// checked. Writes the inputs of a case to a slot, and poison around them and to its output.

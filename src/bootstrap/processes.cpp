@@ -29,9 +29,7 @@ class ProcessBootstrap final : public Bootstrap {
   [[nodiscard]] int world() const override { return static_cast<int>(members_.size()); }
 
   std::vector<std::string> exchange(std::string_view step, std::string_view mine) override {
-    if (mine.size() > max_exchange_bytes)
-      throw InvalidArgument(
-          fmt::format("{}: a message of {} bytes is longer than {}", step, mine.size(), max_exchange_bytes));
+    check_exchange(step, mine);
     if (world() == 1) return {std::string(mine)};
     // Once a step has failed, ranks may be in different ones, and what lies in the sockets belongs to
     // another.

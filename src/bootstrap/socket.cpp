@@ -290,6 +290,12 @@ Fd connect_by(const std::string& host, int port, const Deadline& deadline) {
   }
 }
 
+void check_exchange(std::string_view step, std::string_view mine) {
+  if (mine.size() > max_exchange_bytes)
+    throw InvalidArgument(
+        fmt::format("{}: a message of {} bytes is longer than {}", step, mine.size(), max_exchange_bytes));
+}
+
 bool send_message(const Fd& socket, std::string_view message, const Deadline& deadline) {
   if (message.size() > max_message_bytes)
     throw InvalidArgument(

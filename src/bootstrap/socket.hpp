@@ -64,6 +64,8 @@ enum class Received { message, closed, late };
 
 /// What one rank may put into an exchange: the answer holds everyone's.
 inline constexpr std::size_t max_exchange_bytes = max_message_bytes / (std::size_t{2} * max_ranks);
+/// Throws InvalidArgument for a longer one.
+void check_exchange(std::string_view step, std::string_view mine);
 
 /// False if the peer is gone or the deadline has passed.
 [[nodiscard]] bool send_message(const Fd& socket, std::string_view message, const Deadline& deadline);

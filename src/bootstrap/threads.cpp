@@ -113,9 +113,7 @@ class ThreadBootstrap final : public Bootstrap {
   [[nodiscard]] int world() const override { return point_->world; }
 
   std::vector<std::string> exchange(std::string_view step, std::string_view mine) override {
-    if (mine.size() > max_exchange_bytes)
-      throw InvalidArgument(
-          fmt::format("{}: a message of {} bytes is longer than {}", step, mine.size(), max_exchange_bytes));
+    check_exchange(step, mine);
     const auto slots = point_->meet(rank_, {std::string(step), std::string(mine), nullptr});
     std::vector<std::string> messages;
     for (const auto& slot : *slots) messages.push_back(slot->message);

@@ -27,9 +27,7 @@ TransportMeeting::TransportMeeting(Transport& transport, std::vector<int> member
 }
 
 std::vector<std::string> TransportMeeting::exchange(std::string_view step, std::string_view mine) {
-  if (mine.size() > max_exchange_bytes)
-    throw InvalidArgument(
-        fmt::format("{}: a message of {} bytes is longer than {}", step, mine.size(), max_exchange_bytes));
+  check_exchange(step, mine);
   if (world() == 1) return {std::string(mine)};
   if (failure_) std::rethrow_exception(failure_);
   try {

@@ -232,9 +232,7 @@ TEST_P(OnHosts, EveryCaseIsExact) {
   const auto results = on_hosts(sizes, [&](Bootstrap& bootstrap, Cables&) {
     Communicator communicator(bootstrap, {.tp = t, .dp = dp, .workspace_bytes = verify::workspace_bytes});
     verify::Verifier verifier(communicator, verify::most_elements(cases, dp));
-    for (const auto& each : cases)
-      if (auto wrong = verifier.run(each); !wrong.empty()) return wrong;
-    return std::string();
+    return verifier.run(cases);
   });
   EXPECT_EQ(failures(results), "");
 }
@@ -257,9 +255,7 @@ TEST_P(OnHosts, EpiloguesAreExact) {
   const auto results = on_hosts(sizes, [&](Bootstrap& bootstrap, Cables&) {
     Communicator communicator(bootstrap, {.tp = t, .dp = dp, .workspace_bytes = verify::workspace_bytes});
     verify::Verifier verifier(communicator, verify::most_elements(cases, dp));
-    for (const auto& each : cases)
-      if (auto wrong = verifier.run(each); !wrong.empty()) return wrong;
-    return std::string();
+    return verifier.run(cases);
   });
   EXPECT_EQ(failures(results), "");
 }

@@ -65,8 +65,7 @@ int check(Bootstrap& bootstrap, int tp, const std::vector<Op>& ops) {
   const auto cases = verify::cases_of({.tp = tp, .dp = dp, .ops = ops, .algorithms = {}, .dtypes = {}});
   Communicator communicator(bootstrap, {.tp = tp, .dp = dp, .workspace_bytes = verify::workspace_bytes});
   verify::Verifier verifier(communicator, verify::most_elements(cases, dp));
-  for (const auto& each : cases)
-    if (const std::string wrong = verifier.run(each); !wrong.empty()) return bad(bootstrap, wrong);
+  if (const std::string wrong = verifier.run(cases); !wrong.empty()) return bad(bootstrap, wrong);
   (void)bootstrap.exchange("through", "");
   note(bootstrap, "exact", std::to_string(cases.size()));
   return good(bootstrap, fmt::format("tp {} x dp {}, {} cases are exact", tp, dp, cases.size()));

@@ -13,8 +13,7 @@ std::string check_cases(Bootstrap& bootstrap, const GridSize& grid, const std::v
     Communicator communicator(bootstrap, cuda_options(grid.tp, grid.dp, protocol));
     verify::Verifier verifier(communicator, verify::most_elements(cases, grid.dp));
     const Departure departure(bootstrap);
-    for (const verify::Case& each : cases)
-      if (auto wrong = verifier.run(each); !wrong.empty()) return std::string(name(protocol)) + ": " + wrong;
+    if (auto wrong = verifier.run(cases); !wrong.empty()) return std::string(name(protocol)) + ": " + wrong;
   }
   return "";
 }
