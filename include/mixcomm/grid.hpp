@@ -1,6 +1,8 @@
 // Ranks, teams and the TP x DP grid: plain values, usable on the host and on a GPU.
 #pragma once
 
+#include <cstdint>
+
 #include "mixcomm/portability.hpp"
 
 namespace MIXCOMM_API mixcomm {
@@ -24,6 +26,11 @@ struct Team {
 
   friend constexpr bool operator==(const Team&, const Team&) = default;
 };
+
+/// The team that an operation, or a kernel of the caller's own, runs on. Each has its own flags and
+/// workspace, so that passes on one are ordered.
+enum class TeamKind : std::uint8_t { world, tp, dp };
+inline constexpr int team_kinds = 3;
 
 /// The order of one sum: over `inner` members first (one partial per outer index), then over the partials.
 ///   sum = ((x[0,0] + x[1,0] + ...) + (x[0,1] + x[1,1] + ...)) + ...     x[i, o] from rank first + i *

@@ -8,7 +8,8 @@
 
 #include "mixcomm/tensor.hpp"
 
-namespace mixcomm::cuda {
+namespace MIXCOMM_API mixcomm {
+namespace device {
 
 /// `count` 32-bit words of elements, as they lie in memory.
 template <int count>
@@ -105,12 +106,17 @@ class OrderedSum {
   }
 
   __device__ Words<words> rounded() const {
+    return rounded([](float sum) { return sum; });
+  }
+  /// f(sum) of each sum, rounded once: to go on computing in fp32.
+  template <class F>
+  __device__ Words<words> rounded(const F& f) const {
     Words<words> result;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
       float value[per_word];
 #pragma unroll
-      for (int i = 0; i < per_word; ++i) value[i] = (nested ? total_ : partial_)[w * per_word + i];
+      for (int i = 0; i < per_word; ++i) value[i] = f((nested ? total_ : partial_)[w * per_word + i]);
       result.word[w] = Numbers<T>::pack(value);
     }
     return result;
@@ -123,4 +129,5 @@ class OrderedSum {
   float total_[elements];
 };
 
-}  // namespace mixcomm::cuda
+}  // namespace device
+}  // namespace mixcomm

@@ -1,0 +1,62 @@
+// A kernel of one's own on mixcomm's device layer: out = scale * (sum of in over the ranks), added in fp32 in
+// the order of the ranks and rounded once, the same bits on every rank.
+#pragma once
+
+#include <mixcomm/device/line_wire.cuh>
+#include <mixcomm/device/messages.cuh>
+#include <mixcomm/device/numbers.cuh>
+#include <mixcomm/device/packet_wire.cuh>
+
+#include <cstdint>
+
+/// Launched by every rank with the same grid, `count` and `scale`. Of `count` elements each thread block
+/// takes a part, in as many passes as its part of the workspace needs: in each it sends its tiles to all
+/// ranks, and sums what has come of them. `in` may be `out`. Wire: device::PacketWire<T>, or over NVLink and
+/// on one GPU device::LineWire<T, 1>, which sends fewer bytes.
+template <class T, class Wire>
+__global__ void __launch_bounds__(256)
+    scaled_all_reduce(const __grid_constant__ mixcomm::device::Handle handle, const T* in, T* out,
+                      std::uint32_t count, float scale) {
+  using Data = typename Wire::Data;
+  mixcomm::device::Messages<Wire> lane(handle);
+  if (!lane.begin_launch()) return;
+
+  constexpr std::uint32_t elements = Wire::elements;
+  const std::uint32_t tiles = (count + elements - 1) / elements;
+  const std::uint32_t of_lane = (tiles + gridDim.x - 1) / gridDim.x;
+  const auto room = static_cast<std::uint32_t>(
+      handle.workspace.lane_bytes / (lane.tile_bytes(1) * static_cast<std::size_t>(lane.members())));
+  for (std::uint32_t done = 0; done < of_lane; done += room) {
+    const std::uint32_t first = blockIdx.x * of_lane + done;
+    const std::uint32_t here = min(room, of_lane - done);
+    // Wire::threads threads next to each other have a tile together; where these are several, a warp goes in
+    // step, also those of its threads that have none left.
+    const auto each_tile = [&](const auto& f) {
+      for (std::uint32_t j = threadIdx.x / Wire::threads; Wire::any(j < here);
+           j += blockDim.x / Wire::threads)
+        f(j, j < here && first + j < tiles);
+    };
+    // Where rank m's tile j lies in the workspace of whoever sums it.
+    const auto place = [&](int m, std::uint32_t j) {
+      return lane.tile_bytes(static_cast<std::size_t>(m) * room + j);
+    };
+
+    lane.begin_pass();
+    each_tile([&](std::uint32_t j, bool there) {
+      const std::uint32_t begin = (first + j) * elements;
+      Data data{};
+      if (there) data = Wire::picked(typename Wire::template User<const T>(in, count, begin).load(), begin);
+      lane.send_to_all(there, place(lane.me(), j), data);
+    });
+    each_tile([&](std::uint32_t j, bool there) {
+      mixcomm::device::OrderedSum<T, Data::size, false> sum(lane.members());
+      for (int m = 0; m < lane.members(); ++m) sum.add(lane.receive_from(m, there, place(m, j)));
+      if (there)
+        typename Wire::template User<T>(out, count, (first + j) * elements).store(sum.rounded([&](float x) {
+          return x * scale;
+        }));
+    });
+    lane.end_pass();
+  }
+  lane.end_launch();
+}
