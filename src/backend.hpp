@@ -10,7 +10,6 @@
 #include "algorithms/blocks.hpp"
 #include "call.hpp"
 #include "choice/learnt_choice.hpp"
-#include "mixcomm/device/lanes.hpp"
 
 namespace mixcomm {
 
@@ -71,8 +70,8 @@ class Backend {
   virtual SymmetricMemory allocate(std::size_t bytes) = 0;
   /// How many lanes there are room for; 0 where there are none.
   [[nodiscard]] virtual int most_lanes() const { return 0; }
-  /// Collective. `options` are checked, with nothing left to choose.
-  virtual DeviceLanes device_lanes(const DeviceLanesOptions& options);
+  /// Collective. `options` are checked, with nothing left to choose. Throws Unsupported where there are none.
+  virtual DeviceLanes device_lanes(const DeviceLanesOptions& options) = 0;
   /// Whether [data, data + bytes) lies in one allocation, and where. Kind::plain if not.
   [[nodiscard]] virtual Placement place(const void* data, std::size_t bytes) const = 0;
   /// What a tuning table calls the machine that this runs on.

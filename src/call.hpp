@@ -31,10 +31,6 @@ struct OpShape {
   return {false, TeamKind::world};
 }
 
-[[nodiscard]] constexpr Grid grid_of(const Grid& grid, TeamKind team) {
-  return team == TeamKind::tp ? grid.tp_only() : team == TeamKind::dp ? grid.dp_only() : grid;
-}
-
 /// How peers reach a buffer.
 struct Placement {
   enum class Kind : std::uint64_t {

@@ -18,6 +18,7 @@
 #include "cuda/cuda_backend.hpp"
 #include "environment.hpp"
 #include "epilogue/check_epilogue.hpp"
+#include "mixcomm/device/lanes.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/plan.hpp"
 
@@ -200,12 +201,6 @@ void Backend::copy(const RowCopy& copy, void* /*stream*/) {
   for (std::size_t row = 0; row < copy.rows; ++row)
     std::memcpy(static_cast<std::byte*>(copy.to) + row * copy.to_pitch,
                 static_cast<const std::byte*>(copy.from) + row * copy.from_pitch, copy.width);
-}
-
-DeviceLanes Backend::device_lanes(const DeviceLanesOptions& /*options*/) {
-  throw Unsupported(
-      "device_lanes: a communicator on backend cpu has none; make it with backend cuda, on a machine with a "
-      "GPU");
 }
 
 void Backend::clear(void* data, std::size_t bytes, void* /*stream*/) {

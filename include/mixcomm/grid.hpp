@@ -27,11 +27,6 @@ struct Team {
   friend constexpr bool operator==(const Team&, const Team&) = default;
 };
 
-/// The team that an operation, or a kernel of the caller's own, runs on. Each has its own flags and
-/// workspace, so that passes on one are ordered.
-enum class TeamKind : std::uint8_t { world, tp, dp };
-inline constexpr int team_kinds = 3;
-
 /// The order of one sum: over `inner` members first (one partial per outer index), then over the partials.
 ///   sum = ((x[0,0] + x[1,0] + ...) + (x[0,1] + x[1,1] + ...)) + ...     x[i, o] from rank first + i *
 ///   inner.stride + o * outer_stride
@@ -74,5 +69,13 @@ struct Grid {
 
   friend constexpr bool operator==(const Grid&, const Grid&) = default;
 };
+
+/// The part of a grid that an operation runs on.
+enum class TeamKind : std::uint8_t { world, tp, dp };
+inline constexpr int team_kinds = 3;
+
+[[nodiscard]] constexpr Grid grid_of(const Grid& grid, TeamKind team) {
+  return team == TeamKind::tp ? grid.tp_only() : team == TeamKind::dp ? grid.dp_only() : grid;
+}
 
 }  // namespace mixcomm

@@ -19,6 +19,7 @@
 #include "cuda/row_launch.hpp"
 #include "cuda/symmetric_memory.hpp"
 #include "environment.hpp"
+#include "mixcomm/device/lanes.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cuda {
