@@ -40,9 +40,10 @@ void one_rank(mixcomm::Bootstrap& bootstrap) {
   communicator.all_reduce(tensor, tensor, {.stream = stream});                                       // 40
   scaled_all_reduce<float, Wire><<<8, 256, 0, stream>>>(lanes.handle(2), data, data, count, 0.5F);   // 80
   check(cudaGetLastError());
-  check(cudaMemcpyAsync(host.data(), data, count * sizeof(float), cudaMemcpyDeviceToHost, stream));
   check(cudaStreamSynchronize(stream));
   communicator.check();  // throws what the kernels have found: who did not come, and to which launch
+  check(cudaMemcpyAsync(host.data(), data, count * sizeof(float), cudaMemcpyDeviceToHost, stream));
+  check(cudaStreamSynchronize(stream));
 
   for (const float x : host)
     if (x != 80.0F) throw std::runtime_error("WRONG: " + std::to_string(x));

@@ -39,9 +39,9 @@ __device__ inline void record_failure(const Handle& h, FailureRecord::Kind kind,
 /// A thread block's end of its lane. Every thread has one of its own, made of the kernel's handle, and calls
 /// what the text of each function says.
 ///
-/// A kernel of one's own begins with begin_launch() and ends with end_launch(); in between it meets its peers
-/// by Messages or Barriers, which derive from this. Whoever waits in a way of his own asks may_wait() after
-/// each look, and calls give_up() when it says no.
+/// A block is whole warps. A kernel of one's own begins with begin_launch() and ends with end_launch(); in
+/// between it meets its peers by Messages or Barriers, which derive from this. Whoever waits in a way of his
+/// own asks may_wait() after each look, and calls give_up() when it says no.
 class Lane {
  public:
   __device__ explicit Lane(const Handle& handle) : h_(handle) {}

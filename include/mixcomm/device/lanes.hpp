@@ -22,8 +22,8 @@ struct DeviceLanesOptions {
 };
 
 /// Lanes of one rank, with a workspace and counters of their own: no operation of the library touches them,
-/// and no mistake in a kernel that uses them makes one of the library's wrong. So launches on them and
-/// operations may be on different streams. Launches on the same lanes are in order, on one stream or on
+/// and no mistake in a kernel that uses them makes one of the library's wrong. Both may run at once, on two
+/// streams, where the device has room for both. Launches on the same lanes are in order, on one stream or on
 /// streams that wait for each other, and in the same order on all ranks of the team.
 ///
 /// Young: this, and include/mixcomm/device/, may still change in any version.
