@@ -5,8 +5,8 @@
 #include <optional>
 #include <sstream>
 
-#include "cuda/device_kernels.hpp"
 #include "cuda/graph.hpp"
+#include "cuda/scaled_rank.hpp"
 #include "cuda/support.hpp"
 #include "support/error_of.hpp"
 #include "verify/numbers.hpp"
@@ -15,72 +15,7 @@ namespace mixcomm::test {
 namespace {
 
 using device::Wire;
-
-struct Kind {
-  Wire wire;
-  DType dtype;
-  friend std::ostream& operator<<(std::ostream& out, const Kind& kind) {
-    return out << (kind.wire == Wire::lines ? "lines_" : "packets_") << name(kind.dtype);
-  }
-};
-
-/// Element i of rank `rank`'s input in round `round`: halves of whole numbers, of several sizes, so that the
-/// order of a sum shows.
-std::uint32_t input_bits(DType dtype, int rank, std::size_t i, std::uint64_t round) {
-  const std::uint64_t bits = verify::mix((round * 64 + static_cast<std::uint64_t>(rank)) << 32U | i);
-  const auto whole = static_cast<float>(static_cast<int>(bits % 4001) - 2000);
-  return verify::encode(dtype, whole * (bits >> 40U & 1U ? 0.5F : 16.25F));
-}
-
-/// One rank's buffers, and what must be in them.
-class ScaledRank {
- public:
-  static constexpr std::size_t most = 20'000;
-  static constexpr float scale = 0.3F;
-
-  ScaledRank(verify::Device& device, Kind kind, const Team& team)
-      : device_(device),
-        kind_(kind),
-        team_(team),
-        in_(device.allocate(most * size_of(kind.dtype))),
-        out_(device.allocate(most * size_of(kind.dtype))) {}
-
-  void prepare(std::size_t count, std::uint64_t round) {
-    std::vector<std::byte> bytes(count * size_of(kind_.dtype));
-    for (std::size_t i = 0; i < count; ++i)
-      verify::store(kind_.dtype, bytes.data(), i,
-                    input_bits(kind_.dtype, team_.rank(team_.member), i, round));
-    device_.write(in_.get(), bytes.data(), bytes.size());
-  }
-  void launch(const DeviceLanes& lanes, std::size_t count, bool in_place = false) {
-    test::launch(
-        {&lanes, lanes.lanes(), 1, device_.stream()},
-        ScaledSum{kind_.wire, kind_.dtype, in_.get(), in_place ? in_.get() : out_.get(), count, scale});
-  }
-  /// Waits for the stream.
-  [[nodiscard]] std::string check(std::size_t count, std::uint64_t round, bool in_place = false) {
-    std::vector<std::byte> bytes(count * size_of(kind_.dtype));
-    device_.read(bytes.data(), in_place ? in_.get() : out_.get(), bytes.size());
-    for (std::size_t i = 0; i < count; ++i) {
-      float sum = -0.0F;
-      for (int m = 0; m < team_.size; ++m)
-        sum += verify::decode(kind_.dtype, input_bits(kind_.dtype, team_.rank(m), i, round));
-      const std::uint32_t want = verify::encode(kind_.dtype, sum * scale);
-      if (const std::uint32_t got = verify::load(kind_.dtype, bytes.data(), i); got != want)
-        return "round " + std::to_string(round) + ", element " + std::to_string(i) + " of " +
-               std::to_string(count) + ": bits " + std::to_string(got) + " instead of " +
-               std::to_string(want);
-    }
-    return "";
-  }
-
- private:
-  verify::Device& device_;
-  Kind kind_;
-  Team team_;
-  std::shared_ptr<std::byte> in_;
-  std::shared_ptr<std::byte> out_;
-};
+using Kind = ScaledKind;
 
 verify::Case operation(std::uint64_t seed) {
   return {.op = static_cast<Op>(seed % 5),
@@ -93,6 +28,7 @@ verify::Case operation(std::uint64_t seed) {
           .seed = seed};
 }
 
+class DeviceLanesCuda : public CudaTest {};
 class DeviceLayerCuda : public CudaTest, public testing::WithParamInterface<Kind> {
  protected:
   void SetUp() override {
@@ -241,7 +177,7 @@ TEST_P(DeviceLayerCuda, ARankThatDoesNotLaunchIsNamedByEveryOther) {
   EXPECT_EQ(failures(results), "");
 }
 
-TEST_F(CudaTest, KernelsOfOnesOwnLeaveWhereAnOperationHasFailed) {
+TEST_F(DeviceLanesCuda, KernelsOfOnesOwnLeaveWhereAnOperationHasFailed) {
   constexpr int absent = 1;
   const auto results = spawn_cuda(Ranks::threads, 2, [&](Bootstrap& bootstrap) -> std::string {
     auto options = cuda_options(2, 1);
@@ -265,7 +201,7 @@ TEST_F(CudaTest, KernelsOfOnesOwnLeaveWhereAnOperationHasFailed) {
   EXPECT_EQ(failures(results), "");
 }
 
-TEST_F(CudaTest, PlainDataBetweenBarriersOfOnesOwnAreExact) {
+TEST_F(DeviceLanesCuda, PlainDataBetweenBarriersOfOnesOwnAreExact) {
   const auto results = spawn_cuda(Ranks::threads, 4, [](Bootstrap& bootstrap) -> std::string {
     constexpr std::size_t count = 1000;
     auto options = cuda_options(4, 1);
@@ -306,7 +242,7 @@ TEST_F(CudaTest, PlainDataBetweenBarriersOfOnesOwnAreExact) {
   EXPECT_EQ(failures(results), "");
 }
 
-TEST_F(CudaTest, LanesThatCannotBeAreRefusedOnEveryRank) {
+TEST_F(DeviceLanesCuda, LanesThatCannotBeAreRefusedOnEveryRank) {
   const auto results = spawn_cuda(Ranks::threads, 2, [](Bootstrap& bootstrap) -> std::string {
     Communicator communicator(bootstrap, cuda_options(2, 1));
     const Departure departure(bootstrap);
