@@ -29,6 +29,11 @@ inline std::uint32_t input_bits(DType dtype, int rank, std::size_t i, std::uint6
   return verify::encode(dtype, whole * (bits >> 40U & 1U ? 0.5F : 16.25F));
 }
 
+/// Collective: from here on nobody loads kernels, allocates or captures, which may wait for kernels that run.
+inline void all_are_ready(Bootstrap& bootstrap) {
+  (void)bootstrap.exchange("being ready to launch", "");
+}
+
 /// One rank's buffers, and what must be in them.
 class ScaledRank {
  public:

@@ -17,6 +17,7 @@ TEST_F(DeviceLayerCudaProcesses, AKernelOfOnesOwnIsExact) {
     ScaledRank lines(*device, {device::Wire::lines, DType::bf16}, communicator.grid().world);
     const bool also_lines = has_lines(bootstrap);
     const Departure departure(bootstrap);
+    all_are_ready(bootstrap);
     for (std::uint64_t round = 1; round < 30; ++round) {
       const std::size_t count = round * 331;
       packets.prepare(count, round);

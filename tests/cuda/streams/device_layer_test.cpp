@@ -57,6 +57,7 @@ TEST_P(DeviceLayerCuda, AKernelOfOnesOwnIsExactBesideOperations) {
     load_device_kernels();
     ScaledRank rank(verifier.device(), kind, communicator.grid().world);
     const Departure departure(bootstrap);
+    all_are_ready(bootstrap);
     std::uint64_t round = 0;
     for (const std::size_t count : {0, 1, 7, 30, 61, 1000, 4096, 9999, 20'000}) {
       for (const bool in_place : {false, true}) {
@@ -84,6 +85,7 @@ TEST_P(DeviceLayerCuda, TeamsLaunchAsOftenAsTheyLike) {
     ScaledRank over_tp(verifier.device(), kind, grid.tp);
     ScaledRank over_dp(verifier.device(), kind, grid.dp);
     const Departure departure(bootstrap);
+    all_are_ready(bootstrap);
     for (std::uint64_t round = 1; round < 20; ++round) {
       const std::size_t times = grid.dp.member == 0 ? 1 : 3;
       over_tp.prepare(500, round);
@@ -115,6 +117,7 @@ TEST_P(DeviceLayerCuda, AGraphIsReplayedAlsoAfterAPause) {
       communicator.all_reduce(tensor, tensor, {.stream = device->stream()});
       rank.launch(lanes, count);
     });
+    all_are_ready(bootstrap);
     for (std::uint64_t round = 1; round < 30; ++round) {
       if (round == 15) {
         communicator.pause();
@@ -155,6 +158,7 @@ TEST_P(DeviceLayerCuda, ARankThatDoesNotLaunchIsNamedByEveryOther) {
     load_device_kernels();
     ScaledRank rank(verifier.device(), kind, communicator.grid().world);
     const Departure departure(bootstrap);
+    all_are_ready(bootstrap);
     rank.prepare(1000, 1);
     rank.launch(lanes, 1000);
     if (auto wrong = rank.check(1000, 1); !wrong.empty()) return wrong;
@@ -190,6 +194,7 @@ TEST_F(DeviceLanesCuda, KernelsOfOnesOwnLeaveWhereAnOperationHasFailed) {
     const auto memory = device->allocate(4096);
     const Tensor tensor{memory.get(), 1, 1024, DType::fp32};
     const Departure departure(bootstrap);
+    all_are_ready(bootstrap);
     if (bootstrap.rank() == absent) return "";
     const auto error = timeout_of(communicator, *device, [&] {
       communicator.all_reduce(tensor, tensor, {.stream = device->stream()});
@@ -213,6 +218,7 @@ TEST_F(DeviceLanesCuda, PlainDataBetweenBarriersOfOnesOwnAreExact) {
     const auto in = device->allocate(count * 4);
     const auto out = device->allocate(4 * count * 4);
     const Departure departure(bootstrap);
+    all_are_ready(bootstrap);
     const auto word = [](int rank, std::size_t i, std::uint64_t round) {
       return static_cast<std::uint32_t>(
           verify::mix((round * 8 + static_cast<std::uint64_t>(rank)) << 32U | i));
