@@ -314,7 +314,8 @@ class CpuBackend final : public Backend {
   int threads_ = 1;
   std::optional<ThreadCount> thread_count_;
   Helpers helpers_;
-  static_assert(StagingStores::most_kinds == std::size_t{team_kinds} * 8);
+  static_assert(StagingStores::most_kinds == std::size_t{team_kinds} * 8,
+                "kinds are told apart by team, epilogue, body and algorithm, where a pass is cut (run())");
   Allocations<std::size_t> allocations_;  ///< with their strides
 };
 
