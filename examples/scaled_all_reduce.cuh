@@ -9,6 +9,43 @@
 
 #include <cstdint>
 
+/// The sum of a thread's part of a tile, in fp32. It begins with -0.0, which added to anything changes
+/// nothing.
+template <class T, int words>
+class Fp32Sum {
+  using Numbers = mixcomm::device::Numbers<T>;
+  static constexpr int per_word = Numbers::per_word;
+
+ public:
+  __device__ Fp32Sum() {
+#pragma unroll
+    for (int i = 0; i < words * per_word; ++i) sum_[i] = -0.0F;
+  }
+  __device__ void add(const mixcomm::device::Words<words>& data) {
+#pragma unroll
+    for (int w = 0; w < words; ++w) {
+      float value[per_word];
+      Numbers::unpack(data.word[w], value);
+#pragma unroll
+      for (int i = 0; i < per_word; ++i) sum_[w * per_word + i] += value[i];
+    }
+  }
+  [[nodiscard]] __device__ mixcomm::device::Words<words> scaled(float scale) const {
+    mixcomm::device::Words<words> result;
+#pragma unroll
+    for (int w = 0; w < words; ++w) {
+      float value[per_word];
+#pragma unroll
+      for (int i = 0; i < per_word; ++i) value[i] = sum_[w * per_word + i] * scale;
+      result.word[w] = Numbers::pack(value);
+    }
+    return result;
+  }
+
+ private:
+  float sum_[words * per_word];
+};
+
 /// Launched by every rank with the same grid, `count` and `scale`. Of `count` elements each thread block
 /// takes a part, in as many passes as its part of the workspace needs: in each it sends its tiles to all
 /// ranks, and sums what has come of them. `in` may be `out`. Wire: device::PacketWire<T>, or over NVLink and
@@ -49,12 +86,9 @@ __global__ void __launch_bounds__(256)
       lane.send_to_all(there, place(lane.me(), j), data);
     });
     each_tile([&](std::uint32_t j, bool there) {
-      mixcomm::device::OrderedSum<T, Data::size, false> sum(lane.members());
+      Fp32Sum<T, Data::size> sum;
       for (int m = 0; m < lane.members(); ++m) sum.add(lane.receive_from(m, there, place(m, j)));
-      if (there)
-        typename Wire::template User<T>(out, count, (first + j) * elements).store(sum.rounded([&](float x) {
-          return x * scale;
-        }));
+      if (there) typename Wire::template User<T>(out, count, (first + j) * elements).store(sum.scaled(scale));
     });
     lane.end_pass();
   }

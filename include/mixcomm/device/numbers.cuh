@@ -106,17 +106,12 @@ class OrderedSum {
   }
 
   __device__ Words<words> rounded() const {
-    return rounded([](float sum) { return sum; });
-  }
-  /// f(sum) of each sum, rounded once: to go on computing in fp32.
-  template <class F>
-  __device__ Words<words> rounded(const F& f) const {
     Words<words> result;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
       float value[per_word];
 #pragma unroll
-      for (int i = 0; i < per_word; ++i) value[i] = f((nested ? total_ : partial_)[w * per_word + i]);
+      for (int i = 0; i < per_word; ++i) value[i] = (nested ? total_ : partial_)[w * per_word + i];
       result.word[w] = Numbers<T>::pack(value);
     }
     return result;
