@@ -19,8 +19,11 @@ everything: ## the same with the tests, and with the CUDA kernels for all device
 	@cmake --preset default $(quiet) -DMIXCOMM_CUDA_ARCHITECTURES=all
 	@cmake --build --preset default
 
-demo: build ## decode word problems on many rank layouts; composed against fused
-	@build/tools/mixcomm demo --json build/demo.json
+demo: ## decode word problems on many rank layouts; composed against fused. Builds what that needs, half of 'make build'
+	@scripts/setup
+	@cmake --preset default $(quiet) $(kernels_here)
+	@cmake --build --preset default --target mixcomm_demo
+	@build/tools/mixcomm-demo demo --json build/demo.json
 
 check: everything ## every test but those on a GPU, the Python package, the library's under ThreadSanitizer, and seconds of fuzzing
 	@ctest --preset default --progress --label-exclude cuda

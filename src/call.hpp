@@ -9,11 +9,6 @@
 
 namespace mixcomm {
 
-/// The team that an operation runs on. Each has its own flags and workspace, so that passes on one are
-/// ordered.
-enum class TeamKind : std::uint8_t { world, tp, dp };
-inline constexpr int team_kinds = 3;
-
 /// What an operation is: one of two bodies on one part of the grid.
 struct OpShape {
   bool gathers;  ///< all_reduce_all_gather: in is one block, out is all blocks; else the dual
@@ -34,10 +29,6 @@ struct OpShape {
       break;
   }
   return {false, TeamKind::world};
-}
-
-[[nodiscard]] constexpr Grid grid_of(const Grid& grid, TeamKind team) {
-  return team == TeamKind::tp ? grid.tp_only() : team == TeamKind::dp ? grid.dp_only() : grid;
 }
 
 /// How peers reach a buffer.

@@ -1,4 +1,4 @@
-// The `mixcomm` command.
+// The main function of the `mixcomm` command, and of mixcomm-demo.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -11,24 +11,6 @@
 
 namespace mixcomm::tools {
 namespace {
-
-constexpr const char* description =
-    "Collectives for attention with tensor parallelism (TP) and data parallelism (DP) at once.";
-
-constexpr const char* examples = R"(Examples:
-  mixcomm info
-  mixcomm check --tp 2 --dp 2
-  mixcomm bench --op all_reduce_all_gather --tp 2 --dp 1 --rows 1,4,16
-  mixcomm plan --attn-tp 2 --attn-dp 2 --rows 4
-  mixcomm run -n 4 -- mixcomm check --tp 2 --dp 2
-
-Exit code: 0 all is well, 1 a check failed, 2 bad input or a failure of set-up.
-'mixcomm COMMAND --help' tells more.)";
-
-/// One line per subcommand.
-constexpr auto subcommands = {
-    add_info, add_run, add_check, add_bench, add_tune, add_plan, add_decode, add_eval, add_demo,
-};
 
 std::string quoted(std::string_view word) {
   const auto plain = [](unsigned char c) {
@@ -58,13 +40,14 @@ void check_subcommand(const CLI::App& app, const std::string& wanted) {
 }
 
 int run_command(int argc, char** argv) {
-  CLI::App app(description, "mixcomm");
+  const Program self = program();
+  CLI::App app(self.description, self.name);
   app.set_version_flag("--version", "mixcomm " MIXCOMM_VERSION);
-  app.footer(examples);
+  app.footer(self.footer);
   app.require_subcommand(1);
-  Invocation invocation{"mixcomm", {}};
+  Invocation invocation{self.name, {}};
   for (int i = 1; i < argc; ++i) invocation.command_line += " " + quoted(argv[i]);
-  for (const auto add : subcommands) add(app, invocation);
+  for (const AddSubcommand add : self.subcommands) add(app, invocation);
   if (argc > 1 && argv[1][0] != '-') check_subcommand(app, argv[1]);
   try {
     app.parse(argc, argv);

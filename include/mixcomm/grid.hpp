@@ -1,6 +1,8 @@
 // Ranks, teams and the TP x DP grid: plain values, usable on the host and on a GPU.
 #pragma once
 
+#include <cstdint>
+
 #include "mixcomm/portability.hpp"
 
 namespace MIXCOMM_API mixcomm {
@@ -67,5 +69,13 @@ struct Grid {
 
   friend constexpr bool operator==(const Grid&, const Grid&) = default;
 };
+
+/// The part of a grid that an operation runs on.
+enum class TeamKind : std::uint8_t { world, tp, dp };
+inline constexpr int team_kinds = 3;
+
+[[nodiscard]] constexpr Grid grid_of(const Grid& grid, TeamKind team) {
+  return team == TeamKind::tp ? grid.tp_only() : team == TeamKind::dp ? grid.dp_only() : grid;
+}
 
 }  // namespace mixcomm

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 
 #include "measure/json.hpp"
@@ -24,6 +25,16 @@ struct Invocation {
   std::string command_line;     ///< for a shell
   std::function<int()> action;  ///< what the subcommand that was named does; returns the exit code
 };
+
+using AddSubcommand = void (*)(CLI::App& app, Invocation& invocation);
+/// What main() is the main function of: `mixcomm`, or `mixcomm-demo`, which has one subcommand.
+struct Program {
+  const char* name;
+  const char* description;
+  const char* footer;                          ///< of its help
+  std::span<const AddSubcommand> subcommands;  ///< in the order of its help
+};
+[[nodiscard]] Program program();
 
 void add_info(CLI::App& app, Invocation& invocation);
 void add_run(CLI::App& app, Invocation& invocation);
