@@ -51,6 +51,14 @@ bool finished(const Cell& cell, const Variant& variant) {
   return cell.epilogue != EpilogueKind::none && variant.finish != Finish::without;
 }
 
+TensorRows tensor_rows(const Cell& cell, const Grid& grid) {
+  const OpShape shape = shape_of(cell.op);
+  const std::size_t own = cell.rows[static_cast<std::size_t>(grid.dp.member)];
+  const std::size_t all =
+      shape.team == TeamKind::tp ? own : std::accumulate(cell.rows.begin(), cell.rows.end(), std::size_t{0});
+  return shape.body == Body::gather ? TensorRows{own, all} : TensorRows{all, own};
+}
+
 std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype) {
   const std::size_t rows = cell.op == Op::all_reduce
                                ? *std::max_element(cell.rows.begin(), cell.rows.end())

@@ -59,6 +59,13 @@ using Latencies = std::vector<double>;
 /// Whether what comes of this variant has been through the cell's epilogue.
 [[nodiscard]] bool finished(const Cell& cell, const Variant& variant);
 
+/// How many rows the tensors of a rank's call have.
+struct TensorRows {
+  std::size_t in = 0;
+  std::size_t out = 0;
+};
+[[nodiscard]] TensorRows tensor_rows(const Cell& cell, const Grid& grid);
+
 /// The tensor with all rows; for all_reduce, the largest.
 [[nodiscard]] std::size_t tensor_bytes(const Cell& cell, std::size_t hidden, DType dtype);
 

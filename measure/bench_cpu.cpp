@@ -29,10 +29,6 @@ std::byte* aligned(const std::vector<std::byte>& memory) {
   return data + (alignment - reinterpret_cast<std::uintptr_t>(data) % alignment) % alignment;
 }
 
-bool gathers(Op op) {
-  return op == Op::all_gather || op == Op::all_reduce_all_gather;
-}
-
 /// The tensors of a call, without their memory.
 struct Shapes {
   Tensor in;
@@ -40,11 +36,8 @@ struct Shapes {
 };
 
 Shapes shapes_of(const Cell& cell, const Grid& grid, std::size_t hidden, DType dtype) {
-  const std::size_t own = cell.rows[static_cast<std::size_t>(grid.dp.member)];
-  const std::size_t all = std::accumulate(cell.rows.begin(), cell.rows.end(), std::size_t{0});
-  const bool one_block = cell.op == Op::all_reduce;
-  return {{nullptr, one_block || gathers(cell.op) ? own : all, hidden, dtype},
-          {nullptr, one_block || !gathers(cell.op) ? own : all, hidden, dtype}};
+  const TensorRows rows = tensor_rows(cell, grid);
+  return {{nullptr, rows.in, hidden, dtype}, {nullptr, rows.out, hidden, dtype}};
 }
 
 bool has_processor_each(const Bootstrap& bootstrap) {

@@ -7,55 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "algorithms/blocks.hpp"
 #include "call.hpp"
 #include "choice/learnt_choice.hpp"
+#include "mixcomm/error.hpp"
 
 namespace mixcomm {
-
-/// One checked call, ready to run. `algorithm` is one that has a body (not automatic, not composed).
-struct Call {
-  bool gathers = true;  ///< see OpShape
-  TeamKind team = TeamKind::world;
-  Algorithm algorithm = Algorithm::one_shot;
-  DType dtype = DType::fp32;
-  const void* in = nullptr;
-  void* out = nullptr;
-  Placement in_placement;
-  Placement out_placement;
-  bool reads_in_place = false;  ///< CPU, one_shot: peers read my input where it is, not a copy of it
-  Blocks blocks;                ///< with counts in device memory: of the largest counts there may be
-  const std::int64_t* device_rows =
-      nullptr;  ///< CUDA: the counts themselves, of the operation's first block on
-  std::size_t hidden = 0;
-  std::size_t most_rows = 0;  ///< of the tensor with all rows; looked at with counts in device memory only
-  void* stream = nullptr;
-  Epilogue epilogue;  ///< with one, `out` holds fp8_e4m3 where that quantizes, else `dtype` as ever
-  LaunchShape shape;  ///< CUDA: what is known better than launching knows
-  CallRecord record;
-
-  /// CPU: whether in one_shot ranks need the residuals of other DP groups' rows.
-  [[nodiscard]] bool shares_residuals() const {
-    return algorithm == Algorithm::one_shot && gathers && blocks.dp() > 1 && epilogue.adds();
-  }
-
-  /// A buffer as peers find it.
-  struct Seen {
-    const void* data;
-    Placement placement;
-    bool all_blocks;  ///< it holds all blocks
-  };
-  /// Where peers find my input and my output. One that is this rank's block of the other buffer is another
-  /// block for each DP rank: they find it there.
-  [[nodiscard]] Seen seen_input() const {
-    if (in_placement.kind == Placement::Kind::in_place) return {out, out_placement, true};
-    return {in, in_placement, !gathers};
-  }
-  [[nodiscard]] Seen seen_output() const {
-    if (out_placement.kind == Placement::Kind::in_place) return {in, in_placement, true};
-    return {out, out_placement, gathers};
-  }
-};
 
 /// Where a rank's slice of symmetric memory begins, and what keeps it mapped.
 struct SymmetricMemory {
@@ -82,14 +38,17 @@ class Backend {
   [[nodiscard]] virtual std::vector<LearningNotes*> learning_notes(TeamKind /*team*/) { return {}; }
   /// Throws the error of a rank that has failed.
   virtual void check_alive() const = 0;
+  /// Whether in one_shot peers read a call's input where it is, not a copy of it. Asked while the call is
+  /// made: its placements, blocks and epilogue are there. The same on every rank of the call.
+  [[nodiscard]] virtual bool reads_in_place(const Call& /*call*/) const { return false; }
   virtual void run(Call& call) = 0;
-  /// Runs `call` through collectives that are not this library's. Throws Unsupported where there are none.
-  virtual void run_nccl(const Call& call);
-  /// Local: in host memory unless a backend says otherwise.
-  virtual void copy(const RowCopy& copy, void* stream);
-  virtual void clear(void* data, std::size_t bytes, void* stream);
-  /// The steps of an epilogue by themselves, checked. Local: in host memory unless a backend says otherwise.
-  virtual void apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* stream);
+  /// Runs `call` through NCCL's collectives. Throws Unsupported, no_nccl(), where there is no communicator.
+  virtual void run_nccl(const Call& call) = 0;
+  /// Local, in the memory that tensors of this backend live in.
+  virtual void copy(const RowCopy& copy, void* stream) = 0;
+  virtual void clear(void* data, std::size_t bytes, void* stream) = 0;
+  /// The steps of an epilogue by themselves, checked. Local.
+  virtual void apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* stream) = 0;
   /// Communicator::pause() in two steps. First, when every rank has made its last call: waits for what is
   /// still running on this rank's device. Throws Unsupported where memory could not come again. Local.
   virtual void settle() = 0;
@@ -105,6 +64,13 @@ class Backend {
   [[nodiscard]] virtual int threads() const { return 1; }
   /// How the devices of all ranks are joined.
   [[nodiscard]] virtual Link link() const { return Link::shared; }
+
+ protected:
+  [[nodiscard]] static Unsupported no_nccl() {
+    return Unsupported(
+        "algorithm nccl: this communicator has no NCCL communicator to run it with; make it with backend "
+        "cuda and CudaOptions::nccl");
+  }
 };
 
 }  // namespace mixcomm

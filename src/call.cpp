@@ -1,57 +1,80 @@
 #include "call.hpp"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-
+#include "backend.hpp"
 #include "epilogue/check_epilogue.hpp"
 
 namespace mixcomm {
-namespace {
+bool CheckedCall::in_place(Body body, const Grid& team) const {
+  const ConstTensor constant_out = out;
+  const ConstTensor& all = body == Body::gather ? constant_out : in;
+  const ConstTensor& one = body == Body::gather ? in : constant_out;
+  if (all.data == nullptr || one.bytes() == 0) return false;
+  if (rows.device() != nullptr && team.dp.size > 1) return false;  // where the block begins is not known here
+  const std::size_t skipped = rows.total(team.dp.member) * all.hidden * size_of(all.dtype);
+  return one.data == static_cast<const std::byte*>(all.data) + skipped;
+}
 
-std::string to_string(const Placement& placement) {
-  switch (placement.kind) {
-    case Placement::Kind::plain:
-      return "plain";
-    case Placement::Kind::in_place:
-      return "in place";
-    case Placement::Kind::symmetric:
-      break;
+Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid,
+               const Backend& backend, void* stream) {
+  const OpShape shape = shape_of(op);
+  const bool gathers = shape.body == Body::gather;
+  const Grid team = grid_of(grid, shape.team);
+  const ConstTensor& in = checked.in;
+  const Tensor& out = checked.out;
+  Call call{.body = shape.body,
+            .team = shape.team,
+            .algorithm = algorithm,
+            .dtype = in.dtype,
+            .in = in.data,
+            .out = out.data,
+            .in_placement = {},
+            .out_placement = {},
+            .reads_in_place = false,
+            .blocks = Blocks(team.dp.size, [&](int d) { return checked.rows[d] * in.hidden; }),
+            .device_rows = checked.rows.device(),
+            .hidden = in.hidden,
+            .most_rows = gathers ? out.rows : in.rows,
+            .stream = stream,
+            .epilogue = checked.epilogue,
+            .shape = {},
+            .record = {}};
+  // An all-reduce has one block, that of this DP rank.
+  if (op == Op::all_reduce && call.device_rows != nullptr) call.device_rows += grid.dp.member;
+
+  const ConstTensor constant_out = out;
+  const ConstTensor& all = gathers ? constant_out : in;
+  const ConstTensor& one = gathers ? in : constant_out;
+  const Placement all_placement = backend.place(all.data, all.bytes());
+  Placement one_placement = backend.place(one.data, one.bytes());
+  if (all_placement.kind == Placement::Kind::symmetric && checked.in_place(shape.body, team))
+    one_placement = {Placement::Kind::in_place, 0, 0};
+  // A rank without rows has no such tensor, and so cannot tell where its peers have theirs.
+  for (int d = 0; d < team.dp.size; ++d)
+    if (checked.rows[d] == 0) one_placement = {};
+  (gathers ? call.out_placement : call.in_placement) = all_placement;
+  (gathers ? call.in_placement : call.out_placement) = one_placement;
+
+  CallRecord& record = call.record;
+  record.op = op;
+  record.algorithm = algorithm;
+  record.dtype = in.dtype;
+  record.hidden = in.hidden;
+  record.epilogue = record_of(checked.epilogue);
+  record.row_blocks = static_cast<std::uint64_t>(team.dp.size);
+  for (int d = 0; d < team.dp.size; ++d) {
+    if (static_cast<std::size_t>(d) < CallRecord::listed_rows) record.rows[d] = checked.rows[d];
+    record.rows_hash = fold(record.rows_hash, checked.rows[d]);
   }
-  return fmt::format("byte {} of symmetric buffer {}", placement.offset, placement.allocation);
-}
-
-std::uint64_t fold(std::uint64_t hash, const Placement& placement) {
-  for (const std::uint64_t value :
-       {static_cast<std::uint64_t>(placement.kind), placement.allocation, placement.offset})
-    hash = mixcomm::fold(hash, value);
-  return hash;
-}
-
-}  // namespace
-
-std::uint32_t CallRecord::hash() const {
-  std::uint64_t hash = fold(fold(number, all_blocks), one_block);
-  for (const std::uint64_t value :
-       {static_cast<std::uint64_t>(op), static_cast<std::uint64_t>(algorithm),
-        static_cast<std::uint64_t>(dtype), hidden, row_blocks, rows_hash, epilogue})
-    hash = mixcomm::fold(hash, value);
-  return static_cast<std::uint32_t>(hash >> 32U);
-}
-
-std::string CallRecord::describe() const {
-  std::string list;
-  for (std::size_t d = 0; d < std::min<std::size_t>(row_blocks, listed_rows); ++d)
-    list += fmt::format("{}{}", d == 0 ? "" : ", ", rows[d]);
-  if (row_blocks > listed_rows)
-    list += fmt::format(", ... {} counts with checksum {:08x}", row_blocks, rows_hash >> 32U);
-  if (rows_on_device != 0) list += " at most, counts on the device";
-  const bool gathers = shape_of(op).gathers;
-  const std::string then = epilogue == 0 ? "" : fmt::format(", then {}", describe_epilogue(epilogue));
-  return fmt::format("{}(rows [{}], hidden {}, {}, {}, in {}, out {}{}), its call {}", mixcomm::name(op),
-                     list, hidden, mixcomm::name(dtype), mixcomm::name(algorithm),
-                     to_string(gathers ? one_block : all_blocks), to_string(gathers ? all_blocks : one_block),
-                     then, number);
+  if (call.device_rows != nullptr) {
+    record.rows_on_device = 1;
+    record.rows_hash = fold(record.rows_hash, call.most_rows);
+  }
+  call.reads_in_place = algorithm == Algorithm::one_shot && backend.reads_in_place(call);
+  if (algorithm != Algorithm::one_shot || call.reads_in_place) {
+    record.all_blocks = all_placement;
+    record.one_block = one_placement;
+  }
+  return call;
 }
 
 }  // namespace mixcomm

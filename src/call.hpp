@@ -1,78 +1,75 @@
-// One call of an operation, as ranks compare it: two rows of a table, no code per operation.
+// One call of an operation, as a backend runs it, and what makes it.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
+#include "algorithms/blocks.hpp"
+#include "call_record.hpp"
 #include "mixcomm/communicator.hpp"
 
 namespace mixcomm {
 
-/// What an operation is: one of two bodies on one part of the grid.
-struct OpShape {
-  bool gathers;  ///< all_reduce_all_gather: in is one block, out is all blocks; else the dual
-  TeamKind team;
+class Backend;
+
+/// Arguments that keep the rules of their operation.
+struct CheckedCall {
+  ConstTensor in;
+  Tensor out;
+  RowCounts rows;
+  Epilogue epilogue{};
+
+  /// Whether the buffer with one block is the calling rank's block of the buffer with all blocks; `team`: the
+  /// operation's part of the grid.
+  [[nodiscard]] bool in_place(Body body, const Grid& team) const;
 };
 
-[[nodiscard]] constexpr OpShape shape_of(Op op) {
-  switch (op) {
-    case Op::all_reduce:
-      return {true, TeamKind::tp};
-    case Op::all_gather:
-      return {true, TeamKind::dp};
-    case Op::reduce_scatter:
-      return {false, TeamKind::dp};
-    case Op::all_reduce_all_gather:
-      return {true, TeamKind::world};
-    case Op::reduce_scatter_all_reduce:
-      break;
-  }
-  return {false, TeamKind::world};
-}
-
-/// How peers reach a buffer.
-struct Placement {
-  enum class Kind : std::uint64_t {
-    plain,      ///< they cannot: it is staged through the workspace
-    symmetric,  ///< at `offset` of allocation `allocation`, on every rank
-    in_place,   ///< it is the calling rank's block of the other buffer
-  };
-  Kind kind = Kind::plain;
-  std::uint64_t allocation = 0;
-  std::uint64_t offset = 0;
-};
-
-/// What all ranks of a call must share. Passive data of whole words, so that it can be published word by
-/// word.
-struct CallRecord {
-  static constexpr std::size_t listed_rows = 8;
-  std::uint64_t number = 0;  ///< how many calls this rank has made on this communicator, this one included
-  Op op = Op::all_reduce;
-  Algorithm algorithm = Algorithm::automatic;
+/// One checked call, ready to run. `algorithm` is one that has a body (not automatic, not composed).
+struct Call {
+  Body body = Body::gather;
+  TeamKind team = TeamKind::world;
+  Algorithm algorithm = Algorithm::one_shot;
   DType dtype = DType::fp32;
-  std::uint8_t rows_on_device = 0;  ///< then `rows` are the most there may be
-  std::uint8_t unused[4] = {};
-  std::uint64_t hidden = 0;
-  std::uint64_t row_blocks = 0;          ///< how many blocks there are
-  std::uint64_t rows[listed_rows] = {};  ///< of the first blocks
-  std::uint64_t rows_hash = 0;           ///< of all blocks
-  std::uint64_t epilogue = 0;            ///< record_of() it
+  const void* in = nullptr;
+  void* out = nullptr;
+  Placement in_placement;
+  Placement out_placement;
+  bool reads_in_place = false;  ///< CPU, one_shot: peers read my input where it is, not a copy of it
+  Blocks blocks;                ///< with counts in device memory: of the largest counts there may be
+  const std::int64_t* device_rows =
+      nullptr;  ///< CUDA: the counts themselves, of the operation's first block on
+  std::size_t hidden = 0;
+  std::size_t most_rows = 0;  ///< of the tensor with all rows; looked at with counts in device memory only
+  void* stream = nullptr;
+  Epilogue epilogue;  ///< with one, `out` holds fp8_e4m3 where that quantizes, else `dtype` as ever
+  LaunchShape shape;  ///< CUDA: what is known better than launching knows
+  CallRecord record;
 
-  // Left plain where no rank touches a buffer of another: for one_shot, unless Call::reads_in_place.
-  Placement all_blocks;  ///< of the buffer with all blocks
-  Placement one_block;   ///< of the buffer with one block
+  /// CPU: whether in one_shot ranks need the residuals of other DP groups' rows.
+  [[nodiscard]] bool shares_residuals() const {
+    return algorithm == Algorithm::one_shot && body == Body::gather && blocks.dp() > 1 && epilogue.adds();
+  }
 
-  /// Equal for calls that agree.
-  [[nodiscard]] std::uint32_t hash() const;
-  /// "all_gather(rows [4, 0], hidden 4096, bf16, one_shot, in plain, out symmetric), its call 17"
-  [[nodiscard]] std::string describe() const;
+  /// A buffer as peers find it.
+  struct Seen {
+    const void* data;
+    Placement placement;
+    bool all_blocks;  ///< it holds all blocks
+  };
+  /// Where peers find my input and my output. One that is this rank's block of the other buffer is another
+  /// block for each DP rank: they find it there.
+  [[nodiscard]] Seen seen_input() const {
+    if (in_placement.kind == Placement::Kind::in_place) return {out, out_placement, true};
+    return {in, in_placement, body == Body::scatter};
+  }
+  [[nodiscard]] Seen seen_output() const {
+    if (out_placement.kind == Placement::Kind::in_place) return {in, in_placement, true};
+    return {out, out_placement, body == Body::gather};
+  }
 };
 
-/// Folds one more value into a hash.
-[[nodiscard]] constexpr std::uint64_t fold(std::uint64_t hash, std::uint64_t value) {
-  hash = (hash ^ value) * 0x9E3779B97F4A7C15ULL;
-  return hash ^ (hash >> 29U);
-}
+/// What the backend runs. The record's number is left to the caller.
+[[nodiscard]] Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid,
+                             const Backend& backend, void* stream);
 
 }  // namespace mixcomm

@@ -38,17 +38,6 @@ bool overlap(const ConstTensor& a, const ConstTensor& b) {
   return bytes_of(a) < bytes_of(b) + b.bytes() && bytes_of(b) < bytes_of(a) + a.bytes();
 }
 
-/// Whether the buffer with one block is the calling rank's block of the buffer with all blocks.
-bool in_place(const CheckedCall& call, bool gathers, const Grid& team) {
-  const ConstTensor out = call.out;
-  const ConstTensor& all = gathers ? out : call.in;
-  const ConstTensor& one = gathers ? call.in : out;
-  if (all.data == nullptr || one.bytes() == 0) return false;
-  if (call.rows.device() != nullptr && team.dp.size > 1)
-    return false;  // where the block begins is not known here
-  return bytes_of(one) == bytes_of(all) + call.rows.total(team.dp.member) * all.hidden * size_of(all.dtype);
-}
-
 }  // namespace
 
 CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const RowCounts& rows,
@@ -62,6 +51,7 @@ CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const Ro
   if (in.hidden != out.hidden)
     refuse(op, fmt::format("'in' has hidden {} and 'out' {}; they must be equal", in.hidden, out.hidden));
   const OpShape shape = shape_of(op);
+  const bool gathers = shape.body == Body::gather;
   const Grid team = grid_of(grid, shape.team);
   if (!rows.is_uniform() && rows.given() != static_cast<std::size_t>(team.dp.size))
     refuse(op,
@@ -73,7 +63,7 @@ CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const Ro
   if (rows.device() != nullptr) {
     // The counts may add up to less than all DP ranks' most, and the tensor with all rows be as small as
     // that.
-    const std::size_t room = op == Op::all_reduce ? rows[0] : shape.gathers ? out.rows : in.rows;
+    const std::size_t room = op == Op::all_reduce ? rows[0] : gathers ? out.rows : in.rows;
     if (room > total)
       refuse(op,
              fmt::format(
@@ -82,88 +72,17 @@ CheckedCall check_call(Op op, const ConstTensor& in, const Tensor& out, const Ro
                  room, team.dp.size, rows[0], total));
     total = room;
   }
-  check_tensor(op, "in", in, shape.gathers ? rows[team.dp.member] : total);
-  check_tensor(op, "out", out, shape.gathers ? total : rows[team.dp.member]);
+  check_tensor(op, "in", in, gathers ? rows[team.dp.member] : total);
+  check_tensor(op, "out", out, gathers ? total : rows[team.dp.member]);
   // A rank without rows holds little, but what its peers hold must fit as well.
   check_tensor(op, "rows", {"", total, in.hidden, in.dtype}, total);
   check_epilogue(epilogue, {name(op), in, out, rows[team.dp.member]});
   CheckedCall call{in, out, rows, epilogue};
-  if (overlap(in, out) && !in_place(call, shape.gathers, team))
+  if (overlap(in, out) && !call.in_place(shape.body, team))
     refuse(op, fmt::format(
                    "'in' and 'out' overlap; they may only do so if the {} is this rank's block of the {}{}",
-                   shape.gathers ? "input" : "output", shape.gathers ? "output" : "input",
+                   gathers ? "input" : "output", gathers ? "output" : "input",
                    op == Op::all_reduce ? ": the same address" : ""));
-  return call;
-}
-
-Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid,
-               const Backend& backend, void* stream) {
-  const OpShape shape = shape_of(op);
-  const Grid team = grid_of(grid, shape.team);
-  const ConstTensor& in = checked.in;
-  const Tensor& out = checked.out;
-  Call call{.gathers = shape.gathers,
-            .team = shape.team,
-            .algorithm = algorithm,
-            .dtype = in.dtype,
-            .in = in.data,
-            .out = out.data,
-            .in_placement = {},
-            .out_placement = {},
-            .reads_in_place = false,
-            .blocks = Blocks(team.dp.size, [&](int d) { return checked.rows[d] * in.hidden; }),
-            .device_rows = checked.rows.device(),
-            .hidden = in.hidden,
-            .most_rows = shape.gathers ? out.rows : in.rows,
-            .stream = stream,
-            .epilogue = checked.epilogue,
-            .shape = {},
-            .record = {}};
-  // An all-reduce has one block, that of this DP rank.
-  if (op == Op::all_reduce && call.device_rows != nullptr) call.device_rows += grid.dp.member;
-
-  const ConstTensor constant_out = out;
-  const ConstTensor& all = shape.gathers ? constant_out : in;
-  const ConstTensor& one = shape.gathers ? in : constant_out;
-  const Placement all_placement = backend.place(all.data, all.bytes());
-  Placement one_placement = backend.place(one.data, one.bytes());
-  if (all_placement.kind == Placement::Kind::symmetric && in_place(checked, shape.gathers, team))
-    one_placement = {Placement::Kind::in_place, 0, 0};
-  // A rank without rows has no such tensor, and so cannot tell where its peers have theirs.
-  for (int d = 0; d < team.dp.size; ++d)
-    if (checked.rows[d] == 0) one_placement = {};
-  (shape.gathers ? call.out_placement : call.in_placement) = all_placement;
-  (shape.gathers ? call.in_placement : call.out_placement) = one_placement;
-
-  CallRecord& record = call.record;
-  record.op = op;
-  record.algorithm = algorithm;
-  record.dtype = in.dtype;
-  record.hidden = in.hidden;
-  record.epilogue = record_of(checked.epilogue);
-  record.row_blocks = static_cast<std::uint64_t>(team.dp.size);
-  for (int d = 0; d < team.dp.size; ++d) {
-    if (static_cast<std::size_t>(d) < CallRecord::listed_rows) record.rows[d] = checked.rows[d];
-    record.rows_hash = fold(record.rows_hash, checked.rows[d]);
-  }
-  if (call.device_rows != nullptr) {
-    record.rows_on_device = 1;
-    record.rows_hash = fold(record.rows_hash, call.most_rows);
-  }
-  // Where a wait is cheap, a second one is cheaper than a copy. But nobody may write a sum where others still
-  // read: with sums over tp, into an input that is a block of the output or holds it, which not every rank
-  // can know of all.
-  // With one over dp alone the input would be, but for an epilogue, what is stored there.
-  const bool finished_in_place =
-      checked.epilogue.any() && shape.gathers && call.in_placement.kind == Placement::Kind::in_place;
-  const bool apart = (team.tp.size == 1 && !finished_in_place) ||
-                     (shape.gathers && call.in_placement.kind == Placement::Kind::symmetric);
-  call.reads_in_place = algorithm == Algorithm::one_shot && backend.kind() == BackendKind::cpu &&
-                        !backend.crowded() && call.in_placement.kind != Placement::Kind::plain && apart;
-  if (algorithm != Algorithm::one_shot || call.reads_in_place) {
-    record.all_blocks = all_placement;
-    record.one_block = one_placement;
-  }
   return call;
 }
 

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstring>
 #include <exception>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "all_or_none.hpp"
@@ -18,9 +18,10 @@
 #include "cuda/cuda_backend.hpp"
 #include "environment.hpp"
 #include "epilogue/check_epilogue.hpp"
+#include "mixcomm/choice.hpp"
 #include "mixcomm/device/lanes.hpp"
 #include "mixcomm/error.hpp"
-#include "mixcomm/plan.hpp"
+#include "steps.hpp"
 
 namespace mixcomm {
 namespace {
@@ -174,15 +175,14 @@ struct Communicator::State {
                       what));
   }
 
-  void run_one(Op op, const CheckedCall& checked, Algorithm algorithm, const LaunchShape& shape,
-               void* stream) {
-    Call call = make_call(op, checked, algorithm, grid, *backend, stream);
+  void run_one(const OpStep& step, const CheckedCall& checked, const LaunchShape& shape, void* stream) {
+    Call call = make_call(step.op, checked, step.algorithm, grid, *backend, stream);
     call.shape = shape;
     call.record.number = ++calls;
     if (call.blocks.elements() == 0) return;  // on every rank of the team, since all know all counts
     try {
       in_numbers_of_whole([&] {
-        if (algorithm == Algorithm::nccl)
+        if (step.transport == Transport::nccl)
           backend->run_nccl(call);
         else
           backend->run(call);
@@ -196,26 +196,6 @@ struct Communicator::State {
     }
   }
 };
-
-void Backend::copy(const RowCopy& copy, void* /*stream*/) {
-  for (std::size_t row = 0; row < copy.rows; ++row)
-    std::memcpy(static_cast<std::byte*>(copy.to) + row * copy.to_pitch,
-                static_cast<const std::byte*>(copy.from) + row * copy.from_pitch, copy.width);
-}
-
-void Backend::clear(void* data, std::size_t bytes, void* /*stream*/) {
-  std::memset(data, 0, bytes);
-}
-
-void Backend::apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* /*stream*/) {
-  mixcomm::apply(epilogue, in, out);
-}
-
-void Backend::run_nccl(const Call& /*call*/) {
-  throw Unsupported(
-      "algorithm nccl: this communicator has no NCCL communicator to run it with; make it with backend "
-      "cuda and CudaOptions::nccl");
-}
 
 Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& given) {
   const CommunicatorOptions options = with_defaults(given);
@@ -338,21 +318,66 @@ struct Communicator::CallRun {
   RowCounts rows;
   const CallOptions& options;
 
-  [[nodiscard]] Circumstances circumstances(Op each, bool epilogue_too) const {
-    const Grid& grid = state.grid;
-    std::size_t all_rows = rows[grid.dp.member];
-    std::size_t most_rows = all_rows;
-    if (each != Op::all_reduce) {
-      all_rows = rows.total(grid.dp.size);
-      for (int d = 0; d < grid.dp.size; ++d) most_rows = std::max(most_rows, rows[d]);
+  /// All steps of the operation, one after the other, each as it would be by itself.
+  void carry_out(Algorithm algorithm) const {
+    const bool in_two = algorithm == Algorithm::composed || algorithm == Algorithm::nccl;
+    if (in_two && rows.device() != nullptr)
+      throw Unsupported(
+          fmt::format("{}: algorithm {} needs row counts on the host; use auto, one_shot or two_shot",
+                      name(op), name(algorithm)));
+    const OpSteps steps = steps_of(op, algorithm, state.grid);
+    if (steps.size() == 1)
+      run(steps[0], checked);
+    else if (shape_of(op).body == Body::gather)
+      finish_and_gather(steps[0], steps[1]);
+    else
+      scatter_and_finish(steps[0], steps[1], algorithm);
+  }
+
+ private:
+  [[nodiscard]] const Epilogue& epilogue() const { return checked.epilogue; }
+
+  /// Between the two lies the own block of the output. Its rows are finished by then, and travel as the
+  /// others are to have them.
+  void finish_and_gather(const OpStep& sum, const OpStep& gather) const {
+    const Tensor block = own_block(out, state.grid, rows);
+    const std::size_t each = scales_per_row(epilogue().quantize, in.hidden);
+    const Tensor scales{epilogue().scales, out.rows, each, DType::fp32};
+    const Tensor own_scales = own_block(scales, state.grid, rows);
+    Epilogue own = epilogue();
+    own.scales = static_cast<float*>(own_scales.data);
+    run(sum, {in, block, RowCounts(in.rows), own});
+    run(gather, {block, out, rows});
+    if (each > 0) run(gather, {own_scales, scales, rows});
+  }
+
+  /// Between the two lies the output, or memory of its own: FP8 has no room for what is still to be summed.
+  void scatter_and_finish(const OpStep& scatter, const OpStep& sum, Algorithm algorithm) const {
+    std::vector<std::byte> between;
+    Tensor scattered = out;
+    if (epilogue().quantizes()) {
+      if (state.backend->kind() == BackendKind::cuda)
+        throw Unsupported(
+            fmt::format("{}: algorithm {} with quantize needs memory for what is between its two operations, "
+                        "which backend cuda does not allocate; use auto, one_shot or two_shot",
+                        name(op), name(algorithm)));
+      between.resize(out.elements() * size_of(in.dtype));
+      scattered = {between.data(), out.rows, out.hidden, in.dtype};
     }
+    run(scatter, {in, scattered, rows});
+    run(sum, {scattered, out, RowCounts(out.rows), epilogue()});
+  }
+
+  [[nodiscard]] Circumstances circumstances(const OpStep& step, const CheckedCall& part) const {
+    std::size_t most_rows = 0;
+    for (int d = 0; d < step.grid.dp.size; ++d) most_rows = std::max(most_rows, part.rows[d]);
     const std::size_t row_bytes = in.hidden * size_of(in.dtype);
-    const ConstTensor all = shape_of(op).gathers ? ConstTensor(out) : in;
+    const ConstTensor all = shape_of(op).body == Body::gather ? ConstTensor(out) : in;
     return Circumstances{
-        .op = each,
-        .tp = grid.tp.size,
-        .dp = grid.dp.size,
-        .bytes = all_rows * row_bytes,
+        .op = step.op,
+        .tp = state.grid.tp.size,
+        .dp = state.grid.dp.size,
+        .bytes = part.rows.total(step.grid.dp.size) * row_bytes,
         .symmetric = state.backend->place(all.data, all.bytes()).kind == Placement::Kind::symmetric,
         .largest_block_bytes = most_rows * row_bytes,
         .crowded = state.backend->crowded(),
@@ -360,85 +385,42 @@ struct Communicator::CallRun {
         // What may not travel in lines goes by the rules of links that have none.
         .link = state.options.cuda.lines ? state.backend->link() : Link::pcie,
         .tuning = state.options.tuning ? &*state.options.tuning : nullptr,
-        .epilogue = epilogue_too};
+        .epilogue = part.epilogue.any()};
   }
 
-  /// `each` is the operation, or one of the two that it is composed of.
-  void as(Op each, const CheckedCall& part, Algorithm wanted) const {
-    const Circumstances c = circumstances(each, part.epilogue.any());
-    if (wanted != Algorithm::automatic) return one(each, part, wanted, c);
-    LearntChoice* learnt = state.learnt[static_cast<std::size_t>(shape_of(each).team)].get();
-    if (learnt == nullptr || !all_have_rows(each)) return one(each, part, choose(c), c);
+  /// `step` is the operation, or one of those that it is carried out as.
+  void run(const OpStep& step, const CheckedCall& part) const {
+    const Circumstances c = circumstances(step, part);
+    if (step.algorithm != Algorithm::automatic) return run_by(step.algorithm, step, part, c);
+    LearntChoice* learnt = state.learnt[static_cast<std::size_t>(shape_of(step.op).team)].get();
+    if (learnt == nullptr || !all_have_rows(step, part)) return run_by(choose(c), step, part, c);
     const Algorithm first = choose(c);
     const Algorithm other = first == Algorithm::one_shot ? Algorithm::two_shot : Algorithm::one_shot;
     // In two it has other bits where it adds in another order.
-    const bool also_in_two = each == Op::all_reduce_all_gather && c.tp > 1 && c.dp > 1;
+    const bool also_in_two = step.op == Op::all_reduce_all_gather && c.tp > 1 && c.dp > 1;
     const std::array<Algorithm, LearntChoice::most_candidates> candidates{first, other, Algorithm::composed};
-    const LearntChoice::Work work{each, c.symmetric, c.bytes, part.epilogue.any()};
+    const LearntChoice::Work work{step.op, c.symmetric, c.bytes, part.epilogue.any()};
     const Algorithm chosen = learnt->begin(work, {candidates.data(), also_in_two ? 3U : 2U});
     const auto begin = std::chrono::steady_clock::now();
     if (chosen == Algorithm::composed)
-      in_two(chosen);
+      carry_out(chosen);
     else
-      one(each, part, chosen, c);
+      run_by(chosen, step, part, c);
     learnt->note(static_cast<std::uint64_t>((std::chrono::steady_clock::now() - begin).count()));
   }
 
-  /// Two operations one after the other, each carried out as it would be by itself.
-  void in_two(Algorithm algorithm) const {
-    if (rows.device() != nullptr)
-      throw Unsupported(
-          fmt::format("{}: algorithm {} needs row counts on the host; use auto, one_shot or two_shot",
-                      name(op), name(algorithm)));
-    const Grid& grid = state.grid;
-    const auto run_one = [&](Op each, const CheckedCall& part) {
-      as(each, part, algorithm == Algorithm::nccl ? algorithm : Algorithm::automatic);
-    };
-    if (op == Op::all_reduce_all_gather && grid.tp.size > 1 && grid.dp.size > 1) {
-      // The own rows are finished, and travel as the others are to have them.
-      const Tensor block = own_block(out, grid, rows);
-      const std::size_t each = scales_per_row(epilogue().quantize, in.hidden);
-      const Tensor scales{epilogue().scales, out.rows, each, DType::fp32};
-      const Tensor own_scales = own_block(scales, grid, rows);
-      Epilogue own = epilogue();
-      own.scales = static_cast<float*>(own_scales.data);
-      run_one(Op::all_reduce, {in, block, RowCounts(in.rows), own});
-      run_one(Op::all_gather, {block, out, rows});
-      if (each > 0) run_one(Op::all_gather, {own_scales, scales, rows});
-    } else if (op == Op::reduce_scatter_all_reduce && grid.tp.size > 1 && grid.dp.size > 1) {
-      // FP8 has no room for what is still to be summed.
-      std::vector<std::byte> between;
-      Tensor scattered = out;
-      if (epilogue().quantizes()) {
-        if (state.backend->kind() == BackendKind::cuda)
-          throw Unsupported(fmt::format(
-              "{}: algorithm {} with quantize needs memory for what is between its two operations, "
-              "which backend cuda does not allocate; use auto, one_shot or two_shot",
-              name(op), name(algorithm)));
-        between.resize(out.elements() * size_of(in.dtype));
-        scattered = {between.data(), out.rows, out.hidden, in.dtype};
-      }
-      run_one(Op::reduce_scatter, {in, scattered, rows});
-      run_one(Op::all_reduce, {scattered, out, RowCounts(out.rows), epilogue()});
-    } else {
-      run_one(op, checked);
-    }
-  }
-
- private:
-  [[nodiscard]] const Epilogue& epilogue() const { return checked.epilogue; }
-  void one(Op each, const CheckedCall& part, Algorithm algorithm, const Circumstances& c) const {
+  void run_by(Algorithm algorithm, OpStep step, const CheckedCall& part, const Circumstances& c) const {
     // Whole rows have a rule of their own.
     const LaunchShape chosen = part.epilogue.any() ? LaunchShape{} : choose_shape(c, algorithm);
     const LaunchShape shape = chosen.with({.protocol = state.options.cuda.protocol}).with(options.shape);
-    state.run_one(each, part, algorithm, shape, options.stream);
+    step.algorithm = algorithm;
+    state.run_one(step, part, shape, options.stream);
   }
+
   /// Whether every DP rank has rows. Only then do all ranks of the team meet in the call, as learning needs.
-  [[nodiscard]] bool all_have_rows(Op each) const {
-    const Grid& grid = state.grid;
-    if (each == Op::all_reduce) return rows[grid.dp.member] > 0;
-    for (int d = 0; d < grid.dp.size; ++d)
-      if (rows[d] == 0) return false;
+  [[nodiscard]] static bool all_have_rows(const OpStep& step, const CheckedCall& part) {
+    for (int d = 0; d < step.grid.dp.size; ++d)
+      if (part.rows[d] == 0) return false;
     return true;
   }
 };
@@ -457,10 +439,7 @@ void Communicator::run(Op op, ConstTensor in, Tensor out, RowCounts rows, CallOp
   const CallRun call{state, op, checked, in, out, rows, options};
   const Algorithm algorithm =
       options.algorithm != Algorithm::automatic ? options.algorithm : state.options.algorithm;
-  if (algorithm == Algorithm::composed || algorithm == Algorithm::nccl)
-    call.in_two(algorithm);
-  else
-    call.as(op, checked, algorithm);
+  call.carry_out(algorithm);
 }
 
 void Communicator::copy(const RowCopy& copy, CallOptions options) {

@@ -3,9 +3,11 @@
 
 #include <bit>
 #include <cmath>
+#include <optional>
 
 #include "algorithms/blocks.hpp"
 #include "mixcomm/mixcomm.hpp"
+#include "steps.hpp"
 #include "support/spawn.hpp"
 #include "verify/numbers.hpp"
 
@@ -34,6 +36,54 @@ TEST(Grid, TeamsHoldTheRanksThatTheyShould) {
         EXPECT_EQ(g.dp_only().world, g.dp);
         for (int d = 0; d < dp; ++d) EXPECT_EQ(g.dp_only().over_tp(d).rank(0, 0), g.dp.rank(d));
       }
+}
+
+TEST(Operation, AFusedOneIsTwoOnOneTeamEach) {
+  for (const Op op : {Op::all_reduce, Op::all_gather, Op::reduce_scatter, Op::all_reduce_all_gather,
+                      Op::reduce_scatter_all_reduce}) {
+    const std::optional<TwoCalls> two = two_calls_of(op);
+    EXPECT_EQ(two.has_value(), shape_of(op).team == TeamKind::world) << name(op);
+    if (!two) continue;
+    EXPECT_FALSE(two_calls_of(two->first) || two_calls_of(two->second)) << name(op);
+    // Rows of other DP ranks come last, and go first: what is between the two is one block.
+    const bool gathers = shape_of(op).body == Body::gather;
+    EXPECT_EQ(shape_of(gathers ? two->second : two->first).team, TeamKind::dp) << name(op);
+    EXPECT_EQ(shape_of(gathers ? two->second : two->first).body, shape_of(op).body) << name(op);
+    EXPECT_EQ(gathers ? two->first : two->second, Op::all_reduce) << name(op);
+  }
+}
+
+TEST(Operation, ComposedIsTwoStepsWhereBothTeamsHaveSeveralRanks) {
+  const Grid grid = Grid::of(2, 3, 4);
+  const OpSteps one = steps_of(Op::all_reduce_all_gather, Algorithm::two_shot, grid);
+  ASSERT_EQ(one.size(), 1U);
+  EXPECT_EQ(one[0].op, Op::all_reduce_all_gather);
+  EXPECT_EQ(one[0].algorithm, Algorithm::two_shot);
+  EXPECT_EQ(one[0].grid, grid);
+
+  const OpSteps two = steps_of(Op::all_reduce_all_gather, Algorithm::composed, grid);
+  ASSERT_EQ(two.size(), 2U);
+  EXPECT_EQ(two[0].op, Op::all_reduce);
+  EXPECT_EQ(two[0].grid, grid.tp_only());
+  EXPECT_EQ(two[1].op, Op::all_gather);
+  EXPECT_EQ(two[1].grid, grid.dp_only());
+  for (const OpStep& step : two) {
+    EXPECT_EQ(step.transport, Transport::own);
+    EXPECT_EQ(step.algorithm, Algorithm::automatic);
+  }
+
+  const OpSteps nccl = steps_of(Op::reduce_scatter_all_reduce, Algorithm::nccl, grid);
+  ASSERT_EQ(nccl.size(), 2U);
+  EXPECT_EQ(nccl[0].op, Op::reduce_scatter);
+  EXPECT_EQ(nccl[1].op, Op::all_reduce);
+  for (const OpStep& step : nccl) EXPECT_EQ(step.transport, Transport::nccl);
+
+  for (const Grid& line : {Grid::of(4, 1, 0), Grid::of(1, 4, 0)}) {
+    const OpSteps alone = steps_of(Op::all_reduce_all_gather, Algorithm::composed, line);
+    ASSERT_EQ(alone.size(), 1U);
+    EXPECT_EQ(alone[0].op, Op::all_reduce_all_gather);
+  }
+  EXPECT_EQ(steps_of(Op::all_reduce, Algorithm::composed, grid).size(), 1U);
 }
 
 TEST(Blocks, PartsCoverEverythingOnce) {

@@ -14,6 +14,7 @@
 namespace mixcomm::verify {
 namespace {
 
+/// Written down again, so that a mistake in shape_of() is found.
 bool gathers(Op op) {
   return op == Op::all_reduce || op == Op::all_gather || op == Op::all_reduce_all_gather;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "mixcomm/bootstrap.hpp"           // IWYU pragma: export
+#include "mixcomm/choice.hpp"              // IWYU pragma: export
 #include "mixcomm/communicator.hpp"        // IWYU pragma: export
 #include "mixcomm/device/lanes.hpp"        // IWYU pragma: export
 #include "mixcomm/epilogue.hpp"            // IWYU pragma: export

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
+#include "mixcomm/grid.hpp"
 #include "mixcomm/portability.hpp"
 
 namespace MIXCOMM_API mixcomm {
@@ -15,6 +17,57 @@ enum class Op : std::uint8_t {
   all_reduce_all_gather,
   reduce_scatter_all_reduce,
 };
+
+/// What an operation does with the rows of DP ranks. Each algorithm has a body for either.
+enum class Body : std::uint8_t {
+  gather,   ///< in is one block, out is all blocks
+  scatter,  ///< the dual: in is all blocks, out is one
+};
+
+/// What an operation is: one of two bodies on one part of the grid. On its TP team alone there is one block,
+/// that of the calling rank's DP rank; on its DP team alone nothing is summed over tp.
+struct OpShape {
+  Body body;
+  TeamKind team;
+};
+
+[[nodiscard]] constexpr OpShape shape_of(Op op) {
+  switch (op) {
+    case Op::all_reduce:
+      return {Body::gather, TeamKind::tp};
+    case Op::all_gather:
+      return {Body::gather, TeamKind::dp};
+    case Op::reduce_scatter:
+      return {Body::scatter, TeamKind::dp};
+    case Op::all_reduce_all_gather:
+      return {Body::gather, TeamKind::world};
+    case Op::reduce_scatter_all_reduce:
+      break;
+  }
+  return {Body::scatter, TeamKind::world};
+}
+
+/// Two operations on one team each, one after the other.
+struct TwoCalls {
+  Op first;
+  Op second;
+};
+
+/// What engines call where there is no fused operation: the two that `op` is made of, each on the team that
+/// shape_of() says. None for an operation on one team.
+[[nodiscard]] constexpr std::optional<TwoCalls> two_calls_of(Op op) {
+  switch (op) {
+    case Op::all_reduce_all_gather:
+      return TwoCalls{Op::all_reduce, Op::all_gather};
+    case Op::reduce_scatter_all_reduce:
+      return TwoCalls{Op::reduce_scatter, Op::all_reduce};
+    case Op::all_reduce:
+    case Op::all_gather:
+    case Op::reduce_scatter:
+      break;
+  }
+  return std::nullopt;
+}
 
 /// How an operation is carried out. `automatic` picks one by a rule that all ranks share (see choose() in
 /// plan.hpp).

@@ -17,14 +17,6 @@ bool counts_on_device(const Cell& cell, const Variant& variant) {
          variant.algorithm != Algorithm::nccl;
 }
 
-bool gathers(Op op) {
-  return op == Op::all_gather || op == Op::all_reduce_all_gather;
-}
-
-std::size_t total(const Cell& cell) {
-  return std::accumulate(cell.rows.begin(), cell.rows.end(), std::size_t{0});
-}
-
 }  // namespace
 
 GpuRank::GpuRank(Bootstrap& bootstrap, Options options)
@@ -76,23 +68,14 @@ GpuRank::Memory GpuRank::memory_of(const Cell& cell, const Variant& variant) {
   return {end.in.data(), end.out.data(), end.sums.data()};
 }
 
-std::size_t GpuRank::in_rows(const Cell& cell) const {
-  const bool own = cell.op == Op::all_reduce || gathers(cell.op);
-  return own ? cell.rows[static_cast<std::size_t>(grid_.dp.member)] : total(cell);
-}
-
-std::size_t GpuRank::out_rows(const Cell& cell) const {
-  return gathers(cell.op) ? total(cell) : cell.rows[static_cast<std::size_t>(grid_.dp.member)];
-}
-
 void GpuRank::prepare(const Cell& cell, const Variant& variant, std::uint64_t round) {
   const Memory memory = memory_of(cell, variant);
   const std::size_t row_bytes = options_.hidden * size_of(options_.dtype);
   std::fill(host_.begin(), host_.end(), spoiled);
   device_->write(memory.out, host_.data(), host_.size());
-  device_->write(memory.in, inputs_.of(grid_.rank(), round), in_rows(cell) * row_bytes);
+  device_->write(memory.in, inputs_.of(grid_.rank(), round), tensor_rows(cell, grid_).in * row_bytes);
   if (variant.finish == Finish::behind)
-    device_->write(from_.get(), inputs_.of(grid_.rank(), round), in_rows(cell) * row_bytes);
+    device_->write(from_.get(), inputs_.of(grid_.rank(), round), tensor_rows(cell, grid_).in * row_bytes);
   const std::vector<std::int64_t> counts(cell.rows.begin(), cell.rows.end());
   device_->write(device_rows_.get(), reinterpret_cast<const std::byte*>(counts.data()),
                  counts.size() * sizeof(counts[0]));
@@ -101,8 +84,8 @@ void GpuRank::prepare(const Cell& cell, const Variant& variant, std::uint64_t ro
 
 void GpuRank::enqueue_separately(const Cell& cell, const Variant& variant) {
   const Memory memory = memory_of(cell, variant);
-  const Tensor in{memory.in, in_rows(cell), options_.hidden, options_.dtype};
-  const Tensor out{memory.out, out_rows(cell), options_.hidden, epilogues_->out_dtype(cell)};
+  const Tensor in{memory.in, tensor_rows(cell, grid_).in, options_.hidden, options_.dtype};
+  const Tensor out{memory.out, tensor_rows(cell, grid_).out, options_.hidden, epilogues_->out_dtype(cell)};
   const bool other_dtype = out.dtype != in.dtype;
   // The residual is added to what a graph's calls all find as it was.
   const ConstTensor from{from_.get(), in.rows, in.hidden, in.dtype};
@@ -114,14 +97,16 @@ void GpuRank::enqueue_separately(const Cell& cell, const Variant& variant) {
 void GpuRank::enqueue(const Cell& cell, const Variant& variant) {
   if (variant.finish == Finish::behind) return enqueue_separately(cell, variant);
   const Memory memory = memory_of(cell, variant);
-  Tensor in{memory.in, in_rows(cell), options_.hidden, options_.dtype};
-  Tensor out{memory.out, out_rows(cell), options_.hidden, options_.dtype};
+  Tensor in{memory.in, tensor_rows(cell, grid_).in, options_.hidden, options_.dtype};
+  Tensor out{memory.out, tensor_rows(cell, grid_).out, options_.hidden, options_.dtype};
   RowCounts rows{std::span<const std::size_t>(cell.rows)};
   if (counts_on_device(cell, variant)) {
     // A tensor of one DP rank's rows then has room for the most of any.
     const std::size_t most = *std::max_element(cell.rows.begin(), cell.rows.end());
-    if (cell.op == Op::all_reduce || gathers(cell.op)) in.rows = most;
-    if (!gathers(cell.op)) out.rows = most;
+    const OpShape shape = shape_of(cell.op);
+    const bool one_block = shape.team == TeamKind::tp;
+    if (one_block || shape.body == Body::gather) in.rows = most;
+    if (one_block || shape.body == Body::scatter) out.rows = most;
     rows = RowCounts::on_device(reinterpret_cast<const std::int64_t*>(device_rows_.get()), most);
   }
   Epilogue epilogue;
@@ -137,7 +122,7 @@ void GpuRank::enqueue(const Cell& cell, const Variant& variant) {
 }
 
 std::string GpuRank::wrong(const Cell& cell, const Variant& variant, std::uint64_t round) {
-  const std::size_t bytes = out_rows(cell) * options_.hidden * size_of(options_.dtype);
+  const std::size_t bytes = tensor_rows(cell, grid_).out * options_.hidden * size_of(options_.dtype);
   device_->read(host_.data(), memory_of(cell, variant).out, bytes);
   return finished(cell, variant) ? epilogues_->wrong(cell, inputs_, round, host_.data())
                                  : inputs_.wrong(cell, grid_, options_.hidden, round, host_.data());

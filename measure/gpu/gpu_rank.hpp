@@ -82,8 +82,6 @@ class GpuRank {
   }
   [[nodiscard]] Memory memory_of(const Cell& cell, const Variant& variant);
   void enqueue_separately(const Cell& cell, const Variant& variant);
-  [[nodiscard]] std::size_t in_rows(const Cell& cell) const;
-  [[nodiscard]] std::size_t out_rows(const Cell& cell) const;
 
   Options options_;
   Grid grid_;

@@ -108,10 +108,10 @@ void Rank::prepare(const Order& order) {
   even_ = std::all_of(counts_.begin(), counts_.end(), [&](int n) { return n == counts_[0]; });
   own_ = counts_[own];
   block_ = out_.get() + static_cast<std::size_t>(offsets_[own]) * size_of(control_.dtype);
-  const bool one_block = order.op != Op::reduce_scatter && order.op != Op::reduce_scatter_all_reduce;
-  in_bytes_ = static_cast<std::size_t>(one_block ? own_ : all_) * size_of(control_.dtype);
-  const bool gathers = order.op == Op::all_gather || order.op == Op::all_reduce_all_gather;
-  out_bytes_ = static_cast<std::size_t>(gathers ? all_ : own_) * size_of(control_.dtype);
+  const TensorRows rows = tensor_rows(cell_, grid_);
+  const std::size_t row_bytes = order.hidden * size_of(control_.dtype);
+  in_bytes_ = rows.in * row_bytes;
+  out_bytes_ = rows.out * row_bytes;
 }
 
 void report_failure(const std::shared_ptr<std::byte>& memory, const char* what) {

@@ -64,10 +64,8 @@ bool Flavour::can(const Cell& cell, int tp, int dp) const {
   if (is_mpi) return true;
   const bool even = std::all_of(cell.rows.begin(), cell.rows.end(),
                                 [&](std::size_t rows) { return rows == cell.rows[0] && rows > 0; });
-  const bool over_tp = cell.op == Op::all_reduce;
-  const bool over_dp = cell.op == Op::all_gather || cell.op == Op::reduce_scatter;
-  const bool over_all = !(over_tp && dp > 1) && !(over_dp && tp > 1);
-  return one_team_alone ? over_all : even;
+  const Grid team = grid_of(Grid::of(tp, dp, 0), shape_of(cell.op).team);
+  return one_team_alone ? team.world.size == tp * dp : even;
 }
 
 std::vector<std::string> flavour_names() {

@@ -155,7 +155,7 @@ class PyCommunicator {
               const nb::object& stream, nb::handle epilogue) {
     Communicator& communicator = get();
     const Given given(*this, in, out, stream, epilogue, algorithm);
-    const bool gathers = op != Op::reduce_scatter && op != Op::reduce_scatter_all_reduce;
+    const bool gathers = shape_of(op).body == Body::gather;
     const Counts counts(rows, gathers ? given.input.tensor.rows : given.output.tensor.rows);
     const InUse use(*this);
     {

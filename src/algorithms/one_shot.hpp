@@ -3,13 +3,14 @@
 #pragma once
 
 #include "algorithms/context.hpp"
+#include "mixcomm/operation.hpp"
 
 namespace mixcomm {
 
 /// What a rank sums: all that it needs.
-template <bool gathers, int most>
+template <Body body, int most>
 [[nodiscard]] MIXCOMM_HD Range one_shot_sums(const Grid& g, const BasicBlocks<most>& b) {
-  return gathers ? b.everything() : b.block(g.dp.member);
+  return body == Body::gather ? b.everything() : b.block(g.dp.member);
 }
 
 /// out block d = sum over t of in@(t, d), for every d.
@@ -18,7 +19,7 @@ template <bool gathers, int most>
 template <OneShotContext C, int most>
 MIXCOMM_HD void all_reduce_all_gather_one_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.publish();
-  for (const auto tile : c.tiles(one_shot_sums<true>(g, b)))
+  for (const auto tile : c.tiles(one_shot_sums<Body::gather>(g, b)))
     c.store(tile, c.load_sum(g.over_tp(tile.block), in, tile));
   c.retract(in);
 }
@@ -29,7 +30,7 @@ MIXCOMM_HD void all_reduce_all_gather_one_shot(C& c, const Grid& g, const BasicB
 template <OneShotContext C, int most>
 MIXCOMM_HD void reduce_scatter_all_reduce_one_shot(C& c, const Grid& g, const BasicBlocks<most>& b) {
   const auto in = c.publish();
-  for (const auto tile : c.tiles(one_shot_sums<false>(g, b)))
+  for (const auto tile : c.tiles(one_shot_sums<Body::scatter>(g, b)))
     c.store(tile, c.load_sum(g.over_world(), in, tile));
   c.retract(in);
 }

@@ -1,9 +1,8 @@
 // Which algorithm `automatic` runs. A static rule; what it rests on is measured in docs/performance.md.
 #include <fmt/format.h>
 
-#include "call.hpp"
 #include "choice/gpu_choice.hpp"
-#include "mixcomm/plan.hpp"
+#include "mixcomm/choice.hpp"
 
 namespace mixcomm {
 namespace {
@@ -26,7 +25,7 @@ std::size_t worth_a_wait_bytes(const Circumstances& c) {
   if (!c.symmetric && c.tp == 2 && !c.crowded) return std::size_t{1} << 20U;
   if (c.crowded) return std::size_t{64} << 10U;
   if (!c.symmetric) return std::size_t{16} << 10U;
-  return shape_of(c.op).gathers && !sums_over_tp(c) ? any : 0;
+  return shape_of(c.op).body == Body::gather && !sums_over_tp(c) ? any : 0;
 }
 
 /// What one rank reads in one_shot. The tensor with all rows, once per rank that has a part of its sum.
@@ -40,7 +39,8 @@ std::size_t bytes_read(const Circumstances& c) {
 /// sums.
 constexpr std::size_t rows_worth_sharing_bytes = std::size_t{32} << 10U;
 Algorithm choose_to_finish(const Circumstances& c, Algorithm to_sum) {
-  if (shape_of(c.op).gathers && shape_of(c.op).team != TeamKind::tp && c.dp > 1) return Algorithm::two_shot;
+  const OpShape shape = shape_of(c.op);
+  if (shape.body == Body::gather && shape.team != TeamKind::tp && c.dp > 1) return Algorithm::two_shot;
   if (bytes_read(c) <= rows_worth_sharing_bytes) return Algorithm::one_shot;
   return c.crowded ? Algorithm::two_shot : to_sum;
 }

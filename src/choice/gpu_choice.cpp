@@ -4,8 +4,6 @@
 
 #include <algorithm>
 
-#include "call.hpp"
-
 namespace mixcomm {
 namespace {
 
@@ -22,11 +20,11 @@ double dearer_by(const Circumstances& c) {
 
 }  // namespace
 
-GpuTraffic::GpuTraffic(const Circumstances& c) : gathers(shape_of(c.op).gathers) {
-  const TeamKind team = shape_of(c.op).team;
-  tp = team == TeamKind::dp ? 1 : c.tp;
-  const double dp = team == TeamKind::tp ? 1 : c.dp;
-  ranks = tp * dp;
+GpuTraffic::GpuTraffic(const Circumstances& c) : body(shape_of(c.op).body) {
+  const Grid team = grid_of(Grid::of(c.tp, c.dp, 0), shape_of(c.op).team);
+  tp = team.tp.size;
+  const double dp = team.dp.size;
+  ranks = team.world.size;
   all = static_cast<double>(c.bytes);
   largest = std::max(all / dp, static_cast<double>(c.largest_block_bytes));
 }
@@ -52,7 +50,8 @@ LaunchShape shape_on_gpus(const Circumstances& c, Algorithm algorithm) {
     return shape;
   }
   // In place, barriers move half the bytes of packets and copy nothing; elsewhere packets save a copy.
-  const bool gathers_blocks = shape_of(c.op).gathers && shape_of(c.op).team != TeamKind::tp && c.dp > 1;
+  const OpShape of_op = shape_of(c.op);
+  const bool gathers_blocks = of_op.body == Body::gather && of_op.team != TeamKind::tp && c.dp > 1;
   const std::size_t most_kib = !c.symmetric ? 256 : gathers_blocks ? 128 : 64;
   shape.protocol = c.bytes <= most_kib << 10U ? Protocol::packets : Protocol::barriers;
   return shape;

@@ -2,7 +2,7 @@
 // docs/performance.md.
 #pragma once
 
-#include "mixcomm/plan.hpp"
+#include "mixcomm/choice.hpp"
 
 namespace mixcomm {
 
@@ -14,14 +14,14 @@ struct GpuTraffic {
   [[nodiscard]] double one_shot_bytes() const { return (ranks - 1) * largest; }
   [[nodiscard]] double two_shot_bytes() const {
     const double sums = all / ranks;  // of each rank
-    return gathers ? largest * (tp - 1) / tp + sums * (ranks - 1) : all - sums + sums * (tp - 1);
+    return body == Body::gather ? largest * (tp - 1) / tp + sums * (ranks - 1) : all - sums + sums * (tp - 1);
   }
 
   double ranks;
   double tp;
   double all;      ///< bytes of the tensor with all rows
   double largest;  ///< ... of the largest DP rank's rows
-  bool gathers;
+  Body body;
 };
 
 [[nodiscard]] Algorithm choose_on_gpus(const Circumstances& circumstances);

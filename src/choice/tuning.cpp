@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "call.hpp"
+#include "call_record.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {

@@ -298,7 +298,7 @@ class CpuContext {
            (current_mutant() == Mutant::scale_of_another_row ? row + 1 : row) * scales_;
   }
   [[nodiscard]] std::size_t my_out_elements(int d, std::size_t i) const {
-    return call_.blocks.start(call_.gathers ? Coordinates::all_blocks : Coordinates::one_block, d) + i;
+    return call_.blocks.start(gathers() ? Coordinates::all_blocks : Coordinates::one_block, d) + i;
   }
 
   /// What member `member` of the world sums in two_shot.
@@ -314,9 +314,9 @@ class CpuContext {
     const bool alone = grid_.tp.size == 1;
     for (const Tile tile : tiles(run)) {
       const bool own = tile.block == grid_.dp.member;
-      if (call_.gathers && !own) continue;
+      if (gathers() && !own) continue;
       // Where nobody else sums my block of a scattered tensor, it stays where it is.
-      if (!call_.gathers && alone && own && call_.algorithm == Algorithm::one_shot) continue;
+      if (!gathers() && alone && own && call_.algorithm == Algorithm::one_shot) continue;
       if (buffers_.helpers == nullptr)
         stage(tile);
       else
@@ -325,7 +325,7 @@ class CpuContext {
   }
   void stage(const Tile& tile) const {
     copy(at(buffers_.staged_in, grid_.rank(), tile.block, tile.range.begin),
-         mine(call_.in, !call_.gathers, tile.block) + tile.range.begin, tile.range.size * sizeof(T),
+         mine(call_.in, !gathers(), tile.block) + tile.range.begin, tile.range.size * sizeof(T),
          buffers_.staging);
   }
 
@@ -354,7 +354,7 @@ class CpuContext {
 
   void store_now(const Tile& tile, const Sum& sum) const {
     if (has_epilogue()) return finish_rows(tile, sum, Team::alone(grid_.rank()), {});
-    void* destination = mine(call_.out, call_.gathers, tile.block) + tile.range.begin;
+    void* destination = mine(call_.out, gathers(), tile.block) + tile.range.begin;
     add_up(tile, sum, {&destination, 1}, 0);
   }
 
@@ -426,8 +426,7 @@ class CpuContext {
     if (has_epilogue()) return finish_rows(tile, sum, team, out);
     std::array<void*, max_ranks> destinations;
     std::size_t count = 0;
-    if (needs(tile.block))
-      destinations[count++] = mine(call_.out, call_.gathers, tile.block) + tile.range.begin;
+    if (needs(tile.block)) destinations[count++] = mine(call_.out, gathers(), tile.block) + tile.range.begin;
     const std::size_t kept = count;
     if (out.staged) {  // the others fetch it, once
       if (team.size > 1 || kept == 0)
@@ -458,12 +457,12 @@ class CpuContext {
   }
 
   /// Whether my output holds block d.
-  [[nodiscard]] bool needs(int d) const { return call_.gathers || d == grid_.dp.member; }
+  [[nodiscard]] bool gathers() const { return call_.body == Body::gather; }
+  [[nodiscard]] bool needs(int d) const { return gathers() || d == grid_.dp.member; }
 
   /// A tile of a rank's input; of my own where the caller has it, which may be closer than what I staged.
   [[nodiscard]] const void* source(const View& in, int rank, const Tile& tile) const {
-    if (in.staged && rank == grid_.rank())
-      return mine(call_.in, !call_.gathers, tile.block) + tile.range.begin;
+    if (in.staged && rank == grid_.rank()) return mine(call_.in, !gathers(), tile.block) + tile.range.begin;
     return at(in, rank, tile.block, tile.range.begin);
   }
 

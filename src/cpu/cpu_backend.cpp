@@ -51,9 +51,9 @@ template <class T>
 std::uint64_t run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
   CpuContext<T> context(call, grid, channel, buffers);
   const bool one_shot = call.algorithm == Algorithm::one_shot;
-  if (call.gathers && one_shot)
+  if (call.body == Body::gather && one_shot)
     all_reduce_all_gather_one_shot(context, grid, call.blocks);
-  else if (call.gathers)
+  else if (call.body == Body::gather)
     all_reduce_all_gather_two_shot(context, grid, call.blocks);
   else if (one_shot)
     reduce_scatter_all_reduce_one_shot(context, grid, call.blocks);
@@ -163,6 +163,31 @@ class CpuBackend final : public Backend {
 
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cpu; }
 
+  void copy(const RowCopy& copy, void* /*stream*/) override {
+    for (std::size_t row = 0; row < copy.rows; ++row)
+      std::memcpy(static_cast<std::byte*>(copy.to) + row * copy.to_pitch,
+                  static_cast<const std::byte*>(copy.from) + row * copy.from_pitch, copy.width);
+  }
+  void clear(void* data, std::size_t bytes, void* /*stream*/) override { std::memset(data, 0, bytes); }
+  void apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* /*stream*/) override {
+    mixcomm::apply(epilogue, in, out);
+  }
+  void run_nccl(const Call& /*call*/) override { throw no_nccl(); }
+
+  /// Where a wait is cheap, a second one is cheaper than a copy. But nobody may write a sum where others
+  /// still read: with sums over tp, into an input that is a block of the output or holds it, which not every
+  /// rank can know of all. With one over dp alone the input would be, but for an epilogue, what is stored
+  /// there.
+  [[nodiscard]] bool reads_in_place(const Call& call) const override {
+    const bool gathers = call.body == Body::gather;
+    const bool in_block = gathers && call.in_placement.kind == Placement::Kind::in_place;
+    const bool finished_in_place = call.epilogue.any() && in_block;
+    const bool sums_over_tp = grids_[static_cast<std::size_t>(call.team)].tp.size > 1;
+    const bool apart = (!sums_over_tp && !finished_in_place) ||
+                       (gathers && call.in_placement.kind == Placement::Kind::symmetric);
+    return !crowded_ && call.in_placement.kind != Placement::Kind::plain && apart;
+  }
+
   void run(Call& call) override {
     check_alive();
     ranks_[static_cast<std::size_t>(grid_.rank())]->calls.post(call.record);
@@ -203,7 +228,8 @@ class CpuBackend final : public Backend {
       buffers.staged_out = area(kind, 1);
       buffers.staged_kept = area(kind, 2);
       buffers.staged_scales = area(kind, 3);
-      const StagingStores::Work work{kind * 8 + (call.epilogue.any() ? 4 : 0) + (call.gathers ? 2 : 0) +
+      const StagingStores::Work work{kind * 8 + (call.epilogue.any() ? 4 : 0) +
+                                         (call.body == Body::gather ? 2 : 0) +
                                          (call.algorithm == Algorithm::one_shot ? 1 : 0),
                                      call.blocks.packed_size() * size_of(call.dtype)};
       const ThreadCount::Work shared_work{work.kind * 2 + (staged ? 1 : 0), work.bytes};

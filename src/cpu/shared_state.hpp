@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string>
 
-#include "call.hpp"
+#include "call_record.hpp"
 #include "choice/learnt_choice.hpp"
 #include "rank_set.hpp"
 

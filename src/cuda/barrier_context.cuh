@@ -12,7 +12,7 @@ namespace mixcomm::cuda {
 /// is always a barrier.
 ///
 /// `few`: of so few data that each thread has one tile to sum, with all its loads under way at once.
-template <class T, bool gathers, bool few>
+template <class T, Body body, bool few>
 class BarrierContext : public device::Barriers<Lane> {
   static constexpr int words = 4;
   static constexpr int elements = words * 4 / sizeof(T);
@@ -45,9 +45,9 @@ class BarrierContext : public device::Barriers<Lane> {
     const View staged = staging(Area::staged_in());
     if (!ok()) return staged;  // peers may still read what the call that failed has put there
     copy(
-        gathers ? b_.block(a_.grid.dp.member) : b_.everything(),
+        body == Body::gather ? b_.block(a_.grid.dp.member) : b_.everything(),
         [&](const Tile& tile) {
-          const UserTile<const T, words> in(input_block<T, gathers>(tile.block), b_.size(tile.block),
+          const UserTile<const T, words> in(input_block<T, body>(tile.block), b_.size(tile.block),
                                             tile.begin);
           return in.load();
         },
@@ -64,13 +64,12 @@ class BarrierContext : public device::Barriers<Lane> {
     if (a_.out_view.first != nullptr || !ok_) return;
     const auto extent = static_cast<Place>(b_.share(0, members()).size);
     copy(
-        gathers ? b_.everything() : b_.block(a_.grid.dp.member),
+        body == Body::gather ? b_.everything() : b_.block(a_.grid.dp.member),
         [&](const Tile& tile) {
           return read(at(out, a_.grid.world.rank(static_cast<int>(tile.packed / extent)), tile));
         },
         [&](const Tile& tile, const Sum& value) {
-          UserTile<T, words>(output_block<T, gathers>(tile.block), b_.size(tile.block), tile.begin)
-              .store(value);
+          UserTile<T, words>(output_block<T, body>(tile.block), b_.size(tile.block), tile.begin).store(value);
         });
   }
 
@@ -106,7 +105,7 @@ class BarrierContext : public device::Barriers<Lane> {
     if (sources == 1) return read(source);
     const std::size_t to_next = in.stride * order.inner.stride;
     const std::size_t to_next_outer = in.stride * order.outer_stride - to_next * (order.inner.size - 1);
-    OrderedSum<T, words, !gathers> sum(order.inner.size);
+    OrderedSum<T, words, body == Body::scatter> sum(order.inner.size);
     int position = 0;
     constexpr int batch = few ? 8 : 4;
     for (int first = 0; first < sources; first += batch) {

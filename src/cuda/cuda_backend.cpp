@@ -219,7 +219,7 @@ class CudaBackend final : public Backend {
       throw Unsupported(
           fmt::format("{}: algorithm nccl has no epilogues; use another one, or NCCL's sum and then apply()",
                       name(call.record.op)));
-    if (nccl_ == nullptr) return Backend::run_nccl(call);
+    if (nccl_ == nullptr) throw no_nccl();
     const UseDevice use(device_);
     nccl_->run(call);
   }
@@ -245,8 +245,7 @@ class CudaBackend final : public Backend {
     a.passes = static_cast<std::uint32_t>(launch.passes);
     a.workspace.lane_bytes = launch.lane_bytes;
     a.blocks = launch.blocks;
-    launch_kernel(tables_[static_cast<std::size_t>(call.dtype)]
-                      .kernel[call.gathers ? 1 : 0][static_cast<int>(launch.way)],
+    launch_kernel(tables_[static_cast<std::size_t>(call.dtype)].of(call.body, launch.way),
                   {launch.lanes, launch.threads, 0}, &a, stream);
   }
 
@@ -281,8 +280,7 @@ class CudaBackend final : public Backend {
     a.images_in_workspace = launch.images_in_workspace;
     a.local = local;
     const bool one_shot = call.algorithm != Algorithm::two_shot;
-    launch_kernel(row_tables_[static_cast<std::size_t>(call.dtype)]
-                      .kernel[static_cast<std::size_t>(launch.kind)][call.gathers ? 1 : 0][one_shot ? 1 : 0],
+    launch_kernel(row_tables_[static_cast<std::size_t>(call.dtype)].of(launch.kind, call.body, one_shot),
                   {launch.lanes, launch.threads, launch.shared_bytes}, &a, stream);
   }
 

@@ -20,14 +20,14 @@ inline constexpr int lanes_per_sm =
     1;
 #endif
 
-template <class T, bool gathers, Way way>
+template <class T, Body body, Way way>
 struct ContextOf {
   using Packets = PacketWire<T>;
   using Lines = LineWire<T, is_wide(way) ? 2 : 1>;
   using OverWire = std::conditional_t<over_lines(way), Lines, Packets>;
   using type =
-      std::conditional_t<over_barriers(way), BarrierContext<T, gathers, way == Way::two_shot_barriers_few>,
-                         MessageContext<T, gathers, is_one_shot(way), OverWire>>;
+      std::conditional_t<over_barriers(way), BarrierContext<T, body, way == Way::two_shot_barriers_few>,
+                         MessageContext<T, body, is_one_shot(way), OverWire>>;
 };
 
 /// What a kernel asks of a context, beside the algorithm's verbs.
@@ -58,11 +58,12 @@ __device__ inline void touch(const Arguments& a) {
   ptx::keep(seen);
 }
 
-template <class T, bool gathers, Way way>
+template <class T, Body body, Way way>
 __global__ void __launch_bounds__(most_threads_of(way), lanes_per_sm<way>)
     operation(const __grid_constant__ Arguments a) {
+  constexpr bool gathers = body == Body::gather;
   constexpr bool one_shot = is_one_shot(way);
-  using Context = typename ContextOf<T, gathers, way>::type;
+  using Context = typename ContextOf<T, body, way>::type;
   static_assert(KernelContext<Context>);
   __shared__ LaneRows rows;
   // While the previous kernel may still run: the first look at each argument takes long. Each part stands
@@ -110,8 +111,8 @@ KernelTable kernels_of() {
   KernelTable table;
   const auto set = [&]<Way way>() {
     if constexpr (has_dual(way))
-      table.kernel[0][static_cast<int>(way)] = reinterpret_cast<void*>(operation<T, false, way>);
-    table.kernel[1][static_cast<int>(way)] = reinterpret_cast<void*>(operation<T, true, way>);
+      table.of(Body::scatter, way) = reinterpret_cast<void*>(operation<T, Body::scatter, way>);
+    table.of(Body::gather, way) = reinterpret_cast<void*>(operation<T, Body::gather, way>);
   };
   set.template operator()<Way::one_shot_packets>();
   set.template operator()<Way::two_shot_packets>();

@@ -53,7 +53,14 @@ inline constexpr int ways = 8;
 
 /// The kernels of one dtype, each taking one Arguments.
 struct KernelTable {
-  void* kernel[2][ways] = {};  ///< [gathers][way]; null where there is none
+  void* kernel[2][ways] = {};  ///< [body][way]; null where there is none
+
+  [[nodiscard]] void*& of(Body body, Way way) {
+    return kernel[static_cast<int>(body)][static_cast<int>(way)];
+  }
+  [[nodiscard]] void* of(Body body, Way way) const {
+    return kernel[static_cast<int>(body)][static_cast<int>(way)];
+  }
 };
 
 template <class T>

@@ -19,13 +19,13 @@ class Lane : public device::Lane {
     return b_.start(all_blocks ? Coordinates::all_blocks : Coordinates::one_block, d);
   }
   /// Block d of the caller's input, or output: what this pass covers of it.
-  template <class T, bool gathers>
+  template <class T, Body body>
   [[nodiscard]] __device__ const T* input_block(int d) const {
-    return static_cast<const T*>(a_.in) + start<!gathers>(d);
+    return static_cast<const T*>(a_.in) + start<body == Body::scatter>(d);
   }
-  template <class T, bool gathers>
+  template <class T, Body body>
   [[nodiscard]] __device__ T* output_block(int d) const {
-    return static_cast<T*>(a_.out) + start<gathers>(d);
+    return static_cast<T*>(a_.out) + start<body == Body::gather>(d);
   }
   /// My place in the order of a sum over all ranks.
   [[nodiscard]] __device__ int my_source() const {

@@ -30,10 +30,10 @@ TileShape tile_of(Way way, DType dtype) {
 
 /// What one lane covers in one pass needs two areas, for input and for sums: how many elements the larger one
 /// must hold.
-std::size_t elements_needed(Way way, bool gathers, const BasicBlocks<most_ranks>& blocks, const Grid& grid) {
+std::size_t elements_needed(Way way, Body body, const BasicBlocks<most_ranks>& blocks, const Grid& grid) {
   if (over_barriers(way)) return blocks.packed_size();
-  const auto sources = static_cast<std::size_t>(gathers ? grid.tp.size : grid.world.size);
-  const std::size_t in = sources * extent_of(is_one_shot(way), gathers, blocks, grid.world.size);
+  const auto sources = static_cast<std::size_t>(body == Body::gather ? grid.tp.size : grid.world.size);
+  const std::size_t in = sources * extent_of(is_one_shot(way), body, blocks, grid.world.size);
   return is_one_shot(way) ? in : std::max(in, blocks.packed_size());
 }
 
@@ -95,7 +95,8 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   threads = std::min(round_up(threads, 32), static_cast<std::size_t>(most_threads_of(launch.way)));
   const std::size_t lanes = std::min(divide_up(wanted, threads), most);
   const bool crowded = wanted > lanes * threads;
-  if (call.gathers && over_lines(launch.way)) launch.way = wide_if_many(launch.way, wanted, lanes);
+  if (call.body == Body::gather && over_lines(launch.way))
+    launch.way = wide_if_many(launch.way, wanted, lanes);
   if (launch.way == Way::two_shot_barriers && !crowded && threads <= 256)
     launch.way = Way::two_shot_barriers_few;
   if (crowded && call.shape.threads == 0) threads = static_cast<std::size_t>(most_threads_of(launch.way));
@@ -114,7 +115,7 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   launch.passes = static_cast<int>(elements / (most_places * lanes)) + 1;
   cut();
   const auto needed = [&] {
-    return staged ? elements_needed(launch.way, call.gathers, blocks, grid) : blocks.packed_size();
+    return staged ? elements_needed(launch.way, call.body, blocks, grid) : blocks.packed_size();
   };
   const std::size_t room = staged ? std::min(capacity, most_places) : most_places;
   for (launch.passes *= static_cast<int>(needed() / (room + 1)) + 1;; ++launch.passes) {

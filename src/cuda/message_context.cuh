@@ -14,7 +14,7 @@ namespace mixcomm::cuda {
 /// lies over the input, no thread may overwrite what another one has yet to send. In one_shot the thread that
 /// sums a tile of the rank's own block is the one that has sent it: both deal that block from its begin on.
 /// In two_shot the thread that stores a sum of the rank's own share is the only one that reads it.
-template <class T, bool gathers, bool one_shot, class OverWire>
+template <class T, Body body, bool one_shot, class OverWire>
 class MessageContext : public Messages<OverWire> {
   using Base = Messages<OverWire>;
   using Base::a_;
@@ -41,6 +41,7 @@ class MessageContext : public Messages<OverWire> {
   using Base::waited;
   using Base::workspace;
   using Route = typename Base::Route;
+  static constexpr bool gathers = body == Body::gather;
   static constexpr int batch = OverWire::batch;
   static constexpr int depth = one_shot ? OverWire::depth_one_shot : OverWire::depth_two_shot;
   using Data = typename OverWire::Data;
@@ -69,7 +70,7 @@ class MessageContext : public Messages<OverWire> {
     MIXCOMM_ROLLED
     for (int d = 0; d < a_.grid.dp.size; ++d) greets_ |= b_.size(d) == 0;
     if (a_.mutant.is(Mutant::no_greeting)) greets_ = false;
-    extent_ = static_cast<Place>(extent_of(one_shot, gathers, b_, members()));
+    extent_ = static_cast<Place>(extent_of(one_shot, body, b_, members()));
     if constexpr (one_shot) {
       sums_ = {b_, gathers ? from_own_block() : Runs(b_.block(a_.grid.dp.member))};
       next_ = TwoRuns(b_, to_send()).begin();
@@ -196,10 +197,10 @@ class MessageContext : public Messages<OverWire> {
   static constexpr int nobody = -1;
 
   [[nodiscard]] __device__ UserInput input(const Tile& tile) const {
-    return {Base::template input_block<T, gathers>(tile.block), b_.size(tile.block), tile.begin};
+    return {Base::template input_block<T, body>(tile.block), b_.size(tile.block), tile.begin};
   }
   [[nodiscard]] __device__ UserOutput output(const Tile& tile) const {
-    return {Base::template output_block<T, gathers>(tile.block), b_.size(tile.block), tile.begin};
+    return {Base::template output_block<T, body>(tile.block), b_.size(tile.block), tile.begin};
   }
   /// two_shot: what I sum.
   [[nodiscard]] __device__ Range my_share() const {

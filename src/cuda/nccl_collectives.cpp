@@ -183,7 +183,7 @@ void NcclCollectives::run(const Call& call) {
   if (part.tp.size > 1) return Operation(call, state_->of(part.tp, state_->tp), part.tp.member).all_reduce();
   if (part.dp.size > 1) {
     const Operation operation(call, state_->of(part.dp, state_->dp), part.dp.member);
-    return call.gathers ? operation.all_gather() : operation.reduce_scatter();
+    return call.body == Body::gather ? operation.all_gather() : operation.reduce_scatter();
   }
   if (call.in != call.out)  // one block, and nothing to add to it
     check(cudaMemcpyAsync(call.out, call.in, call.blocks.elements() * size_of(call.dtype),

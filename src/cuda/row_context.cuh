@@ -23,7 +23,7 @@ namespace mixcomm::cuda {
 /// Where the output lies over the input, or residual_out over the residual: a tile is sent, summed and
 /// written by the same thread, unless a lane has several rows at a time; then all that the pass sends is read
 /// before anything is written. What is normed is written when all of its row is summed.
-template <class T, template <class> class WireOf, bool gathers, bool one_shot, bool held>
+template <class T, template <class> class WireOf, Body body, bool one_shot, bool held>
 class RowContext : public Messages<WireOf<T>> {
   using OverWire = WireOf<T>;
   using Base = Messages<OverWire>;
@@ -52,6 +52,7 @@ class RowContext : public Messages<WireOf<T>> {
   using OutWire = WireOf<fp8_e4m3>;
   using ScaleWire = WireOf<float>;
 
+  static constexpr bool gathers = body == Body::gather;
   static_assert(!held || (OverWire::kind == Wire::lines && sizeof(T) == 2));
   /// Sources that are waited for at a time: as many as there are registers for.
   static constexpr int batch = held || gathers || one_shot ? 4 : 2;

@@ -10,9 +10,9 @@ namespace mixcomm::cuda {
 template <class T>
 using RowLines = LineWire<T, 2>;
 
-template <class T, template <class> class WireOf, bool gathers, bool one_shot, bool held>
+template <class T, template <class> class WireOf, Body body, bool one_shot, bool held>
 __global__ void __launch_bounds__(most_row_threads, 1) row_operation(const __grid_constant__ RowArguments a) {
-  using Context = RowContext<T, WireOf, gathers, one_shot, held>;
+  using Context = RowContext<T, WireOf, body, one_shot, held>;
   __shared__ SpreadRows rows;
   __shared__ typename Context::Shared shared;
   extern __shared__ uint4 images[];
@@ -46,19 +46,19 @@ __global__ void __launch_bounds__(most_row_threads, 1) row_operation(const __gri
 template <class T>
 RowKernelTable row_kernels_of() {
   RowKernelTable table;
-  const auto put = [&]<bool gathers, bool one_shot>() {
-    const auto at = [&](RowKind kind) -> void*& {
-      return table.kernel[static_cast<int>(kind)][gathers][one_shot];
-    };
-    at(RowKind::packets) = reinterpret_cast<void*>(row_operation<T, PacketWire, gathers, one_shot, false>);
-    at(RowKind::lines) = reinterpret_cast<void*>(row_operation<T, RowLines, gathers, one_shot, false>);
+  const auto put = [&]<Body body, bool one_shot>() {
+    table.of(RowKind::packets, body, one_shot) =
+        reinterpret_cast<void*>(row_operation<T, PacketWire, body, one_shot, false>);
+    table.of(RowKind::lines, body, one_shot) =
+        reinterpret_cast<void*>(row_operation<T, RowLines, body, one_shot, false>);
     if constexpr (sizeof(T) == 2)
-      at(RowKind::held) = reinterpret_cast<void*>(row_operation<T, RowLines, gathers, one_shot, true>);
+      table.of(RowKind::held, body, one_shot) =
+          reinterpret_cast<void*>(row_operation<T, RowLines, body, one_shot, true>);
   };
-  put.template operator()<false, false>();
-  put.template operator()<false, true>();
-  put.template operator()<true, false>();
-  put.template operator()<true, true>();
+  put.template operator()<Body::scatter, false>();
+  put.template operator()<Body::scatter, true>();
+  put.template operator()<Body::gather, false>();
+  put.template operator()<Body::gather, true>();
   return table;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/row_arguments.hpp"
+#include "mixcomm/operation.hpp"
 #include "mixcomm/tensor.hpp"
 
 namespace mixcomm::cuda {
@@ -10,10 +11,16 @@ namespace mixcomm::cuda {
 /// rows are aligned and of 16 bits.
 enum class RowKind : std::uint8_t { packets, lines, held };
 
-/// The kernels of one dtype, each taking one RowArguments: by RowKind, by whether the operation gathers, and
-/// by whether it is one_shot.
+/// The kernels of one dtype, each taking one RowArguments.
 struct RowKernelTable {
-  void* kernel[3][2][2] = {};
+  void* kernel[3][2][2] = {};  ///< by RowKind, by Body, by whether it is one_shot
+
+  [[nodiscard]] void*& of(RowKind kind, Body body, bool one_shot) {
+    return kernel[static_cast<int>(kind)][body == Body::gather ? 1 : 0][one_shot ? 1 : 0];
+  }
+  [[nodiscard]] void* of(RowKind kind, Body body, bool one_shot) const {
+    return kernel[static_cast<int>(kind)][body == Body::gather ? 1 : 0][one_shot ? 1 : 0];
+  }
 };
 
 template <class T>

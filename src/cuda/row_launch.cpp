@@ -84,7 +84,7 @@ class RowSizes {
 
   /// The most rows of a block, or of all, that a lane sums in a pass.
   [[nodiscard]] std::size_t summed(const BasicBlocks<most_ranks>& rows) const {
-    if (one_shot_ && call_.gathers) return rows.packed_size();
+    if (one_shot_ && call_.body == Body::gather) return rows.packed_size();
     const std::size_t longest = longest_of(rows);
     return one_shot_ ? longest : divide_up(longest, static_cast<std::size_t>(grid_.tp.size));
   }
@@ -93,12 +93,15 @@ class RowSizes {
   [[nodiscard]] std::size_t bytes(const BasicBlocks<most_ranks>& rows) const {
     const std::size_t images = needs_images() && images_.bytes > most_image_bytes ? images_.bytes : 0;
     if (grid_.world.size == 1) return images;
-    const bool residual_travels = one_shot_ && call_.gathers && call_.epilogue.adds() && grid_.dp.size > 1;
-    const auto sources = static_cast<std::size_t>(call_.gathers ? grid_.tp.size : grid_.world.size) +
-                         (residual_travels ? 1 : 0);
+    const bool residual_travels =
+        one_shot_ && call_.body == Body::gather && call_.epilogue.adds() && grid_.dp.size > 1;
+    const auto sources =
+        static_cast<std::size_t>(call_.body == Body::gather ? grid_.tp.size : grid_.world.size) +
+        (residual_travels ? 1 : 0);
     const std::size_t in = sources * summed(rows) * row_bytes_;
     if (one_shot_) return std::max(in, images);
-    const std::size_t handed_out = (call_.gathers ? rows.packed_size() : longest_of(rows)) * out_row_bytes_;
+    const std::size_t handed_out =
+        (call_.body == Body::gather ? rows.packed_size() : longest_of(rows)) * out_row_bytes_;
     const std::size_t kept = call_.epilogue.keeps() && changes_ ? longest_of(rows) * row_bytes_ : 0;
     return std::max({in, handed_out + kept, images});
   }

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "algorithms/blocks.hpp"
-#include "call.hpp"
+#include "call_record.hpp"
 #include "mixcomm/device/workspace.hpp"
 
 namespace mixcomm::cuda {
@@ -32,10 +32,10 @@ inline constexpr std::size_t records_bytes = round_up(std::size_t{2} * most_rank
 /// How many elements of an area each source has, in the workspace of the rank that sums: the data of source s
 /// begin at s times this number.
 template <int most>
-[[nodiscard]] MIXCOMM_HD std::size_t extent_of(bool one_shot, bool gathers, const BasicBlocks<most>& blocks,
+[[nodiscard]] MIXCOMM_HD std::size_t extent_of(bool one_shot, Body body, const BasicBlocks<most>& blocks,
                                                int ranks) {
   if (!one_shot) return blocks.share(0, ranks).size;
-  if (gathers) return blocks.packed_size();
+  if (body == Body::gather) return blocks.packed_size();
   std::size_t longest = 0;
   MIXCOMM_ROLLED
   for (int d = 0; d < blocks.dp(); ++d) {

@@ -5,9 +5,8 @@
 
 #include <array>
 
-#include "call.hpp"
+#include "mixcomm/choice.hpp"
 #include "mixcomm/error.hpp"
-#include "mixcomm/plan.hpp"
 
 namespace mixcomm {
 namespace {
@@ -87,10 +86,9 @@ const LinkConstants& link_from_name(std::string_view name) {
 }
 
 double wire_bytes(Op op, int tp, int dp, std::size_t bytes) {
-  if (op == Op::all_reduce) dp = 1;
-  if (op == Op::all_gather || op == Op::reduce_scatter) tp = 1;
-  const double t = tp;
-  const double d = dp;
+  const Grid team = grid_of(Grid::of(tp, dp, 0), shape_of(op).team);
+  const double t = team.tp.size;
+  const double d = team.dp.size;
   const auto all = static_cast<double>(bytes);
   return (t - 1) / t * all / d + (t * d - 1) / (t * d) * all;
 }
@@ -98,8 +96,9 @@ double wire_bytes(Op op, int tp, int dp, std::size_t bytes) {
 Prediction predict(const Operation& operation, const CostModel& model, Algorithm algorithm) {
   const LinkConstants& link = operation.across_nodes ? model.network : model.link;
   Operation o = operation;
-  if (o.op == Op::all_reduce) o.dp = 1;
-  if (o.op == Op::all_gather || o.op == Op::reduce_scatter) o.tp = 1;
+  const Grid team = grid_of(Grid::of(o.tp, o.dp, 0), shape_of(o.op).team);
+  o.tp = team.tp.size;
+  o.dp = team.dp.size;
   if (o.tp * o.dp == 1 || o.bytes == 0)
     return {algorithm == Algorithm::automatic ? Algorithm::one_shot : algorithm};
   const TuningTable* tuning = model.tuning;

@@ -161,7 +161,7 @@ Operation operation_of(const Step& step, const Parallelism& parallelism, const P
     most = std::max(most, plan.range(width, rank).count);
   Operation operation{step.op, g.tp, g.dp, most * options.traffic.row_bytes,
                       g.stride * g.tp * g.dp > options.model.per_node};
-  const bool over_tp = step.kind == Step::Kind::collective && step.op == Op::all_reduce;
+  const bool over_tp = step.kind == Step::Kind::collective && shape_of(step.op).team == TeamKind::tp;
   if (over_tp) operation.across_nodes = g.stride * g.tp > options.model.per_node;
   if (step.kind == Step::Kind::gather_columns) operation.op = Op::all_gather;
   return operation;
@@ -185,20 +185,20 @@ Cost cost_of(const std::vector<Step>& steps, const Parallelism& parallelism, con
 std::vector<Step> in_two_calls(const std::vector<Step>& steps) {
   std::vector<Step> all;
   for (const Step& step : steps) {
-    const bool gathers = step.op == Op::all_reduce_all_gather;
-    const bool scatters = step.op == Op::reduce_scatter_all_reduce;
-    if (step.kind != Step::Kind::collective || !(gathers || scatters)) {
+    const std::optional<TwoCalls> two = two_calls_of(step.op);
+    if (step.kind != Step::Kind::collective || !two) {
       all.push_back(step);
       continue;
     }
     Step first = step;
-    first.op = gathers ? Op::all_reduce : Op::reduce_scatter;
+    first.op = two->first;
     // A sum over the TP ranks on the way in; the block that each keeps on the way out.
     first.after =
-        gathers ? Spread{step.before.width, step.after.owed, {}}
-                : Spread{step.after.width, {step.before.owed.begin, step.grid.stride * step.grid.tp}, {}};
+        shape_of(step.op).body == Body::gather
+            ? Spread{step.before.width, step.after.owed, {}}
+            : Spread{step.after.width, {step.before.owed.begin, step.grid.stride * step.grid.tp}, {}};
     Step second = step;
-    second.op = gathers ? Op::all_gather : Op::all_reduce;
+    second.op = two->second;
     second.before = first.after;
     all.push_back(first);
     all.push_back(second);

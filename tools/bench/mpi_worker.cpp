@@ -56,24 +56,23 @@ class Worker final : public Rank {
   }
 
  private:
+  /// A fused operation is two calls, but for one that would be by this rank alone.
   void run(Op op) override {
-    switch (op) {
-      case Op::all_reduce:
-        return all_reduce(in(), out());
-      case Op::all_gather:
-        return all_gather(in());
-      case Op::reduce_scatter:
-        return reduce_scatter();
-      case Op::all_reduce_all_gather:
-        if (grid().tp.size == 1) return all_gather(in());
-        all_reduce(in(), block_);
-        if (grid().dp.size > 1) all_gather(MPI_IN_PLACE);
-        return;
-      case Op::reduce_scatter_all_reduce:
-        if (grid().dp.size == 1) return all_reduce(in(), out());
-        reduce_scatter();
-        if (grid().tp.size > 1) all_reduce(MPI_IN_PLACE, out());
-    }
+    const std::optional<TwoCalls> two = two_calls_of(op);
+    if (!two) return run_one(op, in(), out());
+    if (is_alone(two->first)) return run_one(two->second, in(), out());
+    if (is_alone(two->second)) return run_one(two->first, in(), out());
+    run_one(two->first, in(), block(op));
+    run_one(two->second, MPI_IN_PLACE, out());
+  }
+  /// Where the one block lies between the two calls.
+  [[nodiscard]] void* block(Op op) { return shape_of(op).body == Body::gather ? block_ : out(); }
+  [[nodiscard]] bool is_alone(Op op) const { return grid_of(grid(), shape_of(op).team).world.size == 1; }
+
+  void run_one(Op op, const void* in, void* out) {
+    if (op == Op::all_reduce) return all_reduce(in, out);
+    if (op == Op::all_gather) return all_gather(in);
+    reduce_scatter();
   }
   void all_reduce(const void* in, void* out) {
     check(MPI_Allreduce(in, out, own_, type_, sum_, tp_), "MPI_Allreduce");

@@ -152,7 +152,7 @@ class Report {
     const bool forced =
         request_.algorithm == Algorithm::one_shot || request_.algorithm == Algorithm::two_shot;
     const Prediction p = predict(o, options.model, forced ? request_.algorithm : Algorithm::automatic);
-    const bool sums_over_tp = o.op != Op::all_gather && o.op != Op::reduce_scatter;
+    const Grid team = grid_of(Grid::of(o.tp, o.dp, 0), shape_of(o.op).team);
     json["grid"] = to_string(step.grid);
     json["ranks"] = step.grid.tp * step.grid.dp;
     json["bytes"] = o.bytes;
@@ -164,8 +164,8 @@ class Report {
     json["link"] = link.name;
     json["why_algorithm"] = forced ? "--algorithm asks for it"
                                    : why_chosen({.op = o.op,
-                                                 .tp = sums_over_tp ? o.tp : 1,
-                                                 .dp = o.op == Op::all_reduce ? 1 : o.dp,
+                                                 .tp = team.tp.size,
+                                                 .dp = team.dp.size,
                                                  .bytes = o.bytes,
                                                  .symmetric = true,
                                                  .crowded = link.crowded,

@@ -14,7 +14,7 @@ Call call_of(Op op, Algorithm algorithm, Protocol protocol, DType dtype, const G
              std::size_t block) {
   Call call;
   call.shape.protocol = protocol;
-  call.gathers = shape_of(op).gathers;
+  call.body = shape_of(op).body;
   call.algorithm = algorithm;
   call.dtype = dtype;
   call.blocks = Blocks(grid.dp.size, [&](int d) { return d == 0 ? block : block / 2; });
@@ -122,10 +122,10 @@ std::size_t bytes_of_pass(const Call& call, const Grid& grid, const RowLaunch& l
   if (grid.world.size == 1) return 0;
   const auto tp = static_cast<std::size_t>(grid.tp.size);
   const auto world = static_cast<std::size_t>(grid.world.size);
-  if (one_shot && call.gathers) return (tp + (grid.dp.size > 1 ? 1 : 0)) * all * row;
+  if (one_shot && call.body == Body::gather) return (tp + (grid.dp.size > 1 ? 1 : 0)) * all * row;
   if (one_shot) return world * longest * row;
-  const std::size_t summed = (call.gathers ? tp : world) * ((longest + tp - 1) / tp) * row;
-  return std::max(summed, (call.gathers ? all : longest) * out + longest * row);
+  const std::size_t summed = (call.body == Body::gather ? tp : world) * ((longest + tp - 1) / tp) * row;
+  return std::max(summed, (call.body == Body::gather ? all : longest) * out + longest * row);
 }
 
 /// Every grid, row and workspace: what a pass sends fits a lane's part of each area, its images fit shared
