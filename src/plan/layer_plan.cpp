@@ -93,7 +93,7 @@ int width_at_end(const Transition& transition, const Parallelism& p) {
   if (transition.steps.empty() || transition.steps.back().kind != Step::Kind::collective)
     return spread_of({transition.to.rows}, p).width;
   const Step& last = transition.steps.back();
-  return shape_of(last.op).gathers ? last.before.width : last.after.width;
+  return shape_of(last.op).body == Body::gather ? last.before.width : last.after.width;
 }
 
 /// Those rows, if they have a name.
@@ -202,7 +202,7 @@ std::string_view name(Added added) {
 
 int Finish::separate_kernels(const Transition& transition) const {
   const bool all_rows =
-      within && transition.steps.back().op != Op::all_reduce && shape_of(transition.steps.back().op).gathers;
+      within && transition.steps.back().op != Op::all_reduce && shape_of(transition.steps.back().op).body == Body::gather;
   return all_rows ? 1 + (adds ? 1 : 0) + (keeps ? 1 : 0) : 1;
 }
 
