@@ -111,7 +111,7 @@ void GpuRank::enqueue(const Cell& cell, const Variant& variant) {
   }
   Epilogue epilogue;
   if (finished(cell, variant)) {
-    epilogue = epilogues_->of(cell, gathers(cell.op) ? in.rows : out.rows);
+    epilogue = epilogues_->of(cell, shape_of(cell.op).body == Body::gather ? in.rows : out.rows);
     out.dtype = epilogues_->out_dtype(cell);
   }
   end_of(variant).communicator.run(cell.op, in, out, rows,
