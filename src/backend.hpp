@@ -24,6 +24,10 @@ class Backend {
   virtual ~Backend() = default;
   /// Collective.
   virtual SymmetricMemory allocate(std::size_t bytes) = 0;
+  /// How many lanes there are room for; 0 where there are none.
+  [[nodiscard]] virtual int most_lanes() const { return 0; }
+  /// Collective. `options` are checked, with nothing left to choose. Throws Unsupported where there are none.
+  virtual DeviceLanes device_lanes(const DeviceLanesOptions& options) = 0;
   /// Whether [data, data + bytes) lies in one allocation, and where. Kind::plain if not.
   [[nodiscard]] virtual Placement place(const void* data, std::size_t bytes) const = 0;
   /// What a tuning table calls the machine that this runs on.

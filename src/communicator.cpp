@@ -19,6 +19,7 @@
 #include "epilogue/check_epilogue.hpp"
 #include "hosts/hosts_backend.hpp"
 #include "mixcomm/choice.hpp"
+#include "mixcomm/device/lanes.hpp"
 #include "mixcomm/error.hpp"
 #include "steps.hpp"
 
@@ -43,6 +44,13 @@ CommunicatorOptions with_defaults(CommunicatorOptions options) {
   return with_environment(options);
 }
 
+void check_workspace_bytes(std::string_view what, std::size_t bytes) {
+  constexpr std::size_t least = std::size_t{64} << 10U;
+  constexpr std::size_t most = std::size_t{1} << 30U;
+  if (bytes < least || bytes > most)
+    throw InvalidArgument(fmt::format("{} is {}; it may be {} to {}", what, bytes, least, most));
+}
+
 void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& options) {
   const long ranks = static_cast<long>(options.tp) * options.dp;
   if (options.tp < 1 || options.dp < 1 || ranks != bootstrap.world())
@@ -53,11 +61,7 @@ void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& option
   if (bootstrap.world() > max_ranks)
     throw Unsupported(
         fmt::format("a communicator holds at most {} ranks, not {}", max_ranks, bootstrap.world()));
-  constexpr std::size_t least = std::size_t{64} << 10U;
-  constexpr std::size_t most = std::size_t{1} << 30U;
-  if (options.workspace_bytes < least || options.workspace_bytes > most)
-    throw InvalidArgument(
-        fmt::format("workspace_bytes is {}; it may be {} to {}", options.workspace_bytes, least, most));
+  check_workspace_bytes("workspace_bytes", options.workspace_bytes);
   if (options.cpu.threads < 0 || options.cpu.threads > most_threads)
     throw InvalidArgument(
         fmt::format("cpu.threads is {}; it may be 1 to {}, or 0 for the cores that this rank owns",
@@ -251,6 +255,26 @@ SymmetricBuffer Communicator::allocate(std::size_t bytes) {
   buffer.data_ = memory.data;
   buffer.bytes_ = bytes;
   return buffer;
+}
+
+DeviceLanes Communicator::device_lanes(const DeviceLanesOptions& given) {
+  State& state = *state_;
+  state.check_alive();
+  state.check_running("device_lanes");
+  DeviceLanesOptions options = given;
+  if (options.bytes == 0) options.bytes = state.options.workspace_bytes;
+  const int most = state.backend->most_lanes();
+  if (options.lanes == 0) options.lanes = most;
+  agree(state.bootstrap, "making lanes for kernels", [&] {
+    if (most > 0 && (options.lanes < 1 || options.lanes > most))
+      throw InvalidArgument(
+          fmt::format("device_lanes: lanes is {}; there is room for 1 to {}, or give 0 for all of them",
+                      options.lanes, most));
+    check_workspace_bytes("device_lanes: bytes", options.bytes);
+    return fmt::format("team {}, {} lanes, {} bytes", static_cast<int>(options.team), options.lanes,
+                       options.bytes);
+  });
+  return state.backend->device_lanes(options);
 }
 
 void Communicator::pause() {

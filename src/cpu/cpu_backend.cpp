@@ -19,6 +19,7 @@
 #include "cpu/processors.hpp"
 #include "cpu/staging.hpp"
 #include "cpu/thread_count.hpp"
+#include "mixcomm/device/lanes.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cpu {
@@ -108,6 +109,13 @@ class CpuBackend final : public Backend {
   SymmetricMemory allocate(std::size_t bytes) override {
     const Slices slices = share_slices(bootstrap_, bytes);
     return allocations_.add(slices.memory, slices.of(grid_.rank()), bytes, slices.stride);
+  }
+
+  DeviceLanes device_lanes(const DeviceLanesOptions& /*options*/) override {
+    throw Unsupported(
+        "device_lanes: a communicator on backend cpu has none; make it with backend cuda, on a machine with "
+        "a "
+        "GPU");
   }
 
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
