@@ -111,12 +111,7 @@ class CpuBackend final : public Backend {
     return allocations_.add(slices.memory, slices.of(grid_.rank()), bytes, slices.stride);
   }
 
-  DeviceLanes device_lanes(const DeviceLanesOptions& /*options*/) override {
-    throw Unsupported(
-        "device_lanes: a communicator on backend cpu has none; make it with backend cuda, on a machine with "
-        "a "
-        "GPU");
-  }
+  DeviceLanes device_lanes(const DeviceLanesOptions& /*options*/) override { throw no_lanes(); }
 
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
     return allocations_.place(data, bytes);
