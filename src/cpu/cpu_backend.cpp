@@ -297,8 +297,7 @@ class CpuBackend final : public Backend {
 
   /// The view of a buffer in symmetric memory, as seen from rank 0's slice; empty for a plain one.
   [[nodiscard]] View direct(const Call::Seen& buffer) const {
-    const auto* found =
-        buffer.placement.kind == Placement::Kind::plain ? nullptr : allocations_.find(buffer.data, 0);
+    const auto* found = allocations_.of(buffer.placement);
     if (found == nullptr) return {};
     auto* mine = static_cast<std::byte*>(const_cast<void*>(buffer.data));  // a View serves inputs and outputs
     const auto stride = static_cast<std::ptrdiff_t>(found->where);

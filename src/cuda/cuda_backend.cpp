@@ -325,8 +325,7 @@ class CudaBackend final : public Backend {
   /// Where peers find a symmetric buffer of mine; empty for one that must be staged. A pack of 16 bytes must
   /// never hold elements of two blocks, or of none.
   [[nodiscard]] View view_of(const Call& call, const Call::Seen& buffer) const {
-    const auto* found =
-        buffer.placement.kind == Placement::Kind::plain ? nullptr : allocations_.find(buffer.data, 0);
+    const auto* found = allocations_.of(buffer.placement);
     if (found == nullptr || reinterpret_cast<std::uintptr_t>(buffer.data) % pack_bytes != 0) return {};
     const std::size_t element = size_of(call.dtype);
     if (call.device_rows != nullptr && call.hidden * element % pack_bytes != 0) return {};
