@@ -15,10 +15,10 @@
 #include "hosts/crossing.hpp"
 #include "hosts/host_map.hpp"
 #include "hosts/shares.hpp"
+#include "mixcomm/choice.hpp"
 #include "mixcomm/device/lanes.hpp"
 #include "mixcomm/epilogue.hpp"
 #include "mixcomm/error.hpp"
-#include "mixcomm/plan.hpp"
 
 namespace mixcomm::hosts {
 namespace {
