@@ -142,6 +142,9 @@ TEST(Command, InfoIsJson) {
   EXPECT_EQ(info["algorithms"], json({"auto", "one_shot", "two_shot", "composed"}));
   EXPECT_EQ(info["operations"].size(), 5U);
   EXPECT_TRUE(info["launcher"].is_null());
+  const bool between = info["between_hosts"]["available"].get<bool>();
+  EXPECT_CONTAINS(info["between_hosts"]["why"].get<std::string>(),
+                  between ? "bootstrap_mpi()" : "MIXCOMM_MPI");
   EXPECT_CONTAINS(run({"info"}).out, "AVX");
 }
 
