@@ -23,6 +23,7 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
   const Tensor& out = checked.out;
   Call call{.body = shape.body,
             .team = shape.team,
+            .by_rank = false,
             .algorithm = algorithm,
             .dtype = in.dtype,
             .in = in.data,

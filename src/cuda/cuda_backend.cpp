@@ -148,7 +148,7 @@ class CudaBackend final : public Backend {
     check_alignment(call);
     const UseDevice use(device_);
     const auto stream = static_cast<cudaStream_t>(call.stream);
-    const Grid grid = grid_of(grid_, call.team);
+    const Grid grid = call.part_of(grid_);
     const bool then_more = call.epilogue.any();
     if (grid.world.size == 1 && call.device_rows == nullptr &&
         !then_more) {  // one block, and nothing to add to it
@@ -357,7 +357,7 @@ class CudaBackend final : public Backend {
     a.device_rows = call.device_rows;
     a.most_rows_each =
         static_cast<std::int64_t>(call.blocks.full_size(0) / std::max<std::size_t>(call.hidden, 1));
-    a.number = call.record.number;
+    a.number = call.record.number >> call.record.part_bits;
     a.op = static_cast<std::uint8_t>(call.record.op);
     a.team = static_cast<std::uint8_t>(call.team);
     a.mutant = MutantSwitch::current();

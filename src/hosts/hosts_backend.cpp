@@ -12,9 +12,10 @@
 #include "all_or_none.hpp"
 #include "bootstrap/deadline.hpp"
 #include "cpu/cpu_backend.hpp"
-#include "hosts/crossing.hpp"
 #include "hosts/host_map.hpp"
+#include "hosts/host_state.hpp"
 #include "hosts/shares.hpp"
+#include "hosts/transport_crossing.hpp"
 #include "mixcomm/epilogue.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/plan.hpp"
@@ -33,12 +34,13 @@ Milliseconds head_start(Milliseconds timeout) {
 constexpr int part_bits = 8;
 static_assert(1 + 2 * max_ranks < 1 << part_bits);
 
-CommunicatorOptions of_one_host(CommunicatorOptions options, int tp, int dp) {
-  options.tp = tp;
-  options.dp = dp;
-  options.timeout -= 2 * head_start(options.timeout);
-  options.tuning.reset();
-  return options;
+CommunicatorOptions of_one_host(const CommunicatorOptions& options, int tp, int dp) {
+  CommunicatorOptions own = options;
+  own.tp = tp;
+  own.dp = dp;
+  own.timeout -= 2 * head_start(options.timeout);
+  own.tuning.reset();
+  return own;
 }
 
 /// Elements of one dtype, all ranks' of a call: each host's are one run.
@@ -59,62 +61,56 @@ class HostsBackend final : public Backend {
         parts_(parts_of(hosts_, options.tp)),
         host_(hosts_.of[static_cast<std::size_t>(bootstrap.rank())]),
         state_memory_(own_.share_memory(sizeof(HostState))),
-        state_(std::launder(reinterpret_cast<HostState*>(state_memory_.get()))),
-        crossing_(setup()) {
+        state_(std::launder(reinterpret_cast<HostState*>(state_memory_.get()))) {
     const HostPart& part = here();
     in_numbers_of_all([&] {
-      team_ = cpu::make_backend(own_, Grid::of(options.tp, part.dp, own_.rank()),
-                                of_one_host(options, options.tp, part.dp));
-      flat_ =
-          cpu::make_backend(own_, Grid::of(1, part.ranks, own_.rank()), of_one_host(options, 1, part.ranks));
+      own_part_ = cpu::make_backend(own_, Grid::of(options.tp, part.dp, own_.rank()),
+                                    of_one_host(options, options.tp, part.dp));
     });
+    crossing_ = over_transport();
     for (const std::string& each :
-         bootstrap.exchange("comparing how crowded hosts are", team_->crowded() ? "crowded" : ""))
+         bootstrap.exchange("comparing how crowded hosts are", own_part_->crowded() ? "crowded" : ""))
       crowded_ = crowded_ || !each.empty();
   }
 
   SymmetricMemory allocate(std::size_t bytes) override {
     SymmetricMemory memory;
     all_or_none(bootstrap_, "allocating on all hosts", [&] {
-      memory = team_->allocate(bytes);
+      memory = own_part_->allocate(bytes);
       return std::string();
     });
     return memory;
   }
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
-    return team_->place(data, bytes);
+    return own_part_->place(data, bytes);
   }
-  [[nodiscard]] std::string machine() const override { return team_->machine(); }
+  [[nodiscard]] std::string machine() const override { return own_part_->machine(); }
   [[nodiscard]] bool crowded() const override { return crowded_; }
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cpu; }
-  [[nodiscard]] int threads() const override { return team_->threads(); }
+  [[nodiscard]] int threads() const override { return own_part_->threads(); }
   [[nodiscard]] bool reads_in_place(const Call& call) const override {
-    return !crowded_ && team_->reads_in_place(call);
+    return !crowded_ && own_part_->reads_in_place(call);
   }
-  void copy(const RowCopy& copy, void* stream) override { team_->copy(copy, stream); }
-  void clear(void* data, std::size_t bytes, void* stream) override { team_->clear(data, bytes, stream); }
+  void copy(const RowCopy& copy, void* stream) override { own_part_->copy(copy, stream); }
+  void clear(void* data, std::size_t bytes, void* stream) override { own_part_->clear(data, bytes, stream); }
   void apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* stream) override {
-    team_->apply(epilogue, in, out, stream);
+    own_part_->apply(epilogue, in, out, stream);
   }
   void run_nccl(const Call& /*call*/) override { throw no_nccl(); }
   void settle() override {}
-  void pause() override {
-    team_->pause();
-    flat_->pause();
-  }
+  void pause() override { own_part_->pause(); }
   void resume() override {
-    team_->resume();
-    flat_->resume();
+    own_part_->resume();
     (void)bootstrap_.exchange("taking memory again on all hosts", "");
   }
   void check_alive() const override {
     state_->failure.rethrow();
-    in_numbers_of_all([this] { team_->check_alive(); });
+    in_numbers_of_all([this] { own_part_->check_alive(); });
   }
 
   void run(Call& call) override {
     check_alive();
-    if (call.team == TeamKind::tp) return on_this_host(*team_, call, 0);
+    if (call.team == TeamKind::tp) return on_this_host(call, 0);
     if (call.body == Body::scatter)
       throw Unsupported(
           fmt::format("{}: DP ranks are on {} hosts ({}), and sums over DP are made on one host so far; "
@@ -133,20 +129,21 @@ class HostsBackend final : public Backend {
  private:
   [[nodiscard]] const HostPart& here() const { return parts_[static_cast<std::size_t>(host_)]; }
 
-  Crossing::Setup setup() {
+  [[nodiscard]] std::unique_ptr<Crossing> over_transport() {
     Transport& transport = *bootstrap_.transport();
     std::vector<RankSet> ranks;
     for (int h = 0; h < hosts_.count(); ++h) ranks.push_back(set_of(hosts_.ranks_on(h)));
     const int data_tag = transport.new_tag();
-    return {.transport = &transport,
-            .state = state_,
-            .hosts = std::move(ranks),
-            .host = host_,
-            .timeout = options_.timeout - head_start(options_.timeout),
-            .chunk_bytes = options_.workspace_bytes,
-            .data_tag = data_tag,
-            .notice_tag = transport.new_tag(),
-            .spins = 0};
+    return std::make_unique<TransportCrossing>(
+        TransportCrossing::Setup{.transport = &transport,
+                                 .state = state_,
+                                 .hosts = std::move(ranks),
+                                 .host = host_,
+                                 .timeout = options_.timeout - head_start(options_.timeout),
+                                 .chunk_bytes = options_.workspace_bytes,
+                                 .data_tag = data_tag,
+                                 .notice_tag = transport.new_tag(),
+                                 .spins = 0});
   }
 
   /// Each host's run of the blocks, of which `numerator` of `denominator` elements count.
@@ -174,7 +171,7 @@ class HostsBackend final : public Backend {
     mine.out_placement.offset += mine.out_placement.kind == Placement::Kind::symmetric ? skipped : 0;
     if (call.epilogue.scales != nullptr)
       mine.epilogue.scales += begin / call.hidden * scales_per_row(call.epilogue.quantize, call.hidden);
-    on_this_host(*team_, mine, 0);
+    on_this_host(mine, 0);
   }
 
   /// Every host's run, complete there, goes to all others: each member sends its share to a member there, and
@@ -205,7 +202,7 @@ class HostsBackend final : public Backend {
           in.push_back(
               {rank_of(there, each.from), at(theirs.begin + each.elements.begin), each.elements.size * size});
     }
-    if (!out.empty() || !in.empty()) cross(call.record, std::move(out), std::move(in));
+    if (!out.empty() || !in.empty()) cross(call, std::move(out), std::move(in));
     if (members(here()) == 1) return;
     for (int h = 0; h < hosts_.count(); ++h) {
       const Range& theirs = gathered.of_host[static_cast<std::size_t>(h)];
@@ -214,7 +211,8 @@ class HostsBackend final : public Backend {
           shares_between(theirs.size, members(parts_[static_cast<std::size_t>(h)]), members(here()));
       const auto received = [&](int member) { return received_by(shares, member, theirs.size); };
       Call gather{.body = Body::gather,
-                  .team = world ? TeamKind::world : TeamKind::dp,
+                  .team = call.team,
+                  .by_rank = world,
                   .algorithm = Algorithm::two_shot,
                   .dtype = gathered.dtype,
                   .in = at(theirs.begin + received(own).begin),
@@ -224,7 +222,7 @@ class HostsBackend final : public Backend {
                   .reads_in_place = false,
                   .blocks = Blocks(members(here()), [&](int m) { return received(m).size; }),
                   .hidden = call.hidden,
-                  .stream = nullptr,
+                  .stream = call.stream,
                   .epilogue = {},
                   .shape = {},
                   .record = call.record};
@@ -238,14 +236,14 @@ class HostsBackend final : public Backend {
       gather.record.algorithm = gather.algorithm;
       gather.record.all_blocks = {};
       gather.record.one_block = {};
-      on_this_host(world ? *flat_ : *team_, gather, first_part + h);
+      on_this_host(gather, first_part + h);
     }
   }
 
-  void cross(const CallRecord& record, std::vector<Stream> out, std::vector<Stream> in) {
+  void cross(const Call& call, std::vector<Stream> out, std::vector<Stream> in) {
     Finding finding;
     try {
-      finding = crossing_.run(record, std::move(out), std::move(in));
+      finding = crossing_->run(call.record, std::move(out), std::move(in), call.stream);
     } catch (const SystemError& error) {
       finding = {cpu::Failure::Kind::timeout, error.what(), 0};
     }
@@ -253,11 +251,11 @@ class HostsBackend final : public Backend {
   }
 
   /// One part of a call, by a number that all ranks of this host give it.
-  void on_this_host(Backend& backend, Call call, int part) {
+  void on_this_host(Call call, int part) {
     call.record.part_bits = part_bits;
     call.record.number = (call.record.number << part_bits) + static_cast<std::uint64_t>(part);
     try {
-      backend.run(call);
+      own_part_->run(call);
     } catch (const PeerGone& error) {
       fail({cpu::Failure::Kind::gone, error.what() + numbers(), of_all(error.missing())});
     } catch (const Timeout& error) {
@@ -273,9 +271,8 @@ class HostsBackend final : public Backend {
   [[noreturn]] void fail(const Finding& finding) {
     const bool first = state_->failure.state.load() == 0;
     state_->failure.record(finding.kind, finding.text, finding.missing);
-    team_->fail("another rank of this host has failed");
-    flat_->fail("another rank of this host has failed");
-    if (first) crossing_.tell(finding);
+    own_part_->fail("another rank of this host has failed");
+    if (first) crossing_->tell(finding);
     state_->failure.rethrow();
     throw Timeout(finding.text, ranks_in(finding.missing));
   }
@@ -324,9 +321,8 @@ class HostsBackend final : public Backend {
   int host_;
   std::shared_ptr<std::byte> state_memory_;
   HostState* state_;
-  Crossing crossing_;
-  std::unique_ptr<Backend> team_;  ///< this host's part of the grid
-  std::unique_ptr<Backend> flat_;  ///< its ranks, each with rows of its own
+  std::unique_ptr<Backend> own_part_;  ///< this host's part of the grid
+  std::unique_ptr<Crossing> crossing_;
   bool crowded_ = false;
 };
 
