@@ -128,6 +128,9 @@ class CudaBackend final : public Backend {
   [[nodiscard]] bool crowded() const override { return false; }
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cuda; }
   [[nodiscard]] int device() const override { return device_; }
+  [[nodiscard]] KernelState kernel_state() const {
+    return {reinterpret_cast<RankMemory*>(workspace_.of(grid_.rank())), failure_.device_address()};
+  }
   void check_alive() const override { failure_.rethrow(); }
 
   void copy(const RowCopy& copy, void* stream) override {
@@ -347,8 +350,8 @@ class CudaBackend final : public Backend {
     a.out_view = view_of(call, call.seen_output());
     // Multicast reaches all ranks of the communicator, and only operations over all of them may use it.
     if (grid.world.size != grid_.world.size) a.out_view.multicast = nullptr;
-    a.memory = reinterpret_cast<RankMemory*>(workspace_.of(grid_.rank()));
-    a.failure = failure_.device_address();
+    a.memory = kernel_state().memory;
+    a.failure = kernel_state().failure;
     constexpr std::uint64_t longest = INT32_MAX / 2;  // 12 days
     a.timeout = static_cast<std::uint32_t>(
         std::min((static_cast<std::uint64_t>(options_.timeout.count()) * 1'000'000 >> 20U) + 1, longest));
@@ -411,6 +414,10 @@ std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
   const int device = resolve_device(options.cuda.device);
   const UseDevice use(device);
   return std::make_unique<CudaBackend>(bootstrap, grid, options, device);
+}
+
+KernelState kernel_state_of(const Backend& backend) {
+  return static_cast<const CudaBackend&>(backend).kernel_state();
 }
 
 }  // namespace mixcomm::cuda

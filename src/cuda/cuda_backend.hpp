@@ -14,4 +14,14 @@ namespace mixcomm::cuda {
 [[nodiscard]] std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
                                                     const CommunicatorOptions& options);
 
+struct RankMemory;
+struct FailureRecord;
+
+/// What the kernels of a backend made here keep, and where they say that they have failed.
+struct KernelState {
+  RankMemory* memory = nullptr;
+  FailureRecord* failure = nullptr;
+};
+[[nodiscard]] KernelState kernel_state_of(const Backend& backend);
+
 }  // namespace mixcomm::cuda

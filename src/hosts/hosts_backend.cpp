@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <exception>
 #include <new>
 #include <thread>
 #include <utility>
@@ -12,6 +13,8 @@
 #include "all_or_none.hpp"
 #include "bootstrap/deadline.hpp"
 #include "cpu/cpu_backend.hpp"
+#include "cuda/cuda_backend.hpp"
+#include "cuda/nccl_crossing.hpp"
 #include "hosts/host_map.hpp"
 #include "hosts/host_state.hpp"
 #include "hosts/shares.hpp"
@@ -40,6 +43,7 @@ CommunicatorOptions of_one_host(const CommunicatorOptions& options, int tp, int 
   own.dp = dp;
   own.timeout -= 2 * head_start(options.timeout);
   own.tuning.reset();
+  own.cuda.nccl = nullptr;  // it is of all ranks
   return own;
 }
 
@@ -62,15 +66,13 @@ class HostsBackend final : public Backend {
         host_(hosts_.of[static_cast<std::size_t>(bootstrap.rank())]),
         state_memory_(own_.share_memory(sizeof(HostState))),
         state_(std::launder(reinterpret_cast<HostState*>(state_memory_.get()))) {
-    const HostPart& part = here();
-    in_numbers_of_all([&] {
-      own_part_ = cpu::make_backend(own_, Grid::of(options.tp, part.dp, own_.rank()),
-                                    of_one_host(options, options.tp, part.dp));
+    const auto crowds = all_or_none(bootstrap, "making each host's part of a communicator", [&] {
+      make_own_part();
+      return std::string(own_part_ != nullptr && own_part_->crowded() ? "crowded" : "");
     });
-    crossing_ = over_transport();
-    for (const std::string& each :
-         bootstrap.exchange("comparing how crowded hosts are", own_part_->crowded() ? "crowded" : ""))
-      crowded_ = crowded_ || !each.empty();
+    if (late_) std::rethrow_exception(late_);
+    crowded_ = std::ranges::any_of(crowds, [](const std::string& each) { return !each.empty(); });
+    crossing_ = options.backend == BackendKind::cuda ? over_nccl() : over_transport();
   }
 
   SymmetricMemory allocate(std::size_t bytes) override {
@@ -86,7 +88,9 @@ class HostsBackend final : public Backend {
   }
   [[nodiscard]] std::string machine() const override { return own_part_->machine(); }
   [[nodiscard]] bool crowded() const override { return crowded_; }
-  [[nodiscard]] BackendKind kind() const override { return BackendKind::cpu; }
+  [[nodiscard]] BackendKind kind() const override { return own_part_->kind(); }
+  [[nodiscard]] int device() const override { return own_part_->device(); }
+  [[nodiscard]] Link link() const override { return own_part_->link(); }
   [[nodiscard]] int threads() const override { return own_part_->threads(); }
   [[nodiscard]] bool reads_in_place(const Call& call) const override {
     return !crowded_ && own_part_->reads_in_place(call);
@@ -97,7 +101,10 @@ class HostsBackend final : public Backend {
     own_part_->apply(epilogue, in, out, stream);
   }
   void run_nccl(const Call& /*call*/) override { throw no_nccl(); }
-  void settle() override {}
+  void settle() override {
+    own_part_->settle();
+    check_alive();
+  }
   void pause() override { own_part_->pause(); }
   void resume() override {
     own_part_->resume();
@@ -105,7 +112,8 @@ class HostsBackend final : public Backend {
   }
   void check_alive() const override {
     state_->failure.rethrow();
-    in_numbers_of_all([this] { own_part_->check_alive(); });
+    or_fail([this] { own_part_->check_alive(); });
+    if (const Finding finding = crossing_->check(); !finding.text.empty()) fail(finding);
   }
 
   void run(Call& call) override {
@@ -117,6 +125,12 @@ class HostsBackend final : public Backend {
                       "all_reduce, all_gather and "
                       "all_reduce_all_gather go across hosts",
                       name(call.record.op), hosts_.count(), fmt::join(hosts_.names, "; ")));
+    if (call.device_rows != nullptr)
+      throw Unsupported(
+          fmt::format("{}: row counts are in device memory, and what crosses hosts ({}) needs them on the "
+                      "host; pass counts on "
+                      "the host",
+                      name(call.record.op), fmt::join(hosts_.names, "; ")));
     gather_here(call);
     const DType dtype = call.epilogue.quantizes() ? DType::fp8_e4m3 : call.dtype;
     across(call, {static_cast<std::byte*>(call.out), dtype, runs(call, 1, 1)}, 1);
@@ -128,6 +142,18 @@ class HostsBackend final : public Backend {
 
  private:
   [[nodiscard]] const HostPart& here() const { return parts_[static_cast<std::size_t>(host_)]; }
+
+  /// Ranks that do not come are named on this host; others find out in the next step.
+  void make_own_part() try {
+    const HostPart& part = here();
+    const auto make_backend = options_.backend == BackendKind::cuda ? cuda::make_backend : cpu::make_backend;
+    in_numbers_of_all([&] {
+      own_part_ = make_backend(own_, Grid::of(options_.tp, part.dp, own_.rank()),
+                               of_one_host(options_, options_.tp, part.dp));
+    });
+  } catch (const Timeout&) {
+    late_ = std::current_exception();
+  }
 
   [[nodiscard]] std::unique_ptr<Crossing> over_transport() {
     Transport& transport = *bootstrap_.transport();
@@ -144,6 +170,16 @@ class HostsBackend final : public Backend {
                                  .data_tag = data_tag,
                                  .notice_tag = transport.new_tag(),
                                  .spins = 0});
+  }
+
+  [[nodiscard]] std::unique_ptr<Crossing> over_nccl() {
+    return cuda::make_nccl_crossing({.whole = bootstrap_,
+                                     .own_part = *own_part_,
+                                     .state = *state_,
+                                     .parts = parts_,
+                                     .tp = options_.tp,
+                                     .timeout = options_.timeout - head_start(options_.timeout),
+                                     .nccl = options_.cuda.nccl});
   }
 
   /// Each host's run of the blocks, of which `numerator` of `denominator` elements count.
@@ -226,12 +262,15 @@ class HostsBackend final : public Backend {
                   .epilogue = {},
                   .shape = {},
                   .record = call.record};
-      gather.algorithm = choose({.op = Op::all_gather,
-                                 .tp = 1,
-                                 .dp = members(here()),
-                                 .bytes = theirs.size * size,
-                                 .crowded = crowded_,
-                                 .backend = BackendKind::cpu});
+      const Circumstances circumstances{.op = Op::all_gather,
+                                        .tp = 1,
+                                        .dp = members(here()),
+                                        .bytes = theirs.size * size,
+                                        .crowded = crowded_,
+                                        .backend = kind(),
+                                        .link = options_.cuda.lines ? link() : Link::pcie};
+      gather.algorithm = choose(circumstances);
+      gather.shape = choose_shape(circumstances, gather.algorithm).with({.protocol = options_.cuda.protocol});
       gather.record.epilogue = 0;
       gather.record.algorithm = gather.algorithm;
       gather.record.all_blocks = {};
@@ -246,6 +285,8 @@ class HostsBackend final : public Backend {
       finding = crossing_->run(call.record, std::move(out), std::move(in), call.stream);
     } catch (const SystemError& error) {
       finding = {cpu::Failure::Kind::timeout, error.what(), 0};
+    } catch (const CudaError& error) {  // also NCCL's
+      finding = {cpu::Failure::Kind::timeout, error.what(), 0};
     }
     if (!finding.text.empty()) fail(finding);
   }
@@ -254,8 +295,14 @@ class HostsBackend final : public Backend {
   void on_this_host(Call call, int part) {
     call.record.part_bits = part_bits;
     call.record.number = (call.record.number << part_bits) + static_cast<std::uint64_t>(part);
+    or_fail([&] { own_part_->run(call); });
+  }
+
+  /// Does `call` of this host's part. What that finds wrong fails all.
+  template <class F>
+  void or_fail(const F& call) const {
     try {
-      own_part_->run(call);
+      call();
     } catch (const PeerGone& error) {
       fail({cpu::Failure::Kind::gone, error.what() + numbers(), of_all(error.missing())});
     } catch (const Timeout& error) {
@@ -268,7 +315,7 @@ class HostsBackend final : public Backend {
   }
 
   /// Whoever of this host comes first says what is wrong; all ranks here throw it, and tell the other hosts.
-  [[noreturn]] void fail(const Finding& finding) {
+  [[noreturn]] void fail(const Finding& finding) const {
     const bool first = state_->failure.state.load() == 0;
     state_->failure.record(finding.kind, finding.text, finding.missing);
     own_part_->fail("another rank of this host has failed");
@@ -322,6 +369,7 @@ class HostsBackend final : public Backend {
   std::shared_ptr<std::byte> state_memory_;
   HostState* state_;
   std::unique_ptr<Backend> own_part_;  ///< this host's part of the grid
+  std::exception_ptr late_;            ///< of a rank that did not come while it was made
   std::unique_ptr<Crossing> crossing_;
   bool crowded_ = false;
 };
@@ -330,7 +378,13 @@ class HostsBackend final : public Backend {
 
 std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
                                       const CommunicatorOptions& options) {
-  if (bootstrap.own_host() == nullptr) return cpu::make_backend(bootstrap, grid, options);
+  if (options.backend == BackendKind::cuda) {
+    // Windows reach as far as NVLink does, over several hosts where it joins these.
+    if (options.cuda.nccl_windows || bootstrap.own_host() == nullptr)
+      return cuda::make_backend(bootstrap, grid, options);
+  } else if (bootstrap.transport() == nullptr) {
+    return cpu::make_backend(bootstrap, grid, options);
+  }
   return std::make_unique<HostsBackend>(bootstrap, grid, options);
 }
 

@@ -133,8 +133,9 @@ bool TransportCrossing::receive_some(Lane& lane, const CallRecord& call, Finding
       std::memcpy(static_cast<void*>(&header), letter.data(), sizeof(header));
     setup_.state->heard_ms[static_cast<std::size_t>(lane.stream.peer)].store(now_ms());
     const std::size_t expected = std::min(setup_.chunk_bytes, lane.stream.bytes - lane.done);
-    if (letter.bytes() != sizeof(header) + header.bytes || hash_between_hosts(header.call) != hash_between_hosts(call) ||
-        header.begin != lane.done || header.bytes != expected) {
+    if (letter.bytes() != sizeof(header) + header.bytes ||
+        hash_between_hosts(header.call) != hash_between_hosts(call) || header.begin != lane.done ||
+        header.bytes != expected) {
       finding = {cpu::Failure::Kind::disagreement,
                  disagreement_text(lane.stream.peer, header.call.describe(), rank(), call.describe()), 0};
       return true;
