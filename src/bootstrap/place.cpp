@@ -31,14 +31,11 @@ std::string boot_identity() {
   return std::string(read_text.substr(0, read_text.find('\n')));
 }
 
-/// What NCCL tells hosts apart by, if it is set. It can divide a host in two here, and not join two: memory
-/// of another one is out of reach. Read once, as NCCL does.
-const std::string& nccl_host() {
-  static const std::string name = [] {
-    const char* set = std::getenv("NCCL_HOSTID");
-    return set == nullptr || *set == '\0' ? std::string() : fmt::format(" NCCL_HOSTID={}", set);
-  }();
-  return name;
+/// What NCCL tells hosts apart by, if it is set. It can divide a host in two here, and not join two: memory of
+/// another one is out of reach.
+std::string nccl_host() {
+  const char* set = std::getenv("NCCL_HOSTID");
+  return set == nullptr || *set == '\0' ? std::string() : fmt::format(" NCCL_HOSTID={}", set);
 }
 
 }  // namespace

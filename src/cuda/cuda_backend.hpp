@@ -6,6 +6,7 @@
 
 #include "backend.hpp"
 #include "mixcomm/communicator.hpp"
+#include "mixcomm/device/handle.hpp"
 
 namespace mixcomm::cuda {
 
@@ -14,13 +15,10 @@ namespace mixcomm::cuda {
 [[nodiscard]] std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
                                                     const CommunicatorOptions& options);
 
-struct RankMemory;
-struct FailureRecord;
-
 /// What the kernels of a backend made here keep, and where they say that they have failed.
 struct KernelState {
-  RankMemory* memory = nullptr;
-  FailureRecord* failure = nullptr;
+  device::RankMemory* memory = nullptr;
+  device::FailureRecord* failure = nullptr;
 };
 [[nodiscard]] KernelState kernel_state_of(const Backend& backend);
 

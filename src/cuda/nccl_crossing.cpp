@@ -29,6 +29,7 @@ namespace mixcomm::cuda {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using device::FailureRecord;
 
 /// How often the watch looks.
 constexpr Milliseconds look_every{10};
@@ -39,18 +40,12 @@ constexpr Milliseconds others_are_told{100};
 /// How long a call of NCCL's may keep its lock before the watch goes on without it.
 constexpr Milliseconds longest_call{1000};
 
-CallRecord record_of(const RecordWords& words) {
+CallRecord record_of(const std::uint64_t (&words)[record_words]) {
   CallRecord record;
   static_assert(std::is_trivially_copyable_v<CallRecord> && sizeof(record) == sizeof(words));
-  std::memcpy(static_cast<void*>(&record), &words, sizeof(record));
+  std::memcpy(static_cast<void*>(&record), words, sizeof(record));
   return record;
 }
-RecordWords words_of(const CallRecord& record) {
-  RecordWords words{};
-  std::memcpy(&words, &record, sizeof(words));
-  return words;
-}
-
 template <class T>
 T load(const T& word) {
   return __atomic_load_n(&word, __ATOMIC_ACQUIRE);
@@ -170,9 +165,9 @@ struct Road {
   ncclComm_t comm = nullptr;
   std::vector<int> ranks;  ///< by NCCL's number, ascending
 
-  void cross(NoticeArguments arguments, RecordWords call, const std::vector<Stream>& out,
-             const std::vector<Stream>& in, cudaStream_t stream) const {
-    std::array<void*, 2> parameters{&arguments, &call};
+  void cross(NoticeArguments arguments, const std::vector<Stream>& out, const std::vector<Stream>& in,
+             cudaStream_t stream) const {
+    std::array<void*, 1> parameters{&arguments};
     const auto launch = [&](void* kernel) {
       check(cudaLaunchKernel(kernel, dim3(1), dim3(max_ranks), parameters.data(), 0, stream),
             "launching what crosses hosts");
@@ -281,8 +276,9 @@ class NcclCrossing final : public Crossing {
     NoticeArguments arguments = arguments_;
     arguments.peers = peers;
     arguments.hash = hash_between_hosts(call);
+    std::memcpy(arguments.call, &call, sizeof(call));
     const UseDevice use(device_);
-    road_.cross(arguments, words_of(call), out, in, static_cast<cudaStream_t>(stream));
+    road_.cross(arguments, out, in, static_cast<cudaStream_t>(stream));
     return {};
   }
 
@@ -310,8 +306,6 @@ class NcclCrossing final : public Crossing {
       arguments_.teams[k] = grid_of(grid, static_cast<TeamKind>(k)).world;
       arguments_.teams[k].first += here->first_rank;
     }
-    for (std::size_t op = 0; op < std::size(arguments_.team_of); ++op)
-      arguments_.team_of[op] = shape_of(static_cast<Op>(op)).team;
   }
 
   void join(const NcclCrossingSetup& setup) {
@@ -351,7 +345,7 @@ class NcclCrossing final : public Crossing {
         std::string problem;
         try {
           cuda::check(cudaSetDevice(device), "using a device");
-          road.cross(arguments, {}, {}, {}, stream.get());
+          road.cross(arguments, {}, {}, stream.get());
           cuda::check(cudaStreamSynchronize(stream.get()), "connecting GPUs of different hosts");
         } catch (const Error& error) {
           problem = error.what();
@@ -498,7 +492,8 @@ class NcclCrossing final : public Crossing {
                      .hash = 0,
                      .failed = missing != 0 ? FailureRecord::timeout : FailureRecord::disagreement,
                      .missing = missing,
-                     .call = record_->call};
+                     .call = {}};
+      std::memcpy(copy_->last.call, record_->call, sizeof(record_->call));
       try {
         road_.say_last(copy_->last, counterparts_ & ~missing, stream_.get());
       } catch (const Error&) {  // NOLINT(bugprone-empty-catch): who is not told finds out by the deadline

@@ -3,9 +3,11 @@
 namespace mixcomm::cuda {
 namespace {
 
+using device::FailureRecord;
+
 /// Ranks of the whole job, out of the members of the team of a failed operation.
-__device__ std::uint64_t ranks_of(const NoticeArguments& a, std::uint32_t op, std::uint64_t members) {
-  const Team& team = a.teams[static_cast<int>(a.team_of[op])];
+__device__ std::uint64_t ranks_of(const NoticeArguments& a, std::uint32_t team_kind, std::uint64_t members) {
+  const Team& team = a.teams[team_kind];
   std::uint64_t ranks = 0;
   for (int m = 0; m < team.size; ++m)
     if ((members >> static_cast<unsigned>(m) & 1U) != 0)
@@ -13,8 +15,7 @@ __device__ std::uint64_t ranks_of(const NoticeArguments& a, std::uint32_t op, st
   return ranks;
 }
 
-__global__ void __launch_bounds__(max_ranks)
-    begin_crossing(const __grid_constant__ NoticeArguments a, const __grid_constant__ RecordWords call) {
+__global__ void __launch_bounds__(max_ranks) begin_crossing(const __grid_constant__ NoticeArguments a) {
   NoticeMemory& memory = *a.memory;
   const unsigned peer = threadIdx.x;
   if ((a.peers >> peer & 1U) != 0) {
@@ -29,14 +30,15 @@ __global__ void __launch_bounds__(max_ranks)
     } else if (a.local->failure_claimed != 0) {
       const volatile FailureRecord& failure = *a.failure;
       notice.failed = failure.kind != 0 ? failure.kind : std::uint32_t{FailureRecord::timeout};
-      notice.missing = notice.failed == FailureRecord::timeout ? ranks_of(a, failure.op, failure.missing) : 0;
+      notice.missing =
+          notice.failed == FailureRecord::timeout ? ranks_of(a, failure.team, failure.missing) : 0;
     }
-    for (int i = 0; i < record_words; ++i) notice.call.word[i] = call.word[i];
+    for (int i = 0; i < record_words; ++i) notice.call[i] = a.call[i];
   }
   if (peer != 0) return;
   volatile CrossingRecord& record = *a.record;
   record.peers = a.peers;
-  for (int i = 0; i < record_words; ++i) record.call.word[i] = call.word[i];
+  for (int i = 0; i < record_words; ++i) record.call[i] = a.call[i];
   __threadfence_system();
   record.begun = ++memory.begun;
 }
@@ -46,11 +48,10 @@ __device__ void copy(volatile Notice& to, const Notice& from) {
   to.hash = from.hash;
   to.failed = from.failed;
   to.missing = from.missing;
-  for (int i = 0; i < record_words; ++i) to.call.word[i] = from.call.word[i];
+  for (int i = 0; i < record_words; ++i) to.call[i] = from.call[i];
 }
 
-__global__ void __launch_bounds__(max_ranks)
-    end_crossing(const __grid_constant__ NoticeArguments a, const __grid_constant__ RecordWords /*call*/) {
+__global__ void __launch_bounds__(max_ranks) end_crossing(const __grid_constant__ NoticeArguments a) {
   NoticeMemory& memory = *a.memory;
   const unsigned peer = threadIdx.x;
   volatile CrossingRecord& record = *a.record;
@@ -70,9 +71,11 @@ __global__ void __launch_bounds__(max_ranks)
     record.complete = 1;
   }
   // What came is worth nothing: nobody of this host is to have it.
-  if (__syncthreads_or(static_cast<int>(!good)) != 0)
+  if (__syncthreads_or(static_cast<int>(!good)) != 0) {
     for (unsigned i = peer; i < team_kinds * most_lanes; i += max_ranks)
       *static_cast<volatile std::uint32_t*>(&a.local->lanes[0][i].failed) = 1;
+    if (peer == 0) atomicExch(&a.local->failure_claimed, 1U);
+  }
   __threadfence_system();
   __syncthreads();
   if (peer == 0) record.done = memory.begun;

@@ -19,6 +19,7 @@
 #include "hosts/host_state.hpp"
 #include "hosts/shares.hpp"
 #include "hosts/transport_crossing.hpp"
+#include "mixcomm/device/lanes.hpp"
 #include "mixcomm/epilogue.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/plan.hpp"
@@ -101,6 +102,7 @@ class HostsBackend final : public Backend {
     own_part_->apply(epilogue, in, out, stream);
   }
   void run_nccl(const Call& /*call*/) override { throw no_nccl(); }
+  DeviceLanes device_lanes(const DeviceLanesOptions& /*options*/) override { throw no_lanes(); }
   void settle() override {
     own_part_->settle();
     check_alive();
@@ -269,12 +271,9 @@ class HostsBackend final : public Backend {
                                         .crowded = crowded_,
                                         .backend = kind(),
                                         .link = options_.cuda.lines ? link() : Link::pcie};
-      gather.algorithm = choose(circumstances);
+      gather.set_algorithm(choose(circumstances), *own_part_);
       gather.shape = choose_shape(circumstances, gather.algorithm).with({.protocol = options_.cuda.protocol});
       gather.record.epilogue = 0;
-      gather.record.algorithm = gather.algorithm;
-      gather.record.all_blocks = {};
-      gather.record.one_block = {};
       on_this_host(gather, first_part + h);
     }
   }
