@@ -218,10 +218,6 @@ class CudaBackend final : public Backend {
   }
 
   void run_nccl(const Call& call) override {
-    if (call.epilogue.any() || call.dtype == DType::fp8_e4m3)
-      throw Unsupported(
-          fmt::format("{}: algorithm nccl has no epilogues; use another one, or NCCL's sum and then apply()",
-                      name(call.record.op)));
     if (nccl_ == nullptr) throw no_nccl();
     const UseDevice use(device_);
     nccl_->run(call);

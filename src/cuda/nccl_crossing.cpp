@@ -20,6 +20,7 @@
 #include "bootstrap/deadline.hpp"
 #include "cuda/cuda_backend.hpp"
 #include "cuda/driver.hpp"
+#include "cuda/nccl_collectives.hpp"
 #include "cuda/nccl_library.hpp"
 #include "cuda/notices.hpp"
 #include "failure_text.hpp"
@@ -224,7 +225,7 @@ class NcclCrossing final : public Crossing {
         timeout_(setup.timeout),
         rank_(setup.whole.rank()),
         device_(setup.own_part.device()) {
-    const std::vector<RankSet> all = counterparts(setup.parts, setup.tp);
+    const std::vector<RankSet> all = counterparts(setup.parts, setup.grid.tp.size);
     counterparts_ = all[static_cast<std::size_t>(rank_)];
     const std::vector<RankSet> circles_of = circles(all);
     const UseDevice use(device_);
@@ -250,6 +251,7 @@ class NcclCrossing final : public Crossing {
     });
     prepare(setup);
     join(setup);
+    if (setup.nccl != nullptr) collectives_ = make_nccl_collectives(setup.whole, setup.nccl, setup.grid);
     connect(setup);
     watch_ = std::thread([this] { watch(); });
   }
@@ -287,6 +289,13 @@ class NcclCrossing final : public Crossing {
     return finding_of(static_cast<int>(record_->from), record_->theirs, record_of(record_->mine.call));
   }
 
+  bool run_nccl(const Call& call) override {
+    if (collectives_ == nullptr) return false;
+    const UseDevice use(device_);
+    collectives_->run(call);
+    return true;
+  }
+
   /// The watch does, when it sees the failure.
   void tell(const Finding& /*finding*/) override {}
 
@@ -300,7 +309,7 @@ class NcclCrossing final : public Crossing {
     const auto here = std::ranges::find_if(setup.parts, [&](const HostPart& part) {
       return rank_ >= part.first_rank && rank_ < part.first_rank + part.ranks;
     });
-    const Grid grid = Grid::of(setup.tp, here->dp, rank_ - here->first_rank);
+    const Grid grid = Grid::of(setup.grid.tp.size, here->dp, rank_ - here->first_rank);
     own_host_ = first_ranks(here->ranks) << static_cast<unsigned>(here->first_rank);
     for (int k = 0; k < team_kinds; ++k) {
       arguments_.teams[k] = grid_of(grid, static_cast<TeamKind>(k)).world;
@@ -520,6 +529,7 @@ class NcclCrossing final : public Crossing {
   std::shared_ptr<CrossingRecord> record_;
   std::shared_ptr<NoticeMemory> copy_;  ///< of `memory_`, for the watch
   std::shared_ptr<CUstream_st> stream_;
+  std::unique_ptr<NcclCollectives> collectives_;  ///< of the caller's communicator
   std::optional<Circle> circle_;
   Road road_;
   std::timed_mutex calls_;  ///< held while NCCL is called

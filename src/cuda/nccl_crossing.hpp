@@ -16,10 +16,11 @@ struct NcclCrossingSetup {
   const Backend& own_part;  ///< this host's part, of backend cuda; it must outlive the crossing
   HostState& state;         ///< of this host; likewise
   const std::vector<HostPart>& parts;
-  int tp = 1;
+  Grid grid;                               ///< of all ranks
   Milliseconds timeout = default_timeout;  ///< of a crossing
-  void* nccl = nullptr;  ///< a ncclComm_t of the caller's over all ranks, to split; null: NCCL is loaded, and
-                         ///< communicators are made through the bootstrap
+  /// A ncclComm_t of the caller's over all ranks, to be split, and to run Algorithm::nccl with; null: NCCL is
+  /// loaded, and communicators are made through the bootstrap.
+  void* nccl = nullptr;
 };
 
 /// Collective; every rank succeeds, or every rank throws: Unsupported where there is no NCCL, or in a build

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "call_record.hpp"
+#include "call.hpp"
 #include "cpu/shared_state.hpp"
 #include "rank_set.hpp"
 
@@ -36,6 +36,8 @@ class Crossing {
                                     void* stream) = 0;
   /// What has gone wrong with what run() has put on streams. Does not wait.
   [[nodiscard]] virtual Finding check() { return {}; }
+  /// As Backend::run_nccl(), over all ranks; false where there is no communicator to do it with.
+  virtual bool run_nccl(const Call& /*call*/) { return false; }
   /// Tells the ranks of all other hosts, as far as they can be reached. Does not wait for them.
   virtual void tell(const Finding& finding) = 0;
 };

@@ -101,7 +101,10 @@ class HostsBackend final : public Backend {
   void apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* stream) override {
     own_part_->apply(epilogue, in, out, stream);
   }
-  void run_nccl(const Call& /*call*/) override { throw no_nccl(); }
+  void run_nccl(const Call& call) override {
+    check_alive();
+    if (!crossing_->run_nccl(call)) throw no_nccl();
+  }
   DeviceLanes device_lanes(const DeviceLanesOptions& /*options*/) override { throw no_lanes(); }
   void settle() override {
     own_part_->settle();
@@ -179,7 +182,7 @@ class HostsBackend final : public Backend {
                                      .own_part = *own_part_,
                                      .state = *state_,
                                      .parts = parts_,
-                                     .tp = options_.tp,
+                                     .grid = grid_,
                                      .timeout = options_.timeout - head_start(options_.timeout),
                                      .nccl = options_.cuda.nccl});
   }
