@@ -77,7 +77,8 @@ Json threads() {
           {"why", alone.why}};
 }
 
-/// What carries data between hosts, in programs that ask for it: the command's own ranks are on one.
+/// What carries data between the CPUs of hosts, in programs that ask for it: the command's own ranks are on
+/// one.
 Json between_hosts() {
   try {
     const mpi::Library& found = mpi::library();
@@ -130,6 +131,7 @@ std::string text_of(const Json& info) {
   text += fmt::format("  between hosts {}: {}\n",
                       between["available"].get<bool>() ? "available" : "not available",
                       between["why"].get<std::string>());
+  text += "                GPUs: over NCCL, where backend cuda is there (docs/guide.md)\n";
   text += fmt::format("\noperations      {}\nalgorithms      {}\ndtypes          {}\nmost ranks      {}\n",
                       list("operations"), list("algorithms"), list("dtypes"), info["max_ranks"].get<int>());
   text += fmt::format("dead ranks      {}\n",
