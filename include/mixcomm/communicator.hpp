@@ -22,8 +22,8 @@ namespace MIXCOMM_API mixcomm {
 inline constexpr int most_threads = 256;
 
 /// Runs piece(0), ..., piece(pieces - 1), each once, on any threads and in any order, and returns when all
-/// are through. Pieces wait for nothing and do not throw. What the caller wrote before is seen by all of
-/// them, and what they wrote by the caller.
+/// are through. Pieces wait for nobody longer than a tenth of a millisecond at a time, and do not throw. What
+/// the caller wrote before is seen by all of them, and what they wrote by the caller.
 using RunPieces = std::function<void(int pieces, const std::function<void(int)>& piece)>;
 
 /// What only the CPU backend looks at. Ranks may differ in all of it: results are the same bits.

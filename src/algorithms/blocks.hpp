@@ -169,11 +169,13 @@ class BasicBlocks {
 
 using Blocks = BasicBlocks<max_ranks>;
 
-/// The fewest passes, each covering one piece, that fit a packed workspace of `capacity` elements (at least
-/// `dp` granules, fewer than 2^31). The same on all ranks, since all know the sizes. Leaves `blocks` cut so.
-[[nodiscard]] inline int passes_for(Blocks& blocks, std::size_t capacity) {
+/// The fewest passes, a multiple of `multiple`, each covering one piece, that fit a packed workspace of
+/// `capacity` elements (at least `dp` granules, fewer than 2^31). The same on all ranks, since all know the
+/// sizes. Leaves `blocks` cut so.
+[[nodiscard]] inline int passes_for(Blocks& blocks, std::size_t capacity, int multiple = 1) {
+  const auto step = static_cast<std::size_t>(multiple);
   const std::size_t least = (blocks.elements() + capacity - 1) / capacity;
-  for (auto pieces = static_cast<int>(least > 0 ? least : 1);; ++pieces) {
+  for (auto pieces = static_cast<int>(round_up(least > 0 ? least : 1, step));; pieces += multiple) {
     blocks.cut(pieces);
     if (blocks.packed_size() <= capacity) return pieces;
   }

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
-#include <optional>
 #include <vector>
 
 #include "algorithms/one_shot.hpp"
@@ -14,6 +13,7 @@
 #include "allocations.hpp"
 #include "bootstrap/memory.hpp"
 #include "cpu/context.hpp"
+#include "cpu/helpers.hpp"
 #include "cpu/numa.hpp"
 #include "cpu/processors.hpp"
 #include "cpu/staging.hpp"
@@ -44,9 +44,14 @@ Slices share_slices(Bootstrap& bootstrap, std::size_t bytes) {
   return slices;
 }
 
-/// Runs one pass; returns how much of its time the rank waited.
+struct PassEnd {
+  std::uint64_t waited = 0;  ///< how much of its time
+  bool is_through = true;    ///< else it is to be run again
+};
+
+/// Runs one pass, or goes on with it.
 template <class T>
-std::uint64_t run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
+PassEnd run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
   CpuContext<T> context(call, grid, channel, buffers);
   const bool one_shot = call.algorithm == Algorithm::one_shot;
   if (call.gathers && one_shot)
@@ -57,10 +62,10 @@ std::uint64_t run_body(const Call& call, const Grid& grid, Channel& channel, con
     reduce_scatter_all_reduce_one_shot(context, grid, call.blocks);
   else
     reduce_scatter_all_reduce_two_shot(context, grid, call.blocks);
-  return context.waited();
+  return {context.waited(), context.is_through()};
 }
 
-std::uint64_t run_pass(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
+PassEnd run_pass(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
   switch (call.dtype) {
     case DType::bf16:
       return run_body<bf16>(call, grid, channel, buffers);
@@ -94,11 +99,20 @@ class CpuBackend final : public Backend {
                .tp = grid.tp.size,
                .spins = crowded_ ? 1 : 2000,
                .yields = 64,
+               .lanes = most_lanes_,
                .check_agreement = options.check_agreement.value_or(true)};
+    of_helpers_ = shared_;
+    if (shares_processors_) of_helpers_.spins = 1;
     for (int k = 0; k < team_kinds; ++k) {
       const auto kind = static_cast<TeamKind>(k);
       grids_.push_back(grid_of(grid, kind));
-      channels_.emplace_back(shared_, kind, grids_.back().world);
+      const Team& team = grids_.back().world;
+      auto& channels = channels_.emplace_back();
+      for (int lane = 0; lane < most_lanes_; ++lane)
+        channels.emplace_back(lane == 0 ? shared_ : of_helpers_, kind, lane, team);
+      lane_counts_.emplace_back(
+          ranks_[static_cast<std::size_t>(team.rank(0))]->lane_counts[static_cast<std::size_t>(k)],
+          team.member == 0, most_lanes_, StagingStores::most_kinds * 2);
     }
   }
 
@@ -111,7 +125,7 @@ class CpuBackend final : public Backend {
     return allocations_.place(data, bytes);
   }
 
-  [[nodiscard]] int threads() const override { return threads_; }
+  [[nodiscard]] int threads() const override { return own_threads_; }
 
   void settle() override {}  // a call ends when its results are there
 
@@ -161,47 +175,123 @@ class CpuBackend final : public Backend {
       if (call.in != call.out) std::memcpy(call.out, call.in, call.blocks.elements() * size_of(call.dtype));
       return;
     }
-    if (helpers_.team && thread_count_->is_shared(call.blocks.elements() * size_of(call.dtype)))
-      helpers_.team->rouse(threads_);
+    const std::size_t bytes = call.blocks.elements() * size_of(call.dtype);
+    LaneCount& lane_count = lane_counts_[kind];
+    const bool is_shared = lane_count.is_shared(bytes);
+    if (is_shared && helpers_.team) helpers_.team->rouse(most_lanes_);
 
     // A pass holds what the workspace does, or everything where it is not needed.
     const bool staged = is_staged(call);
     const bool changes_hands = staged && grid.world.size == 2 && call.algorithm == Algorithm::one_shot;
-    const std::size_t capacity = changes_hands ? std::min(area_bytes_, most_kept_bytes) : area_bytes_;
-    const int passes = passes_for(call.blocks, staged ? capacity / size_of(call.dtype) : most_elements);
-    PassBuffers buffers{.in = direct(call.seen_input()),
-                        .out = direct(call.seen_output()),
-                        .staged_in = {},
-                        .staged_out = {},
-                        .pushing = Stores::streamed};
+    const std::size_t work_kind =
+        kind * 4 + (call.gathers ? 2 : 0) + (call.algorithm == Algorithm::one_shot ? 1 : 0);
+    const ThreadCount::Work work{work_kind * 2 + (staged ? 1 : 0), bytes};
+    Passes passes{.kind = kind,
+                  .lanes = is_shared ? lane_count.begin(work) : 1,
+                  .in = direct(call.seen_input()),
+                  .out = direct(call.seen_output())};
+    passes.slice_bytes = area_bytes_ / static_cast<std::size_t>(passes.lanes) / page * page;
+    const std::size_t capacity =
+        changes_hands ? std::min(passes.slice_bytes, most_kept_bytes) : passes.slice_bytes;
+    passes.of_lane =
+        passes_for(call.blocks, staged ? capacity / size_of(call.dtype) : most_elements, passes.lanes) /
+        passes.lanes;
     // Ranks that share a processor share its caches, others do not: then which stores push better is
     // measured, too. Two ranks already have the lines that they stage in, if all of them are read.
     const bool learns = crowded_ || (staged && !changes_hands);
-    for (int pass = 0; pass < passes; ++pass) {
-      call.blocks.cover(pass);
-      buffers.staged_in = area(kind, 0);
-      buffers.staged_out = area(kind, 1);
-      const StagingStores::Work work{
-          kind * 4 + (call.gathers ? 2 : 0) + (call.algorithm == Algorithm::one_shot ? 1 : 0),
-          call.blocks.packed_size() * size_of(call.dtype)};
-      const ThreadCount::Work shared_work{work.kind * 2 + (staged ? 1 : 0), work.bytes};
-      helpers_.threads = thread_count_->choose(shared_work, passes_[kind]);
-      buffers.helpers = helpers_.threads > 1 ? &helpers_ : nullptr;
-      helpers_.tasks.clear();  // what a call that failed has left
-      const Stores learnt = staging_.choose(work, passes_[kind]);
-      buffers.staging = changes_hands ? Stores::cached : learnt;
-      if (crowded_) buffers.pushing = learnt;
-      ++passes_[kind];
-      const std::uint64_t begin = ticks();
-      const std::uint64_t waited = run_pass(call, grid, channels_[kind], buffers);
-      if (!learns && !thread_count_->is_shared(work.bytes)) continue;
-      const std::uint64_t cost = ticks() - begin - waited;
-      if (learns) staging_.note(work, learnt, cost);
-      thread_count_->note(shared_work, helpers_.threads, cost);
+    const auto stores = [&](StagingStores& known, const StagingStores::Work& of, std::size_t number) {
+      const Stores learnt = known.choose(of, number);
+      passes.staging = changes_hands ? Stores::cached : learnt;
+      passes.pushing = crowded_ ? learnt : Stores::streamed;
+      return learnt;
+    };
+    if (passes.lanes == 1) {
+      const std::uint64_t call_begin = ticks();
+      std::uint64_t late = 0;
+      for (int pass = 0; pass < passes.of_lane; ++pass) {
+        const StagingStores::Work pass_work{work_kind, call.blocks.packed_size() * size_of(call.dtype)};
+        const Stores learnt = stores(staging_, pass_work, passes_[kind]);
+        const std::uint64_t begin = ticks();
+        const std::uint64_t waited = run_pass_of(call, passes, {.lane = 0, .pass = pass}, nullptr).waited;
+        ++passes_[kind];
+        if (pass == 0) late = waited;
+        if (learns) staging_.note(pass_work, learnt, ticks() - begin - waited);
+      }
+      if (is_shared) lane_count.note(work, 1, ticks() - call_begin - late);
+      return;
     }
+    const Stores learnt = stores(staging_of_lanes_, {work_kind, bytes}, lane_calls_++);
+    const std::uint64_t begin = ticks();
+    std::uint64_t waited = 0;
+    open_lanes_.clear();
+    for (int lane = 0; lane < passes.lanes; ++lane) open_lanes_.push_back({.lane = lane});
+    for (;;) {
+      helpers_.run(static_cast<int>(open_lanes_.size()), [&](int i) {
+        Call mine = call;
+        go_on(mine, passes, open_lanes_[static_cast<std::size_t>(i)]);
+      });
+      waited += open_lanes_.front().waited;
+      std::erase_if(open_lanes_, [&](const LaneProgress& each) { return each.pass == passes.of_lane; });
+      if (open_lanes_.empty()) break;
+      // Only this thread waits for as long as it takes, and can fail.
+      const bool late = open_lanes_.front().pass == 0;
+      const std::uint64_t wait_begin = ticks();
+      channels_[kind][static_cast<std::size_t>(open_lanes_.front().lane)].meet(call.record);
+      if (late) waited += ticks() - wait_begin;
+    }
+    passes_[kind] += static_cast<std::size_t>(passes.of_lane);
+    const std::uint64_t cost = ticks() - begin - waited;
+    if (learns) staging_of_lanes_.note({work_kind, bytes}, learnt, cost);
+    lane_count.note(work, passes.lanes, cost);
   }
 
  private:
+  /// What the passes of a call have in common. Its blocks are cut into as many pieces as all lanes make
+  /// passes.
+  struct Passes {
+    std::size_t kind = 0;
+    int lanes = 1;
+    int of_lane = 1;
+    std::size_t slice_bytes = 0;  ///< of an area, for each lane
+    View in;
+    View out;
+    Stores staging = Stores::cached;
+    Stores pushing = Stores::cached;
+  };
+
+  struct LaneProgress {
+    int lane = 0;
+    int pass = 0;
+    Progress in_pass{};
+    std::uint64_t waited = 0;  ///< in its first pass, when it went on last
+  };
+
+  /// Goes on with a lane until it is through, or others are late.
+  void go_on(Call& call, const Passes& passes, LaneProgress& lane) {
+    lane.waited = 0;
+    for (; lane.pass < passes.of_lane; ++lane.pass, lane.in_pass = {}) {
+      const PassEnd end = run_pass_of(call, passes, lane, &lane.in_pass);
+      if (lane.pass == 0) lane.waited = end.waited;
+      if (!end.is_through) return;
+    }
+  }
+
+  PassEnd run_pass_of(Call& call, const Passes& passes, const LaneProgress& at, Progress* progress) {
+    call.blocks.cover(at.lane * passes.of_lane + at.pass);
+    const std::size_t number =
+        passes_[passes.kind] + static_cast<std::size_t>(passes.lanes == 1 ? 0 : at.pass);
+    const std::size_t slice = passes.slice_bytes * static_cast<std::size_t>(at.lane);
+    const PassBuffers buffers{.in = passes.in,
+                              .out = passes.out,
+                              .staged_in = area(passes.kind, 0, number, slice),
+                              .staged_out = area(passes.kind, 1, number, slice),
+                              .staging = passes.staging,
+                              .pushing = passes.pushing,
+                              .progress = progress};
+    return run_pass(call, grids_[passes.kind], channels_[passes.kind][static_cast<std::size_t>(at.lane)],
+                    buffers);
+  }
+
   void use_threads(const std::vector<RankProcessors>& ranks, const RunPieces& workers) {
     const int processors = usable_processors(ranks);
     crowded_ = grid_.world.size > processors;
@@ -209,16 +299,23 @@ class CpuBackend final : public Backend {
     int of_all = 0;
     for (const ThreadShare& each : shares) of_all += each.threads;
     const auto own = static_cast<std::size_t>(grid_.rank());
-    threads_ = shares[own].threads;
-    thread_count_.emplace(threads_, StagingStores::most_kinds * 2);
+    own_threads_ = shares[own].threads;
+    // As many as the rank with the fewest has: others would wait for it. And a slice holds some of each
+    // block.
+    most_lanes_ = std::min(most_lanes, static_cast<int>(area_bytes_ / least_slice_bytes));
+    for (const ThreadShare& each : shares) most_lanes_ = std::min(most_lanes_, each.threads);
     helpers_.workers = workers;
-    if (threads_ == 1 || workers) return;
+    shares_processors_ = of_all > processors;
+    if (most_lanes_ == 1 || workers) return;
     helpers_.team = ThreadTeam::of_this_thread();
-    if (of_all > processors || threads_ > CPU_COUNT(&ranks[own].usable)) helpers_.team->share_processors();
+    if (shares_processors_ || own_threads_ > CPU_COUNT(&ranks[own].usable)) helpers_.team->share_processors();
   }
 
   static constexpr std::size_t areas = std::size_t{team_kinds} * 2 * 2;
   static constexpr std::size_t state_bytes = round_up(sizeof(Failure) + sizeof(RankState), page);
+
+  /// passes_for() needs some granules of each block.
+  static constexpr std::size_t least_slice_bytes = std::size_t{max_ranks} * granule * sizeof(float);
 
   static constexpr std::size_t most_elements = std::size_t{1} << 30U;  ///< that Blocks can cut
 
@@ -245,12 +342,17 @@ class CpuBackend final : public Backend {
   /// two ranks so write where they have just read, in lines that need not be taken back from the other's
   /// cache (3 instead of 8 ns each where they share a cache). Which lines those are depends on the block,
   /// too.
-  [[nodiscard]] View area(std::size_t kind, std::size_t which) const {
-    const std::size_t parity = current_mutant() == Mutant::one_workspace ? 0 : passes_[kind] % 2;
+  ///
+  /// `slice`: where a lane's part of it begins. Within a call lanes have slices of their own. The next call
+  /// may cut areas otherwise: its first pass has the area that nobody has read since all came to the last
+  /// passes of this one.
+  [[nodiscard]] View area(std::size_t kind, std::size_t which, std::size_t pass, std::size_t slice) const {
+    const std::size_t parity = current_mutant() == Mutant::one_workspace ? 0 : pass % 2;
     const std::size_t index = (kind * 2 + parity) * 2 + which;
-    std::byte* first = slices_.memory.get() + state_bytes + index * area_bytes_;
+    if (current_mutant() == Mutant::one_slice) slice = 0;
+    std::byte* first = slices_.memory.get() + state_bytes + index * area_bytes_ + slice;
     const auto stride = static_cast<std::ptrdiff_t>(slices_.stride);
-    if (passes_[kind] / 2 % 2 == 0) return {first, stride, Coordinates::packed, true, false};
+    if (pass / 2 % 2 == 0) return {first, stride, Coordinates::packed, true, false};
     const Team& team = grids_[kind].world;
     const int both_ends = team.rank(0) + team.rank(team.size - 1);
     return {first + both_ends * stride, -stride, Coordinates::packed, true, true};
@@ -264,13 +366,19 @@ class CpuBackend final : public Backend {
   std::vector<RankState*> ranks_;
   DeathWatch watch_;
   ChannelShared shared_;
+  ChannelShared of_helpers_;  ///< the same but for how they wait
   std::vector<Grid> grids_;
-  std::vector<Channel> channels_;
+  std::vector<std::vector<Channel>> channels_;  ///< by team kind and lane
   std::array<std::size_t, team_kinds> passes_{};
   StagingStores staging_;
-  int threads_ = 1;
-  std::optional<ThreadCount> thread_count_;
+  int own_threads_ = 1;             ///< of this rank at most
+  int most_lanes_ = 1;              ///< of a call; the same on all ranks
+  bool shares_processors_ = false;  ///< more threads than processors
   Helpers helpers_;
+  std::vector<LaneProgress> open_lanes_;  ///< of the call
+  std::vector<LaneCount> lane_counts_;    ///< by team kind
+  StagingStores staging_of_lanes_;        ///< by the size of the call
+  std::size_t lane_calls_ = 0;
   static_assert(StagingStores::most_kinds == std::size_t{team_kinds} * 4);
   Allocations<std::size_t> allocations_;  ///< with their strides
 };
