@@ -258,7 +258,8 @@ class CpuBackend final : public Backend {
     Stores staging = Stores::cached;
     Stores pushing = Stores::streamed;
   };
-  struct LaneProgress {
+  /// Lines of its own: whoever carries the lane writes it.
+  struct alignas(line_bytes) LaneProgress {
     int lane = 0;
     int pass = 0;
     Progress in_pass{};

@@ -89,6 +89,8 @@ class HostsBackend final : public Backend {
   [[nodiscard]] bool crowded() const override { return crowded_; }
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cpu; }
   [[nodiscard]] int threads() const override { return team_->threads(); }
+  /// What is chosen by it stays on one host: calls of one TP team.
+  [[nodiscard]] int lanes_of_calls() const override { return team_->lanes_of_calls(); }
   [[nodiscard]] bool reads_in_place(const Call& call) const override {
     return !crowded_ && team_->reads_in_place(call);
   }
