@@ -341,7 +341,7 @@ class CpuBackend final : public Backend {
     own_threads_ = shares[own].threads;
     // As many as the rank with the fewest has: others would wait for it. And a slice holds some of each
     // block.
-    most_lanes_ = std::min(most_lanes, static_cast<int>(area_bytes_ / least_slice_bytes));
+    most_lanes_ = std::min(lanes_at_most, static_cast<int>(area_bytes_ / least_slice_bytes));
     for (const ThreadShare& each : shares) most_lanes_ = std::min(most_lanes_, each.threads);
     most_lanes_ = std::max(most_lanes_, 1);
     thread_count_.emplace(most_lanes_, StagingStores::most_kinds * 2);
@@ -385,7 +385,7 @@ class CpuBackend final : public Backend {
     int lanes = lanes_for(call.blocks.elements() * size_of(call.dtype), most_lanes_);
     if (lanes == 1 || !call.epilogue.any()) return lanes;
     const std::size_t rows = call.blocks.elements() / call.hidden / static_cast<std::size_t>(grid.tp.size);
-    lanes = std::clamp(static_cast<int>(std::min<std::size_t>(rows, most_lanes)), 1, lanes);
+    lanes = std::clamp(static_cast<int>(std::min<std::size_t>(rows, lanes_at_most)), 1, lanes);
     while (lanes > 1 && slice_bytes(lanes) < least_elements(call, grid) * staged_bytes(call)) --lanes;
     return lanes;
   }

@@ -43,8 +43,8 @@ struct alignas(line_bytes) CallLog {
   [[nodiscard]] bool read(std::uint64_t number, CallRecord& record) const;
 };
 
-/// Lanes of a call at most.
-inline constexpr int most_lanes = 128;
+/// Of a call.
+inline constexpr int lanes_at_most = 128;
 
 /// Where a thread of each rank meets that of the others which has the same lane. By team kind.
 struct Lane {
@@ -60,7 +60,7 @@ struct RankState {
   /// 1 + the team kind on which the rank sleeps, or 0: so that others do not take it for the one to blame.
   /// Lanes of the same call sleep on the same team; one of them is named: 1 + kind + team_kinds * lane.
   alignas(line_bytes) std::atomic<std::uint32_t> sleeps_on{0};
-  std::array<Lane, most_lanes> lanes;
+  std::array<Lane, lanes_at_most> lanes;
 };
 
 /// The first failure of the communicator, by whichever rank found it; every rank reports the same.

@@ -182,7 +182,7 @@ TEST(LaneRule, LargeOnesHaveAllThreadsThatFindSomethingToDo) {
   EXPECT_EQ(cpu::lanes_for(std::size_t{64} << 10U, 6), 4);
   EXPECT_EQ(cpu::lanes_for(std::size_t{128} << 10U, 6), 6);
   EXPECT_EQ(cpu::lanes_for(std::size_t{8} << 20U, 6), 6);
-  EXPECT_EQ(cpu::lanes_for(std::size_t{8} << 20U, cpu::most_lanes), cpu::most_lanes);
+  EXPECT_EQ(cpu::lanes_for(std::size_t{8} << 20U, cpu::lanes_at_most), cpu::lanes_at_most);
 }
 
 // The team
