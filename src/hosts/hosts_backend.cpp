@@ -93,6 +93,8 @@ class HostsBackend final : public Backend {
   [[nodiscard]] int device() const override { return own_part_->device(); }
   [[nodiscard]] Link link() const override { return own_part_->link(); }
   [[nodiscard]] int threads() const override { return own_part_->threads(); }
+  /// What is chosen by it stays on one host: calls of one TP team.
+  [[nodiscard]] int lanes_of_calls() const override { return own_part_->lanes_of_calls(); }
   [[nodiscard]] bool reads_in_place(const Call& call) const override {
     return !crowded_ && own_part_->reads_in_place(call);
   }

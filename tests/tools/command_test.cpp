@@ -635,6 +635,19 @@ TEST(Command, BenchWritesItsSchema) {
   }
 }
 
+TEST(Command, BenchMeasuresCallsInPlace) {
+  const TemporaryDirectory files;
+  const Outcome outcome =
+      run({"bench", "--tp", "2", "--hidden", "64", "--rows", "1,40", "--op", "all_reduce", "--buffers", "all",
+           "--in-place", "--threads", "2", "--iterations", "8", "--json", files.file("bench.json")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;  // results are compared with exact sums
+  for (const json& row : json::parse(read_text(files.file("bench.json")))["rows"])
+    EXPECT_TRUE(row["in_place"].get<bool>());
+  const Outcome refused = run({"bench", "--in-place", "--op", "all_gather"});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_CONTAINS(refused.err, "--in-place is for --backend cpu and --op all_reduce");
+}
+
 TEST(Command, BenchMeasuresEpiloguesBesideSeparateSteps) {
   const TemporaryDirectory files;
   const Outcome outcome = run({"bench", "--tp", "2", "--dp", "2", "--uneven", "3,0", "--hidden", "200",
