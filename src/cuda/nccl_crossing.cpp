@@ -81,8 +81,7 @@ class Circle {
   };
   explicit Circle(Place place) : place_(std::move(place)) {}
   ~Circle() {
-    if (comm_ == nullptr) return;
-    end(nccl_library().comm_destroy);
+    if (comm_ != nullptr) end(nccl_library().comm_destroy);
     if (ending_.valid()) (void)ending_.wait_for(longest_call);
   }
   Circle(const Circle&) = delete;
@@ -176,8 +175,8 @@ struct Road {
     launch(begin_crossing_kernel());
     in_one_group([&](const auto& also) {
       for (const int peer : ranks_in(arguments.peers)) {
-        also(send(&memory.get()->out[peer], sizeof(Notice), peer, stream));
-        also(receive(&memory.get()->in[peer], sizeof(Notice), peer, stream));
+        also(send(&memory->out[peer], sizeof(Notice), peer, stream));
+        also(receive(&memory->in[peer], sizeof(Notice), peer, stream));
       }
       for (const Stream& each : out) also(send(each.data, each.bytes, each.peer, stream));
       for (const Stream& each : in) also(receive(each.data, each.bytes, each.peer, stream));
@@ -187,10 +186,10 @@ struct Road {
 
   /// The last that `peers` hear of this rank.
   void say_last(const Notice& notice, RankSet peers, cudaStream_t stream) const {
-    check(cudaMemcpyAsync(&memory.get()->last, &notice, sizeof(notice), cudaMemcpyHostToDevice, stream),
+    check(cudaMemcpyAsync(&memory->last, &notice, sizeof(notice), cudaMemcpyHostToDevice, stream),
           "telling other hosts");
     in_one_group([&](const auto& also) {
-      for (const int peer : ranks_in(peers)) also(send(&memory.get()->last, sizeof(Notice), peer, stream));
+      for (const int peer : ranks_in(peers)) also(send(&memory->last, sizeof(Notice), peer, stream));
     });
   }
 
@@ -267,6 +266,21 @@ class NcclCrossing final : public Crossing {
   }
   NcclCrossing(const NcclCrossing&) = delete;
   NcclCrossing& operator=(const NcclCrossing&) = delete;
+
+  void check_call(const Call& call) const override {
+    if (call.device_rows != nullptr)
+      throw Unsupported(fmt::format(
+          "{}: row counts are in device memory, and what crosses hosts needs them on the host; pass "
+          "counts on the host",
+          name(call.record.op)));
+    // Ranks of a host gather FP8 two bytes at a time.
+    const bool even = reinterpret_cast<std::uintptr_t>(call.out) % 2 == 0 && call.hidden % 2 == 0;
+    if (call.epilogue.quantizes() && !even && own_host_ != just(rank_))
+      throw Unsupported(fmt::format(
+          "{}: on GPUs of several hosts FP8 rows must begin at even addresses, and hidden be even; the "
+          "output is at {}, and hidden is {}",
+          name(call.record.op), call.out, call.hidden));
+  }
 
   [[nodiscard]] Finding run(const CallRecord& call, std::vector<Stream> out, std::vector<Stream> in,
                             void* stream) override {
@@ -405,15 +419,17 @@ class NcclCrossing final : public Crossing {
     if (const Finding bad = check(); !bad.text.empty())
       state_.failure.record(bad.kind, bad.text, bad.missing);
     if (aborted_) return;
-    if (waits && now - since_ >= looks_ * timeout_ / looks_at_notices) {
+    const bool failed = state_.failure.state.load() != 0;
+    if (!failed && waits && now - since_ >= looks_ * timeout_ / looks_at_notices) {
       const Finding finding = who_is_missing();
       if (!finding.text.empty()) return give_up(finding);
       if (++looks_ > looks_at_notices / 2) state_.late[index(rank_)].store(finding.missing);
     }
-    if (waits && now - since_ >= timeout_) return give_up(blame(nullptr));
+    if (waits && now - since_ >= timeout_) return failed ? abort() : give_up(blame(nullptr));
     ncclResult_t status = ncclSuccess;
     if (nccl_library().comm_get_async_error(circle_->get(), &status) != ncclSuccess) return;
     if (waits && status != ncclSuccess && status != ncclInProgress) {
+      if (failed) return abort();
       const std::string words = nccl_library().get_error_string(status);
       return give_up(blame(&words));
     }
