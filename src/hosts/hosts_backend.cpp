@@ -324,7 +324,8 @@ class HostsBackend final : public Backend {
 
   [[nodiscard]] bool waits_for_hosts(const std::vector<int>& local) const {
     return std::ranges::any_of(local, [this](int r) {
-      return state_->waits_for_hosts[static_cast<std::size_t>(here().first_rank + r)].load() != 0;
+      const int rank = here().first_rank + r;
+      return state_->waits_for_hosts[static_cast<std::size_t>(rank)].load() != 0;
     });
   }
   void wait_for_finding() const {

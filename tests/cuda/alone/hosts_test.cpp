@@ -149,6 +149,7 @@ TEST_P(CudaHosts, ReplayInAGraphWithNewInputs) {
                               static_cast<int>(cases.size()));
     const Departure departure(bootstrap);
     std::vector<PreparedCall> calls;
+    calls.reserve(cases.size());
     for (const verify::Case& c : cases) calls.push_back({&verifier, static_cast<int>(calls.size()), c});
     void* const stream = verifier.device().stream();
     prepare(calls);
@@ -298,12 +299,12 @@ TEST(CudaHostsRefuse, WhatDoesNotCrossYetAndGoOn) {
     Rows rows(communicator, 2);
     const Departure departure(bootstrap);
     for (const Op op : {Op::reduce_scatter, Op::reduce_scatter_all_reduce}) {
-      const auto text = error_of<Unsupported>([&] { rows.launch(op); });
+      auto text = error_of<Unsupported>([&] { rows.launch(op); });
       if (!contains(text, "DP ranks are on 2 hosts")) return text;
     }
-    const auto on_device = error_of<Unsupported>([&] { rows.launch_with_counts(); });
+    auto on_device = error_of<Unsupported>([&] { rows.launch_with_counts(); });
     if (!contains(on_device, "pass counts on the host")) return on_device;
-    const auto odd = error_of<Unsupported>([&] { rows.launch_to_odd_fp8(); });
+    auto odd = error_of<Unsupported>([&] { rows.launch_to_odd_fp8(); });
     if (!contains(odd, "must begin at even addresses")) return odd;
     return rows.gather();
   }));
