@@ -22,6 +22,7 @@
 #include "cuda/driver.hpp"
 #include "cuda/nccl_collectives.hpp"
 #include "cuda/nccl_library.hpp"
+#include "cuda/notice_findings.hpp"
 #include "cuda/notices.hpp"
 #include "failure_text.hpp"
 #include "mixcomm/error.hpp"
@@ -41,12 +42,6 @@ constexpr Milliseconds others_are_told{100};
 /// How long a call of NCCL's may keep its lock before the watch goes on without it.
 constexpr Milliseconds longest_call{1000};
 
-CallRecord record_of(const std::uint64_t (&words)[record_words]) {
-  CallRecord record;
-  static_assert(std::is_trivially_copyable_v<CallRecord> && sizeof(record) == sizeof(words));
-  std::memcpy(static_cast<void*>(&record), words, sizeof(record));
-  return record;
-}
 template <class T>
 T load(const T& word) {
   return __atomic_load_n(&word, __ATOMIC_ACQUIRE);
@@ -223,7 +218,8 @@ class NcclCrossing final : public Crossing {
       : state_(setup.state),
         timeout_(setup.timeout),
         rank_(setup.whole.rank()),
-        device_(setup.own_part.device()) {
+        device_(setup.own_part.device()),
+        reader_{rank_, timeout_} {
     const std::vector<RankSet> all = counterparts(setup.parts, setup.grid.tp.size);
     counterparts_ = all[static_cast<std::size_t>(rank_)];
     const std::vector<RankSet> circles_of = circles(all);
@@ -300,7 +296,7 @@ class NcclCrossing final : public Crossing {
 
   [[nodiscard]] Finding check() override {
     if (load(record_->complete) == 0) return {};
-    return finding_of(static_cast<int>(record_->from), record_->theirs, record_of(record_->mine.call));
+    return reader_.bad(static_cast<int>(record_->from), record_->theirs, record_of(record_->mine.call));
   }
 
   bool run_nccl(const Call& call) override {
@@ -465,8 +461,7 @@ class NcclCrossing final : public Crossing {
     return finding;
   }
 
-  /// Of the peers of the crossing under way, those from which no notice has come; all, where each has sent
-  /// one, or where that is not to be seen. With a text: what a peer has said that has failed.
+  /// NoticeReader::so_far(); all peers, where notices are not to be seen.
   [[nodiscard]] Finding who_is_missing() {
     Finding finding{cpu::Failure::Kind::timeout, "", load(record_->peers)};
     if (cudaMemcpyAsync(copy_.get(), memory_.get(), sizeof(NoticeMemory), cudaMemcpyDeviceToHost,
@@ -477,32 +472,7 @@ class NcclCrossing final : public Crossing {
       if (deadline.passed()) return finding;
       std::this_thread::sleep_for(Milliseconds(1));
     }
-    RankSet missing = 0;
-    for (const int peer : ranks_in(finding.missing)) {
-      const Notice& theirs = copy_->in[peer];
-      const Notice& mine = copy_->out[peer];
-      if (theirs.crossing < mine.crossing)
-        missing |= just(peer);
-      else if (theirs.failed != 0 || theirs.hash != mine.hash)
-        return finding_of(peer, theirs, record_of(mine.call));
-    }
-    if (missing != 0) finding.missing = missing;
-    return finding;
-  }
-
-  /// What to make of a notice that is not what it should be.
-  [[nodiscard]] Finding finding_of(int from, const Notice& theirs, const CallRecord& mine) const {
-    const std::string call = record_of(theirs.call).describe();
-    if (theirs.failed == FailureRecord::timeout && theirs.missing != 0)
-      return {cpu::Failure::Kind::timeout, timeout_text(from, timeout_, ranks_in(theirs.missing), call),
-              theirs.missing};
-    if (theirs.failed != 0)
-      return {cpu::Failure::Kind::disagreement,
-              fmt::format(
-                  "rank {} has failed, and says so in {}: look at its output. The communicator is failed.",
-                  from, call),
-              0};
-    return {cpu::Failure::Kind::disagreement, disagreement_text(from, call, rank_, mine.describe()), 0};
+    return reader_.so_far(*copy_, finding.missing);
   }
 
   /// Tells the counterparts who is missing, once. They may be in no crossing with this rank; then they do not
@@ -538,6 +508,7 @@ class NcclCrossing final : public Crossing {
   Milliseconds timeout_;
   int rank_;
   int device_;
+  NoticeReader reader_;
   RankSet own_host_ = 0;
   RankSet counterparts_ = 0;
   NoticeArguments arguments_;
