@@ -52,8 +52,8 @@ struct CudaOptions {
           ///< ranks share a device half of each one's share of the SMs, so that other kernels of a late rank
           ///< always find room; a caller who runs no others may ask for the whole share
   bool multicast = false;     ///< store through NVLink multicast where the devices support it
-  void* nccl = nullptr;       ///< ncclComm_t over the same ranks, of the caller's, for Algorithm::nccl and
-                              ///< `nccl_windows`; it must outlive the communicator
+  void* nccl = nullptr;       ///< ncclComm_t over the same ranks, of the caller's, for Algorithm::nccl,
+                              ///< `nccl_windows` and between hosts; it must outlive the communicator
   bool nccl_windows = false;  ///< take symmetric memory from windows of `nccl` (NCCL >= 2.28), which then
                               ///< must outlive every SymmetricBuffer; ranks release these in the same order
 };

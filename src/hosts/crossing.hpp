@@ -30,6 +30,8 @@ class Crossing {
  public:
   virtual ~Crossing() = default;
 
+  /// Throws Unsupported for a call that cannot cross, before anything of it is sent.
+  virtual void check_call(const Call& /*call*/) const {}
   /// Sends and receives all of it, or puts that on `stream`. `call` is compared with that of each peer.
   /// Returns what went wrong; an empty text where nothing did, or is not known yet.
   [[nodiscard]] virtual Finding run(const CallRecord& call, std::vector<Stream> out, std::vector<Stream> in,

@@ -150,6 +150,7 @@ bool TransportCrossing::receive_some(Lane& lane, const CallRecord& call, Finding
 Finding TransportCrossing::run(const CallRecord& call, std::vector<Stream> out, std::vector<Stream> in,
                                void* /*stream*/) {
   std::vector<Lane> lanes;
+  lanes.reserve(in.size() + out.size());
   for (const Stream& each : in)
     lanes.push_back({.outgoing = false, .stream = each, .letters = &letters(each.peer, false)});
   for (const Stream& each : out)
