@@ -169,7 +169,7 @@ class HostsBackend final : public Backend {
                                  .hosts = std::move(ranks),
                                  .host = host_,
                                  .timeout = options_.timeout - head_start(options_.timeout),
-                                 .chunk_bytes = options_.workspace_bytes,
+                                 .chunk_bytes = std::min(options_.workspace_bytes, most_chunk_bytes),
                                  .data_tag = data_tag,
                                  .notice_tag = transport.new_tag(),
                                  .spins = 0});
