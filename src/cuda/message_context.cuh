@@ -10,6 +10,13 @@
 
 namespace mixcomm::cuda {
 
+/// In how many places sums wait for their neighbours (OrderedSum): two are enough for any sum, one for two
+/// batches that are one group.
+template <class OverWire>
+[[nodiscard]] constexpr int sum_places(Body body) {
+  return OverWire::is_wide || (body == Body::gather && 2 * OverWire::batch >= most_ranks) ? 1 : 2;
+}
+
 /// A rank sends nothing to itself: who sums takes its own part from the caller's buffer. Where the output
 /// lies over the input, no thread may overwrite what another one has yet to send. In one_shot the thread that
 /// sums a tile of the rank's own block is the one that has sent it: both deal that block from its begin on.
@@ -159,9 +166,9 @@ class MessageContext : public Messages<OverWire> {
     if (own != nobody && tile.there) mine = input(tile).load();
     const std::byte* from = in.first + bytes_of(one_shot && !gathers ? tile.begin : tile.packed);
     const int sources = order.size();
-    OrderedSum<T, Data::size, !gathers> sum(order.inner.size);
-    for (int first = 0; first < sources; first += batch, from += batch * in.stride) {
-      const int count = sources - first < batch ? sources - first : batch;
+    OrderedSum<T, Data::size, !gathers, sum_places<OverWire>(body)> sum(order.inner.size, sources);
+    for (int first = 0; first < sources;) {
+      const int count = sum.next(first, batch);
       std::uint32_t here = tile.there ? ~0U << count : ~0U;  // nothing is to come beyond the last source
       if (own >= first && own < first + count) here |= 1U << (own - first);
       Received received[batch];
@@ -169,14 +176,13 @@ class MessageContext : public Messages<OverWire> {
         if (here == Base::template all_of<batch>) ptx::leave();
         leave(missing_of(order, first, count, from, in.stride, own));
       }
-#pragma unroll
-      for (int k = 0; k < batch; ++k) {
-        if (k >= count) break;
-        const bool is_mine = first + k == own;
-        const Data data = is_mine ? OverWire::picked(mine, tile.begin) : OverWire::data(received[k]);
-        if (sources == 1) return data;  // one source is copied bit by bit
-        sum.add(data);
-      }
+      const auto source = [&](int k) {
+        return first + k == own ? OverWire::picked(mine, tile.begin) : OverWire::data(received[k]);
+      };
+      if (sources == 1) return source(0);  // one source is copied bit by bit
+      sum.template add<batch>(first, count, source);
+      first += count;
+      from += static_cast<Place>(count) * in.stride;
     }
     return sum.rounded();
   }

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "mixcomm/tensor.hpp"
 
@@ -61,47 +62,57 @@ struct Numbers<fp16> {
   }
 };
 
-/// Adds sources in the order of a SumOrder: over `inner` of them, then (`nested`) over those partial sums.
-/// Sums begin with -0.0, which added to anything changes nothing.
-template <class T, int words, bool nested>
+/// Adds sources in the order of a SumOrder: the tree of neighbours, over `inner` of them, then (`nested`)
+/// over what came of these. A batch of neighbours is one subtree, which is added in registers. What came of
+/// earlier batches waits for its neighbour in one of `places`, two at most: so 2^places batches fill a tree.
+template <class T, int words, bool nested, int places>
 class OrderedSum {
   static constexpr int per_word = Numbers<T>::per_word;
   static constexpr int elements = words * per_word;
+  struct Values {
+    float each[elements];
+  };
 
  public:
-  __device__ explicit OrderedSum(int inner) : inner_(inner) {
+  __device__ OrderedSum(int inner, int sources) : sources_(sources) {
+    if constexpr (nested) groups_ = {(inner & (inner - 1)) == 0 ? sources : inner, 0};
+    if constexpr (accumulates)
 #pragma unroll
-    for (int i = 0; i < elements; ++i) partial_[i] = total_[i] = -0.0F;
+      for (int i = 0; i < elements; ++i) newer_.each[i] = -0.0F;  // added to anything, it changes nothing
   }
 
-  __device__ void add(const Words<words>& source) {
-#pragma unroll
-    for (int w = 0; w < words; ++w) {
-      float value[per_word];
-      Numbers<T>::unpack(source.word[w], value);
-#pragma unroll
-      for (int i = 0; i < per_word; ++i) partial_[w * per_word + i] += value[i];
-    }
-    if constexpr (nested) {
-      if (++position_ != inner_) return;
-      position_ = 0;
-#pragma unroll
-      for (int i = 0; i < elements; ++i) {
-        total_[i] += partial_[i];
-        partial_[i] = -0.0F;
+  /// How many sources, from `first` on, are the next batch.
+  [[nodiscard]] __device__ int next(int first, int most) const {
+    int left = sources_ - first;
+    if constexpr (nested)
+      if (groups_.end() - first < left) left = groups_.end() - first;
+    return left < most ? left : most;
+  }
+
+  /// The next batch, of `count` = next(first, batch) sources; source(k) is the k-th of them.
+  template <int batch, class Source>
+  __device__ void add(int first, int count, const Source& source) {
+    if constexpr (accumulates && batch == 2)
+      return count > 1 ? add_two(source(0), source(1)) : add_last(source(0));
+    const Values sum = subtree<batch, 0>(count, source);
+    if constexpr (accumulates) {
+      newer_ = added(newer_, sum);
+    } else {
+      // How many sums that wait have now got their right neighbour.
+      const int merged = merged_by<batch>(first, first + count);
+      if (places > 0 && merged > 0) {
+        newer_ = added(newer_, sum);
+        if (places > 1 && merged > 1) newer_ = added(older_, newer_);
+        return;
       }
+      older_ = newer_;
+      newer_ = sum;
     }
   }
 
   /// One more, behind the sum of all: the residual.
-  __device__ void add_last(const Words<words>& source) requires(nested) {
-#pragma unroll
-    for (int w = 0; w < words; ++w) {
-      float value[per_word];
-      Numbers<T>::unpack(source.word[w], value);
-#pragma unroll
-      for (int i = 0; i < per_word; ++i) total_[w * per_word + i] += value[i];
-    }
+  __device__ void add_last(const Words<words>& source) {
+    newer_ = added(newer_, unpacked(source));
   }
 
   __device__ Words<words> rounded() const {
@@ -110,17 +121,99 @@ class OrderedSum {
     for (int w = 0; w < words; ++w) {
       float value[per_word];
 #pragma unroll
-      for (int i = 0; i < per_word; ++i) value[i] = (nested ? total_ : partial_)[w * per_word + i];
+      for (int i = 0; i < per_word; ++i) value[i] = newer_.each[w * per_word + i];
       result.word[w] = Numbers<T>::pack(value);
     }
     return result;
   }
 
  private:
-  int inner_;
-  int position_ = 0;
-  float partial_[elements];
-  float total_[elements];
+  /// Of two batches the second is always the right neighbour of the first.
+  static constexpr bool accumulates = places == 1 && !nested;
+
+  /// How many sums that wait have got their right neighbour behind the batch [first, next). Among n things of
+  /// one size, as many sums wait as n has ones; one more completes as many as n ends with.
+  template <int batch>
+  [[nodiscard]] __device__ int merged_by(int first, int next) {
+    if constexpr (places == 0) return 0;
+    if constexpr (!nested) {
+      const int batches = first / batch;
+      return next == sources_ ? __popc(batches) : trailing_ones(batches);
+    } else {
+      const int batches = (first - groups_.begin()) / batch;
+      if (next == sources_) return __popc(groups_.before) + __popc(batches);
+      if (next == groups_.end()) return __popc(batches) + trailing_ones(groups_.before++);
+      return trailing_ones(batches);
+    }
+  }
+  [[nodiscard]] __device__ static int trailing_ones(int n) {
+    return __ffs(~n) - 1;
+  }
+
+  [[nodiscard]] __device__ static Values unpacked(const Words<words>& source) {
+    Values values;
+#pragma unroll
+    for (int w = 0; w < words; ++w) {
+      float value[per_word];
+      Numbers<T>::unpack(source.word[w], value);
+#pragma unroll
+      for (int i = 0; i < per_word; ++i) values.each[w * per_word + i] = value[i];
+    }
+    return values;
+  }
+  /// Word by word, so that no more registers are in use than the sources are in.
+  template <class Take>
+  __device__ static void for_sums(const Words<words>& left, const Words<words>& right, const Take& take) {
+#pragma unroll
+    for (int w = 0; w < words; ++w) {
+      float a[per_word];
+      float b[per_word];
+      Numbers<T>::unpack(left.word[w], a);
+      Numbers<T>::unpack(right.word[w], b);
+#pragma unroll
+      for (int i = 0; i < per_word; ++i) take(w * per_word + i, a[i] + b[i]);
+    }
+  }
+  [[nodiscard]] __device__ static Values two(const Words<words>& left, const Words<words>& right) {
+    Values sum;
+    for_sums(left, right, [&](int i, float value) { sum.each[i] = value; });
+    return sum;
+  }
+  __device__ void add_two(const Words<words>& left, const Words<words>& right) {
+    for_sums(left, right, [&](int i, float value) { newer_.each[i] += value; });
+  }
+  [[nodiscard]] __device__ static Values added(const Values& left, const Values& right) {
+    Values sum;
+#pragma unroll
+    for (int i = 0; i < elements; ++i) sum.each[i] = left.each[i] + right.each[i];
+    return sum;
+  }
+  /// Of the `size` sources from `first` on, as far as there are any.
+  template <int size, int first, class Source>
+  [[nodiscard]] __device__ static Values subtree(int count, const Source& source) {
+    if constexpr (size == 2) {
+      if (count > first + 1) return two(source(first), source(first + 1));
+      return unpacked(source(first));
+    } else {
+      Values sum = subtree<size / 2, first>(count, source);
+      if (count > first + size / 2) sum = added(sum, subtree<size / 2, first + size / 2>(count, source));
+      return sum;
+    }
+  }
+
+  /// Sources that are a tree of their own, one group after the other. Groups of 2^k are subtrees of a tree
+  /// over all sources: then all of them are one group.
+  struct Groups {
+    int size;
+    int before;  ///< groups that are complete
+    [[nodiscard]] __device__ int begin() const { return before * size; }
+    [[nodiscard]] __device__ int end() const { return begin() + size; }
+  };
+  struct Nothing {};
+  int sources_;
+  [[no_unique_address]] std::conditional_t<nested, Groups, Nothing> groups_;
+  Values older_;
+  Values newer_;
 };
 
 }  // namespace mixcomm::cuda

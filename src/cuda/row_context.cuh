@@ -381,10 +381,12 @@ class RowContext : public Messages<WireOf<T>> {
     const Place slot = r_.one_shot && r_.gathers ? packed(row) : i;
     const std::byte* from = workspace(me()) + in_offset() + to_sum(0, slot, t.tile);
     const std::size_t stride = to_sum(1, 0, 0);
-    OrderedSum<T, Data::size, true> sum(order.inner.size);
+    OrderedSum<T, Data::size, true, 2> sum(order.inner.size, summed);
     Data only = mine_data;
-    for (int first = 0; first < sources; first += batch, from += batch * stride) {
-      const int count = sources - first < batch ? sources - first : batch;
+    for (int first = 0; first < sources;) {
+      const int added = sum.next(first, batch);
+      const bool residual_too = travelled && first + added == summed && added < batch;
+      const int count = added + (residual_too ? 1 : 0);
       std::uint32_t here = t.there ? ~0U << count : ~0U;  // nothing is to come beyond the last source
       if (mine >= first && mine < first + count) here |= 1U << (mine - first);
       Received received[batch];
@@ -394,17 +396,14 @@ class RowContext : public Messages<WireOf<T>> {
         lost_ = true;
         return only;
       }
+      const auto source = [&](int k) { return first + k == mine ? mine_data : OverWire::data(received[k]); };
 #pragma unroll
-      for (int k = 0; k < batch; ++k) {
-        if (k >= count) break;
-        const Data data = first + k == mine ? mine_data : OverWire::data(received[k]);
-        if (first + k == summed) {
-          residual_data = data;
-        } else {
-          only = data;
-          sum.add(data);
-        }
-      }
+      for (int k = 0; k < batch; ++k)
+        if (residual_too && k == added) residual_data = OverWire::data(received[k]);
+      if (first == 0) only = source(0);
+      if (added > 0) sum.template add<batch>(first, added, source);
+      first += count;
+      from += static_cast<std::size_t>(count) * stride;
     }
     if (e_.adds && !a_.mutant.is(Mutant::norm_before_residual)) sum.add_last(residual_data);
     if (e_.adds && a_.mutant.is(Mutant::residual_of_each_rank)) sum.add_last(residual_data);
