@@ -69,7 +69,8 @@ class Communicator:
     ``epilogue``: what is done with the summed rows before they are handed out (Epilogue); None for nothing.
 
     Sums are ordered: in fp32 over t, then over d, neighbours first, ((0 + 1) + (2 + 3)), rounded once; the
-    same bits on every rank. Not so with "composed", where reduce_scatter_all_reduce rounds twice, and with "nccl".
+    same bits on every rank. Not so with "composed", where reduce_scatter_all_reduce rounds twice, and with
+    "nccl".
 
     Raises InvalidArgument (nothing was sent), Disagreement, Timeout; after the last two the communicator is
     failed, and later calls raise the same. Not to be pickled, nor used in a forked child.
