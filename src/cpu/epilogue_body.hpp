@@ -58,10 +58,10 @@ class SumOfSquares {
 };
 
 /// r of `vectors` vectors: the sum and the residual, rounded, to all that get it.
-template <std::size_t vectors, class T>
+template <std::size_t vectors, class T, class Halves>
 inline void sum_row_vectors(const RowEpilogue& row, std::span<T* const> to, std::size_t begin,
                             Floats (&r)[vectors]) {
-  add_vectors<vectors, T>(row.sum, begin, r);
+  add_vectors<vectors, T, Halves>(row.sum, begin, r);
   if (row.residual != nullptr)
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < vectors; ++v)
@@ -78,7 +78,7 @@ inline void sum_row_vectors(const RowEpilogue& row, std::span<T* const> to, std:
 }
 
 /// r of a row to all that get it. Returns the sum of its squares.
-template <class T>
+template <class T, class Halves>
 inline float sum_row(const RowEpilogue& row, std::span<T* const> to) {
   const std::size_t hidden = row.sum.size;
   const bool squares_wanted = row.weight != nullptr;
@@ -93,7 +93,7 @@ inline float sum_row(const RowEpilogue& row, std::span<T* const> to) {
 #pragma GCC unroll 2
     for (std::size_t half = 0; half < 2; ++half) {
       Floats part[vectors_at_once];
-      sum_row_vectors<vectors_at_once, T>(row, to, i + half * half_step, part);
+      sum_row_vectors<vectors_at_once, T, Halves>(row, to, i + half * half_step, part);
 #pragma GCC unroll 8
       for (std::size_t v = 0; v < vectors_at_once; ++v) r[half * vectors_at_once + v] = part[v] * part[v];
     }
@@ -229,7 +229,12 @@ void finish_row_of(const RowEpilogue& row) {
     r = static_cast<const T*>(row.sum.sources[0]);  // there it is
   else
     to[count++] = scratch;
-  const float squares = sum_row<T>(row, {to.data(), count});
+  const float squares = with_halves(row.sum.inner * row.sum.outer, row.sum.inner, [&]<class Halves>(Halves) {
+    // Other numbers of ranks are not worth a loop of their own here.
+    constexpr int sources = Halves::left + Halves::right;
+    using Used = std::conditional_t<sources <= 4 || sources == 8, Halves, Many>;
+    return sum_row<T, Used>(row, {to.data(), count});
+  });
   if (!norms && !quantizes) return;
 
   const T* y = r;

@@ -17,8 +17,8 @@ namespace mixcomm::cpu {
 /// later.
 enum class Stores : std::uint8_t { cached, streamed };
 
-/// destination[k][i] = round(ordered sum over o, then over s, of sources[o * inner + s][i]), 0 <= i < size.
-///   ((x[0,0] + x[1,0] + ...) + (x[0,1] + x[1,1] + ...)) + ...   in fp32, rounded once.
+/// destination[k][i] = round(ordered sum of sources[o * inner + s][i], 0 <= s < inner, 0 <= o < outer),
+/// 0 <= i < size: the tree of neighbours over s, then over o (SumOrder), in fp32, rounded once.
 /// One source is copied bit by bit. A destination may be a source; no other overlap.
 struct OrderedSum {
   DType dtype = DType::fp32;

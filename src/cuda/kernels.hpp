@@ -51,6 +51,11 @@ inline constexpr int ways = 8;
   return way == Way::two_shot_barriers || over_lines(way) ? 512 : 256;
 }
 
+/// Sums of wide tiles are of so many sources at most; of more than the first number, each thread keeps one in
+/// shared memory (OrderedSum).
+inline constexpr int wide_sources_in_registers = 4;
+inline constexpr int most_wide_sources = 8;
+
 /// The kernels of one dtype, each taking one Arguments.
 struct KernelTable {
   void* kernel[2][ways] = {};  ///< [body][way]; null where there is none
