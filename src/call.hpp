@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "algorithms/blocks.hpp"
 #include "call_record.hpp"
@@ -24,6 +25,13 @@ struct CheckedCall {
   [[nodiscard]] bool in_place(Body body, const Grid& team) const;
 };
 
+/// A part of an ordered sum that is not rounded: in fp32, or, if it is of one source, in that one's dtype.
+struct Subtotal {
+  SumOrder order;
+  DType dtype = DType::fp32;
+  void* out = nullptr;  ///< of the rank's block
+};
+
 /// One checked call, ready to run. `algorithm` is one that has a body (not automatic, not composed).
 struct Call {
   Body body = Body::gather;
@@ -43,6 +51,8 @@ struct Call {
   void* stream = nullptr;
   Epilogue epilogue;  ///< with one, `out` holds fp8_e4m3 where that quantizes, else `dtype` as ever
   LaunchShape shape;  ///< CUDA: what is known better than launching knows
+  bool flat = false;  ///< CPU: every member of the team is a DP rank, with a block of its own
+  std::span<const Subtotal> subtotals{};  ///< CPU, scatter by one_shot: they are wanted in place of the sum
   CallRecord record;
 
   /// CPU: whether in one_shot ranks need the residuals of other DP groups' rows.

@@ -57,6 +57,9 @@ struct Grid {
   [[nodiscard]] MIXCOMM_HD constexpr Grid tp_only() const { return {tp, tp, Team::alone(rank())}; }
   [[nodiscard]] MIXCOMM_HD constexpr Grid dp_only() const { return {dp, Team::alone(rank()), dp}; }
 
+  /// The same ranks, each of them a DP rank.
+  [[nodiscard]] MIXCOMM_HD constexpr Grid flat() const { return {world, Team::alone(rank()), world}; }
+
   /// The sum over the TP ranks of DP group `d`.
   [[nodiscard]] MIXCOMM_HD constexpr SumOrder over_tp(int d) const {
     return {{tp.first + (d - dp.member) * dp.stride, tp.stride, tp.size, tp.member}, 1, 0};

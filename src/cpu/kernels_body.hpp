@@ -308,17 +308,17 @@ inline int cached_count(const OrderedSum& sum) {
 
 /// `vectors` of them to all destinations: all sources are read before anything is written. `cached`: how many
 /// destinations are written in the usual way; the rest past the caches.
-template <std::size_t vectors, class T, class Halves>
+template <std::size_t vectors, class T, class Out, class Halves>
 inline void sum_vectors(const OrderedSum& sum, int cached, std::size_t begin) {
   Floats total[vectors];
   add_vectors<vectors, T, Halves>(sum, begin, total);
-  std::conditional_t<std::is_same_v<T, float>, Floats, HalfWords> result[vectors];
-  round_all(total, result, static_cast<const T*>(nullptr));
+  std::conditional_t<std::is_same_v<Out, float>, Floats, HalfWords> result[vectors];
+  round_all(total, result, static_cast<const Out*>(nullptr));
   for (int k = 0; k < cached; ++k)
-    std::memcpy(static_cast<T*>(sum.destinations[k]) + begin, result, sizeof(result));
+    std::memcpy(static_cast<Out*>(sum.destinations[k]) + begin, result, sizeof(result));
   if constexpr (vectors > 1)
     for (int k = cached; k < sum.destination_count; ++k)
-      write_past(static_cast<T*>(sum.destinations[k]) + begin, result);
+      write_past(static_cast<Out*>(sum.destinations[k]) + begin, result);
 }
 
 /// The sum of element i of `count` sources that are below one node of the tree.
@@ -333,10 +333,10 @@ template <class T>
 inline float add_element(const OrderedSum& sum, std::size_t i) {
   return add_element<T>(sum, 0, sum.inner * sum.outer, i);
 }
-template <class T>
+template <class T, class Out>
 inline void sum_element(const OrderedSum& sum, std::size_t i) {
   const float total = add_element<T>(sum, i);
-  for (int k = 0; k < sum.destination_count; ++k) round_to(total, static_cast<T*>(sum.destinations[k])[i]);
+  for (int k = 0; k < sum.destination_count; ++k) round_to(total, static_cast<Out*>(sum.destinations[k])[i]);
 }
 
 /// Sources lie in other processors' caches, up to 200 ns away, which the additions would not cover: so they
@@ -353,13 +353,14 @@ inline void prefetch(const OrderedSum& sum, std::size_t begin, std::size_t step)
   }
 }
 
-template <class T, class Halves>
-void ordered_sum_of(const OrderedSum& sum) {
+template <class T, class Out, class Halves>
+void sum_all(const OrderedSum& sum) {
   // A few lines at a time: of each source in turn, so that there are loads enough under way. Twice as many
   // bytes, with AVX2, are 20 % slower where fp32 is written past the caches; half as many 20 to 40 % in 16
   // bits.
   constexpr std::size_t bytes_at_once = register_bytes == 64 ? 256 : 128;
-  constexpr std::size_t vectors = std::min<std::size_t>(8, bytes_at_once / sizeof(T) / lanes);
+  constexpr std::size_t vectors =
+      std::min<std::size_t>(8, bytes_at_once / std::max(sizeof(T), sizeof(Out)) / lanes);
   constexpr std::size_t step = vectors * lanes;
   constexpr std::size_t ahead = elements_ahead<T>;
   for (std::size_t at = 0; at < ahead && at + step <= sum.size; at += step) prefetch<T>(sum, at, step);
@@ -368,31 +369,36 @@ void ordered_sum_of(const OrderedSum& sum) {
   std::size_t i = 0;
   for (; i + step <= sum.size; i += step) {
     if (i + ahead < sum.size) prefetch<T>(sum, i + ahead, step);
-    sum_vectors<vectors, T, Halves>(sum, cached, i);
+    sum_vectors<vectors, T, Out, Halves>(sum, cached, i);
   }
-  for (; i + lanes <= sum.size; i += lanes) sum_vectors<1, T, Halves>(sum, sum.destination_count, i);
-  for (; i < sum.size; ++i) sum_element<T>(sum, i);
+  for (; i + lanes <= sum.size; i += lanes) sum_vectors<1, T, Out, Halves>(sum, sum.destination_count, i);
+  for (; i < sum.size; ++i) sum_element<T, Out>(sum, i);
   if (cached != sum.destination_count) fence();
 }
-template <class T>
+template <class T, class Out = T>
 void ordered_sum_of(const OrderedSum& sum) {
-  with_halves(sum.inner * sum.outer, sum.inner,
-              [&]<class Halves>(Halves) { ordered_sum_of<T, Halves>(sum); });
+  with_halves(sum.inner * sum.outer, sum.inner, [&]<class Halves>(Halves) { sum_all<T, Out, Halves>(sum); });
+}
+/// f of what the destinations and the sources are: two of T, or one of both fp32.
+template <class F>
+void with_types(const OrderedSum& sum, const F& f) {
+  const bool wide_in = sum.dtype == DType::fp32;
+  switch (wide_in ? sum.out : sum.dtype) {
+    case DType::bf16:
+      return sum.out == DType::fp32 ? f(bf16(), 0.0F) : wide_in ? f(0.0F, bf16()) : f(bf16(), bf16());
+    case DType::fp16:
+      return sum.out == DType::fp32 ? f(fp16(), 0.0F) : wide_in ? f(0.0F, fp16()) : f(fp16(), fp16());
+    case DType::fp32:
+      return f(0.0F, 0.0F);
+    case DType::fp8_e4m3:  // never summed
+      return;
+  }
 }
 
 }  // namespace
 
 void ordered_sum(const OrderedSum& sum) {
-  switch (sum.dtype) {
-    case DType::bf16:
-      return ordered_sum_of<bf16>(sum);
-    case DType::fp16:
-      return ordered_sum_of<fp16>(sum);
-    case DType::fp32:
-      return ordered_sum_of<float>(sum);
-    case DType::fp8_e4m3:  // never summed
-      return;
-  }
+  with_types(sum, [&]<class T, class Out>(T, Out) { ordered_sum_of<T, Out>(sum); });
 }
 
 void stream(void* destination, const void* source, std::size_t lines) {

@@ -116,6 +116,64 @@ TEST(Kernels, AllGiveTheBitsOfTheDefinition) {
       }
 }
 
+/// What crosses between hosts: sums of 16 bits in fp32, not rounded, and such sums rounded to 16 bits; with a
+/// residual behind them as well.
+TEST(Kernels, SumsMayStayInFp32AndBeRoundedLater) {
+  std::mt19937_64 random(4);
+  const auto memories = std::make_unique<Memory[]>(8);
+  for (const Implementation& implementation : usable_implementations())
+    for (const DType dtype : {DType::bf16, DType::fp16})
+      for (const int count : {1, 2, 3, 4, 7})
+        for (const std::size_t size : {1UL, 100UL, 777UL}) {
+          const std::string which = std::string(implementation.name) + ", " + std::string(name(dtype)) +
+                                    ", " + std::to_string(count) + " sources of " + std::to_string(size);
+          std::vector<const void*> sources;
+          for (int s = 0; s < count; ++s) {
+            Memory& memory = memories[static_cast<std::size_t>(s)];
+            for (std::size_t i = 0; i < size; ++i)
+              verify::store(dtype, memory.bytes, i,
+                            verify::encode(dtype, std::normal_distribution<float>()(random)));
+            sources.push_back(memory.bytes);
+          }
+          std::vector<float> wide(size);
+          void* destination = wide.data();
+          const auto value_of = [&](int s, std::size_t i) {
+            return value(dtype, static_cast<const std::byte*>(sources[static_cast<std::size_t>(s)]), i);
+          };
+          implementation.ordered_sum({.dtype = dtype,
+                                      .sources = sources.data(),
+                                      .inner = count,
+                                      .destinations = &destination,
+                                      .size = size,
+                                      .out = DType::fp32});
+          for (std::size_t i = 0; i < size; ++i)
+            ASSERT_EQ(wide[i], tree_sum(count, [&](int s) { return value_of(s, i); })) << which;
+          // Three such sums, and a residual.
+          const std::vector<const void*> sums(3, wide.data());
+          const Memory& residual = memories[0];
+          for (const bool adds : {false, true}) {
+            std::vector<std::byte> rounded(size * 2);
+            std::vector<std::byte> scratch(size * 4);
+            destination = rounded.data();
+            const OrderedSum sum{.dtype = DType::fp32,
+                                 .sources = sums.data(),
+                                 .outer = 3,
+                                 .destinations = &destination,
+                                 .size = size,
+                                 .out = dtype};
+            if (adds)
+              implementation.finish_row({.sum = sum, .residual = residual.bytes, .scratch = scratch.data()});
+            else
+              implementation.ordered_sum(sum);
+            for (std::size_t i = 0; i < size; ++i) {
+              float expected = wide[i] + wide[i] + wide[i];
+              if (adds) expected += value(dtype, residual.bytes, i);
+              ASSERT_TRUE(is(dtype, verify::load(dtype, rounded.data(), i), expected)) << which;
+            }
+          }
+        }
+}
+
 /// What lets a host add up its own ranks and pass on the sum.
 TEST(Kernels, GroupsOfNeighboursAreSubtrees) {
   constexpr std::size_t size = 300;
