@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <memory>
 #include <new>
 #include <optional>
 #include <thread>
@@ -14,11 +13,11 @@
 #include "all_or_none.hpp"
 #include "bootstrap/deadline.hpp"
 #include "cpu/cpu_backend.hpp"
-#include "cpu/kernels.hpp"
 #include "hosts/crossing.hpp"
 #include "hosts/host_map.hpp"
+#include "hosts/partial_sums.hpp"
+#include "hosts/scatter_plan.hpp"
 #include "hosts/shares.hpp"
-#include "hosts/subtrees.hpp"
 #include "mixcomm/epilogue.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/plan.hpp"
@@ -215,144 +214,81 @@ class HostsBackend final : public Backend {
   void gather_flat(const Call& call, TeamKind team, DType dtype, const void* in, void* out,
                    const Blocks& blocks, int part) {
     if (blocks.elements() == 0) return;
-    Call gather{.body = Body::gather,
-                .team = team,
-                .algorithm = choose({.op = Op::all_gather,
-                                     .tp = 1,
-                                     .dp = blocks.dp(),
-                                     .bytes = blocks.elements() * size_of(dtype),
-                                     .crowded = crowded_,
-                                     .backend = BackendKind::cpu}),
-                .dtype = dtype,
-                .in = in,
-                .out = out,
-                .in_placement = {},
-                .out_placement = {},
-                .reads_in_place = false,
-                .blocks = blocks,
-                .hidden = call.hidden,
-                .stream = nullptr,
-                .epilogue = {},
-                .shape = {},
-                .flat = true,
-                .record = call.record};
-    forget_buffers(gather);
+    Call gather = flat_call(call, Body::gather, team, dtype, blocks);
+    gather.algorithm = gather.record.algorithm = choose({.op = Op::all_gather,
+                                                         .tp = 1,
+                                                         .dp = blocks.dp(),
+                                                         .bytes = blocks.elements() * size_of(dtype),
+                                                         .crowded = crowded_,
+                                                         .backend = BackendKind::cpu});
+    gather.in = in;
+    gather.out = out;
     on_this_host(gather, part);
   }
-  static void forget_buffers(Call& call) {
-    call.record.epilogue = 0;
-    call.record.algorithm = call.algorithm;
-    call.record.all_blocks = {};
-    call.record.one_block = {};
+  /// A part of a call in which each member of a team has a block, of buffers that peers do not reach.
+  static Call flat_call(const Call& call, Body body, TeamKind team, DType dtype, const Blocks& blocks) {
+    Call flat;
+    flat.body = body;
+    flat.team = team;
+    flat.dtype = dtype;
+    flat.blocks = blocks;
+    flat.hidden = call.hidden;
+    flat.flat = true;
+    flat.record = call.record;
+    flat.record.epilogue = 0;
+    flat.record.all_blocks = {};
+    flat.record.one_block = {};
+    return flat;
   }
 
   // Sums over hosts. Each host adds up, of what its ranks have, what is a subtree of the whole sum; that
   // crosses to the rank that finishes those elements.
 
-  /// The part of a call's team that is on a host, member by member.
-  struct TeamOn {
-    const HostPart& part;
-    int each;     ///< ranks of a DP rank in the team
-    int members;  ///< of the team on this host
-    int first;    ///< member 0's rank, of all
-    int step;     ///< from one member's rank to the next one's
-    [[nodiscard]] int rank(int member) const { return first + member * step; }
-  };
-  [[nodiscard]] TeamOn team_on(int host, const Call& call) const {
-    const HostPart& part = parts_[static_cast<std::size_t>(host)];
-    if (call.team == TeamKind::world) return {part, options_.tp, part.ranks, part.first_rank, 1};
-    return {part, 1, part.dp, part.first_rank + grid_.tp.member, options_.tp};
-  }
-  /// What a member finishes, of all blocks: its share of its DP rank's block, whole rows with an epilogue.
-  [[nodiscard]] static Range finished_by(const Call& call, const TeamOn& team, int member) {
-    const int d = team.part.first_dp + member / team.each;
-    const std::size_t step = call.epilogue.any() ? call.hidden : granule;
-    const Range share = mixcomm::part(call.blocks.full_size(d), member % team.each, team.each, step);
-    return {call.blocks.offset(d) + share.begin, share.size};
-  }
-  /// What a member of one host adds up of what its host has of the blocks of another one, or of its own.
-  [[nodiscard]] Range summed_by(const Call& call, int host, int member, int for_host) const {
-    const TeamOn team = team_on(host, call);
-    if (host == for_host) return finished_by(call, team, member);
-    const Range run = runs(call, 1, 1)[static_cast<std::size_t>(for_host)];
-    const Range share = mixcomm::part(run.size, member, team.members);
-    return {run.begin + share.begin, share.size};
-  }
-  [[nodiscard]] std::vector<Subtree> nodes_of(int host) const {
-    const HostPart& part = parts_[static_cast<std::size_t>(host)];
-    return subtrees_of(part.first_dp, part.dp, grid_.dp.size);
-  }
-  /// What holds what a node gives: a single source needs no fp32.
-  [[nodiscard]] static DType dtype_of(const Call& call, const TeamOn& team, const Subtree& node) {
-    return node.count * team.each == 1 ? call.dtype : DType::fp32;
-  }
-  [[nodiscard]] static Range overlap(const Range& a, const Range& b) {
-    const std::size_t begin = std::max(a.begin, b.begin);
-    const std::size_t end = std::min(a.begin + a.size, b.begin + b.size);
-    return {begin, end > begin ? end - begin : 0};
-  }
+  using NodeData = std::vector<const std::byte*>;
 
   void scatter(const Call& call) {
-    next_room_ = 0;
-    const int own = call.team == TeamKind::world ? own_.rank() : own_.rank() / options_.tp;
-    const Range mine = finished_by(call, team_on(host_, call), own);
-    std::vector<std::vector<const std::byte*>> have(static_cast<std::size_t>(hosts_.count()));
+    rooms_.clear();
+    const ScatterPlan plan(call, grid_, parts_);
+    const Range mine = plan.finished(host_, plan.own(host_));
+    std::vector<NodeData> have(parts_.size());
     for (int i = 1; i <= hosts_.count(); ++i) {  // this host's own rows last: nobody waits for those
       const int h = (host_ + i) % hosts_.count();
-      have[static_cast<std::size_t>(h)] = add_up_here(call, own, h, i);
+      have[static_cast<std::size_t>(h)] = add_up_here(call, plan, h, i);
     }
-    std::vector<Subtree> nodes;
-    std::vector<const void*> partial;
-    const std::vector<std::vector<const std::byte*>> come = exchange_nodes(call, own, mine, have);
-    for (int h = 0; h < hosts_.count(); ++h) {
-      const std::vector<Subtree> of_host = nodes_of(h);
-      const TeamOn team = team_on(h, call);
-      for (std::size_t k = 0; k < of_host.size(); ++k) {
-        nodes.push_back(of_host[k]);
-        const void* data = (h == host_ ? have : come)[static_cast<std::size_t>(h)][k];
-        partial.push_back(in_fp32(data, dtype_of(call, team, of_host[k]), mine.size));
-      }
-    }
-    finish(call, mine, own, nodes, partial);
+    std::vector<NodeData> all = exchange_nodes(call, plan, have);
+    all[static_cast<std::size_t>(host_)] = have[static_cast<std::size_t>(host_)];
+    std::vector<PartialSum> sums;
+    for (int h = 0; h < hosts_.count(); ++h)
+      for (std::size_t k = 0; k < plan.nodes(h).size(); ++k)
+        sums.push_back({plan.nodes(h)[k], plan.dtype(plan.nodes(h)[k]), all[static_cast<std::size_t>(h)][k]});
+    const std::size_t begin = mine.begin - call.blocks.offset(grid_.dp.member);
+    finish(call, begin, mine.size, sums, rooms_);
+    if (plan.each() > 1) hand_out(call, plan, begin);
   }
 
   /// For each node of this host what its ranks have of another host's blocks, or of its own: of those
   /// elements that this rank adds up.
-  std::vector<const std::byte*> add_up_here(const Call& call, int own, int for_host, int number) {
-    const TeamOn team = team_on(host_, call);
-    const Range run = runs(call, 1, 1)[static_cast<std::size_t>(for_host)];
-    const Range mine = summed_by(call, host_, own, for_host);
+  NodeData add_up_here(const Call& call, const ScatterPlan& plan, int for_host, int number) {
+    const Range run = plan.run(for_host);
+    const Range mine = plan.summed(host_, plan.own(host_), for_host);
     const auto* in = static_cast<const std::byte*>(call.in);
     const std::size_t size = size_of(call.dtype);
-    if (team.members == 1) return {in + mine.begin * size};
+    if (plan.members(host_) == 1) return {in + mine.begin * size};
     std::vector<Subtotal> subtotals;
-    std::vector<const std::byte*> sums;
-    for (const Subtree& node : nodes_of(host_)) {
-      const DType dtype = dtype_of(call, team, node);
-      const int first = team.rank((node.first - team.part.first_dp) * team.each) - team.part.first_rank;
-      std::byte* const room = take_room(mine.size * size_of(dtype));
-      subtotals.push_back({{{first, 1, team.each, 0}, node.count, options_.tp}, dtype, room});
+    NodeData sums;
+    for (const Subtree& node : plan.nodes(host_)) {
+      const DType dtype = plan.dtype(node);
+      std::byte* const room = rooms_.take(mine.size * size_of(dtype));
+      subtotals.push_back({plan.order(host_, node), dtype, room});
       sums.push_back(room);
     }
     if (run.size == 0) return sums;
-    Call sum{.body = Body::scatter,
-             .team = call.team,
-             .algorithm = Algorithm::one_shot,
-             .dtype = call.dtype,
-             .in = in + run.begin * size,
-             .out = nullptr,
-             .in_placement = {},
-             .out_placement = {},
-             .reads_in_place = false,
-             .blocks = Blocks(team.members, [&](int m) { return summed_by(call, host_, m, for_host).size; }),
-             .hidden = call.hidden,
-             .stream = nullptr,
-             .epilogue = {},
-             .shape = {},
-             .flat = true,
-             .subtotals = subtotals,
-             .record = call.record};
-    forget_buffers(sum);
+    const auto blocks =
+        Blocks(plan.members(host_), [&](int m) { return plan.summed(host_, m, for_host).size; });
+    Call sum = flat_call(call, Body::scatter, call.team, call.dtype, blocks);
+    sum.algorithm = sum.record.algorithm = Algorithm::one_shot;
+    sum.in = in + run.begin * size;
+    sum.subtotals = subtotals;
     on_this_host(sum, number);
     return sums;
   }
@@ -360,34 +296,34 @@ class HostsBackend final : public Backend {
   /// Sends each host what this rank has added up of its blocks, and takes what others have of the elements
   /// that it finishes. Returns that by host and node. Aligned hosts have one node each; the nodes of others
   /// cross one after the other, since between two ranks messages come in one order.
-  std::vector<std::vector<const std::byte*>> exchange_nodes(
-      const Call& call, int own, const Range& mine, const std::vector<std::vector<const std::byte*>>& have) {
-    std::vector<std::vector<const std::byte*>> come(static_cast<std::size_t>(hosts_.count()));
-    const std::vector<Subtree> own_nodes = nodes_of(host_);
-    for (std::size_t k = 0, most = 1; k < most; ++k) {
+  std::vector<NodeData> exchange_nodes(const Call& call, const ScatterPlan& plan,
+                                       const std::vector<NodeData>& have) {
+    const int own = plan.own(host_);
+    const Range mine = plan.finished(host_, own);
+    std::size_t most = 0;
+    for (int h = 0; h < hosts_.count(); ++h) most = std::max(most, plan.nodes(h).size());
+    std::vector<NodeData> come(parts_.size());
+    for (std::size_t k = 0; k < most; ++k) {
       std::vector<Stream> out;
       std::vector<Stream> in;
       for (int h = 0; h < hosts_.count(); ++h) {
-        const std::vector<Subtree> nodes = nodes_of(h);
-        most = std::max(most, nodes.size());
         if (h == host_) continue;
-        const TeamOn there = team_on(h, call);
-        if (k < own_nodes.size()) {
-          const std::size_t size = size_of(dtype_of(call, team_on(host_, call), own_nodes[k]));
-          const Range sent = summed_by(call, host_, own, h);
-          // Streams serve both directions.
+        if (k < plan.nodes(host_).size()) {
+          const std::size_t size = size_of(plan.dtype(plan.nodes(host_)[k]));
+          const Range sent = plan.summed(host_, own, h);
+          // A Stream serves both directions.
           auto* const data = const_cast<std::byte*>(have[static_cast<std::size_t>(h)][k]);
-          for (int m = 0; m < there.members; ++m)
-            if (const Range both = overlap(sent, finished_by(call, there, m)); both.size > 0)
-              out.push_back({there.rank(m), data + (both.begin - sent.begin) * size, both.size * size});
+          for (int m = 0; m < plan.members(h); ++m)
+            if (const Range both = overlap(sent, plan.finished(h, m)); both.size > 0)
+              out.push_back({plan.rank(h, m), data + (both.begin - sent.begin) * size, both.size * size});
         }
-        if (k < nodes.size()) {
-          const std::size_t size = size_of(dtype_of(call, there, nodes[k]));
-          std::byte* const room = take_room(mine.size * size);
+        if (k < plan.nodes(h).size()) {
+          const std::size_t size = size_of(plan.dtype(plan.nodes(h)[k]));
+          std::byte* const room = rooms_.take(mine.size * size);
           come[static_cast<std::size_t>(h)].push_back(room);
-          for (int m = 0; m < there.members; ++m)
-            if (const Range both = overlap(summed_by(call, h, m, host_), mine); both.size > 0)
-              in.push_back({there.rank(m), room + (both.begin - mine.begin) * size, both.size * size});
+          for (int m = 0; m < plan.members(h); ++m)
+            if (const Range both = overlap(plan.summed(h, m, host_), mine); both.size > 0)
+              in.push_back({plan.rank(h, m), room + (both.begin - mine.begin) * size, both.size * size});
         }
       }
       if (!out.empty() || !in.empty()) cross(call.record, std::move(out), std::move(in));
@@ -395,102 +331,24 @@ class HostsBackend final : public Backend {
     return come;
   }
 
-  const void* in_fp32(const void* data, DType dtype, std::size_t size) {
-    if (dtype == DType::fp32) return data;
-    void* const wide = take_room(size * sizeof(float));
-    cpu::ordered_sum(
-        {.dtype = dtype, .sources = &data, .destinations = &wide, .size = size, .out = DType::fp32});
-    return wide;
-  }
-
-  /// The sum of all nodes, rounded, with the epilogue, to this rank's output; then what the other ranks of
-  /// its DP rank have finished.
-  void finish(const Call& call, const Range& mine, int own, const std::vector<Subtree>& nodes,
-              std::vector<const void*> partial) {
-    const TeamOn team = team_on(host_, call);
-    const int d = grid_.dp.member;
-    const std::size_t begin = mine.begin - call.blocks.offset(d);
-    const Epilogue& epilogue = call.epilogue;
-    const DType out_dtype = epilogue.quantizes() ? DType::fp8_e4m3 : call.dtype;
-    auto* const out = static_cast<std::byte*>(call.out);
-    auto* const kept = static_cast<std::byte*>(epilogue.residual_out.data);
-    const std::size_t scales = scales_per_row(epilogue.quantize, call.hidden);
-    if (mine.size > 0) {
-      const auto sum_of = [&](const std::vector<std::size_t>& some, std::vector<const void*>& sources) {
-        sources.clear();
-        for (const std::size_t i : some) sources.push_back(partial[i]);
-        return cpu::OrderedSum{.dtype = DType::fp32,
-                               .sources = sources.data(),
-                               .inner = 1,
-                               .outer = static_cast<int>(some.size()),
-                               .size = mine.size};
-      };
-      std::vector<const void*> sources;
-      const std::vector<std::size_t> last = neighbours_of(nodes, [&](const std::vector<std::size_t>& some) {
-        cpu::OrderedSum sum = sum_of(some, sources);
-        void* const destination = take_room(mine.size * sizeof(float));
-        sum.destinations = &destination;
-        cpu::ordered_sum(sum);
-        partial[some[0]] = destination;
-      });
-      cpu::OrderedSum sum = sum_of(last, sources);
-      sum.out = call.dtype;
-      void* destination = out + begin * size_of(out_dtype);
-      sum.destinations = &destination;
-      if (!epilogue.any())
-        cpu::ordered_sum(sum);
-      else
-        finish_rows(call, sum, begin);
-    }
-    if (team.each == 1) return;
-    const auto hand_out = [&](std::byte* data, DType dtype, std::size_t numerator, std::size_t denominator,
-                              int number) {
+  /// What each TP rank has finished of their block, from element `begin` on, to the others.
+  void hand_out(const Call& call, const ScatterPlan& plan, std::size_t begin) {
+    const int first = plan.own(host_) / plan.each() * plan.each();
+    // Of as many elements as `numerator` of `denominator`.
+    const auto part = [&](void* data, DType dtype, std::size_t numerator, std::size_t denominator,
+                          int number) {
       const auto elements = [&](std::size_t n) { return n / denominator * numerator; };
-      const int first = own / team.each * team.each;
-      gather_flat(call, TeamKind::tp, dtype, data + elements(begin) * size_of(dtype), data,
-                  Blocks(team.each, [&](int t) { return elements(finished_by(call, team, first + t).size); }),
-                  number);
+      const auto blocks =
+          Blocks(plan.each(), [&](int t) { return elements(plan.finished(host_, first + t).size); });
+      gather_flat(call, TeamKind::tp, dtype, static_cast<std::byte*>(data) + elements(begin) * size_of(dtype),
+                  data, blocks, number);
     };
-    const int number = hosts_.count() + 1;
-    hand_out(out, out_dtype, 1, 1, number);
-    if (epilogue.keeps()) hand_out(kept, call.dtype, 1, 1, number + 1);
-    if (scales > 0)
-      hand_out(reinterpret_cast<std::byte*>(epilogue.scales), DType::fp32, scales, call.hidden, number + 2);
-  }
-
-  /// `sum`: of whole rows, from element `begin` of my block on.
-  static void finish_rows(const Call& call, const cpu::OrderedSum& sum, std::size_t begin) {
     const Epilogue& epilogue = call.epilogue;
+    const int number = hosts_.count() + 1;
+    part(call.out, epilogue.quantizes() ? DType::fp8_e4m3 : call.dtype, 1, 1, number);
+    if (epilogue.keeps()) part(epilogue.residual_out.data, call.dtype, 1, 1, number + 1);
     const std::size_t scales = scales_per_row(epilogue.quantize, call.hidden);
-    const std::size_t out_size = epilogue.quantizes() ? 1 : size_of(call.dtype);
-    std::vector<const void*> sources(static_cast<std::size_t>(sum.outer));
-    for (std::size_t i = 0; i < sum.size; i += call.hidden) {
-      const std::size_t element = begin + i;
-      for (std::size_t s = 0; s < sources.size(); ++s)
-        sources[s] = static_cast<const float*>(sum.sources[s]) + i;
-      void* out = static_cast<std::byte*>(call.out) + element * out_size;
-      void* kept = static_cast<std::byte*>(epilogue.residual_out.data) + element * size_of(call.dtype);
-      float* scale = epilogue.scales + element / call.hidden * scales;
-      cpu::OrderedSum row = sum;
-      row.sources = sources.data();
-      row.destinations = &out;
-      row.size = call.hidden;
-      cpu::RowEpilogue finished = cpu::row_epilogue(epilogue, row, call.hidden);
-      if (epilogue.adds())
-        finished.residual =
-            static_cast<const std::byte*>(epilogue.residual.data) + element * size_of(call.dtype);
-      if (epilogue.keeps()) finished.kept = {&kept, 1};
-      if (scales > 0) finished.scales = {&scale, 1};
-      cpu::finish_row(finished);
-    }
-  }
-
-  /// Memory of this call, which the next one takes again.
-  std::byte* take_room(std::size_t bytes) {
-    if (next_room_ == rooms_.size()) rooms_.emplace_back();
-    Room& room = rooms_[next_room_++];
-    if (room.bytes < bytes) room = {std::make_unique_for_overwrite<std::byte[]>(bytes), bytes};
-    return room.memory.get();
+    if (scales > 0) part(epilogue.scales, DType::fp32, scales, call.hidden, number + 2);
   }
 
   void cross(const CallRecord& record, std::vector<Stream> out, std::vector<Stream> in) {
@@ -577,12 +435,7 @@ class HostsBackend final : public Backend {
   Crossing crossing_;
   std::unique_ptr<Backend> team_;  ///< this host's part of the grid
   bool crowded_ = false;
-  struct Room {
-    std::unique_ptr<std::byte[]> memory;
-    std::size_t bytes = 0;
-  };
-  std::vector<Room> rooms_;
-  std::size_t next_room_ = 0;
+  Rooms rooms_;
 };
 
 }  // namespace
