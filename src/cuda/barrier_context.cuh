@@ -132,8 +132,7 @@ class BarrierContext : public Lane {
       Words<words> value[batch];
 #pragma unroll
       for (int k = 0; k < batch; ++k) {
-        if (k % 2 == 1) value[k] = nothing();
-        if (k >= count) continue;
+        if (k >= count) break;
         value[k] = read(source);
         const bool last = ++position == order.inner.size;
         source += last ? to_next_outer : to_next;
@@ -216,10 +215,6 @@ class BarrierContext : public Lane {
     Sum result;
     ptx::load_once(address, result.word);
     return result;
-  }
-  /// A source that is not there.
-  [[nodiscard]] __device__ static Sum nothing() {
-    return {{nothing_of<T>, nothing_of<T>, nothing_of<T>, nothing_of<T>}};
   }
   __device__ static void write(std::byte* address, const Sum& value) {
     *reinterpret_cast<uint4*>(address) =

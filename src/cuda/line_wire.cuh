@@ -136,13 +136,6 @@ struct LineWire {
     for (int k = 0; k < width; ++k)
       ptx::load_part_if(condition, at + k * line_bytes + thread() * 16, received.word[k]);
   }
-  /// A source that is not there, of no pass.
-  [[nodiscard]] __device__ static Received nothing() {
-    Received none;
-#pragma unroll
-    for (int w = 0; w < 4 * width; ++w) none.word[w / 4][w % 4] = nothing_of<T>;
-    return none;
-  }
   /// For the last thread of the tile, which has the numbers.
   [[nodiscard]] __device__ static bool has(const Received& received, std::uint64_t number) {
     bool all = true;

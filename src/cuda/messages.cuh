@@ -100,7 +100,7 @@ class Messages : public Lane {
     here &= all_of<n>;
     OverWire::gather_threads();
 #pragma unroll
-    for (int k = 0; k < n; ++k) received[k] = OverWire::nothing();
+    for (int k = 0; k < n; ++k) received[k] = {};  // of no pass
     MIXCOMM_ROLLED
     for (;;) {
 #pragma unroll

@@ -97,21 +97,20 @@ class OrderedSum {
     return left < most ? left : most;
   }
 
-  /// The next batch, of `count` = next(first, batch) sources; source(k) is the k-th of them. An odd one has
-  /// one more, nothing_of<T>.
+  /// The next batch, of `count` = next(first, batch) sources; source(k) is the k-th of them.
   template <int batch, class Source>
   __device__ void add(int first, int count, const Source& source) {
     const int merged = merged_by<batch>(first, first + count);
     if constexpr (parks) {
       static_assert(batch == 2);
       if (merged == 0 && first > 0) park(newer_);
-      add_two(merged == 0, source);
+      add_two(merged == 0, count > 1, source);
       if (merged > 1) newer_ = added(parked(), newer_);
     } else {
       Values sum = subtree<batch, 0>(count, source);
       if (places > 0 && merged > 0) sum = added(newer_, sum);
       if (places > 1 && merged > 1) sum = added(older_, sum);
-      if (places > 1 && merged == 0) older_ = newer_;
+      if (places > 1 && merged == 0 && first > 0) older_ = newer_;
       newer_ = sum;
     }
   }
@@ -174,6 +173,13 @@ class OrderedSum {
     return sum;
   }
 
+  /// A source that is not there.
+  [[nodiscard]] __device__ static Words<words> nothing() {
+    Words<words> none;
+#pragma unroll
+    for (int w = 0; w < words; ++w) none.word[w] = nothing_of<T>;
+    return none;
+  }
   template <class Take>
   __device__ static void for_values(const Words<words>& source, const Take& take) {
 #pragma unroll
@@ -191,20 +197,20 @@ class OrderedSum {
     return sum;
   }
   /// newer_ and the sum of two sources, word by word: so that no more registers are in use than for newer_
-  /// and what was loaded. `anew`: without newer_.
+  /// and what was loaded. `anew`: without newer_; `both`: there are two.
   template <class Source>
-  __device__ void add_two(bool anew, const Source& source) {
+  __device__ void add_two(bool anew, bool both, const Source& source) {
     if (anew)
 #pragma unroll
       for (int i = 0; i < elements; ++i) newer_.each[i] = -0.0F;  // added to anything, it changes nothing
 #pragma unroll
     for (int w = 0; w < words; ++w) {
-      float left[per_word];
-      float right[per_word];
-      Numbers<T>::unpack(source(0).word[w], left);
-      Numbers<T>::unpack(source(1).word[w], right);
+      float a[per_word];
+      float b[per_word];
+      Numbers<T>::unpack(source(0).word[w], a);
+      Numbers<T>::unpack(both ? source(1).word[w] : nothing_of<T>, b);
 #pragma unroll
-      for (int i = 0; i < per_word; ++i) newer_.each[w * per_word + i] += left[i] + right[i];
+      for (int i = 0; i < per_word; ++i) newer_.each[w * per_word + i] += a[i] + b[i];
     }
   }
   /// Of the `size` sources from `first` on, as far as there are any: of the first two, one at least.
@@ -213,7 +219,8 @@ class OrderedSum {
     Values sum;
     if constexpr (size == 2) {
       for_values(source(first), [&](int i, float value) { sum.each[i] = value; });
-      for_values(source(first + 1), [&](int i, float value) { sum.each[i] += value; });
+      for_values(count > first + 1 ? source(first + 1) : nothing(),
+                 [&](int i, float value) { sum.each[i] += value; });
     } else {
       sum = subtree<size / 2, first>(count, source);
       if (count > first + size / 2) sum = added(sum, subtree<size / 2, first + size / 2>(count, source));

@@ -35,10 +35,6 @@ struct PacketWire {
   __device__ static void look_if(bool condition, const std::byte* at, Received& received) {
     ptx::load_packet_if(condition, at, received);
   }
-  /// A source that is not there, of no pass.
-  [[nodiscard]] __device__ static Received nothing() {
-    return {nothing_of<T> | static_cast<unsigned __int128>(nothing_of<T>) << 32U};
-  }
   [[nodiscard]] __device__ static bool has(const Received& received, std::uint64_t number) {
     return received.number() == number;
   }

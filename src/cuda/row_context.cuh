@@ -459,10 +459,7 @@ class RowContext : public Messages<WireOf<T>> {
       if constexpr (one_shot && gathers) {
 #pragma unroll
         for (int k = 0; k < batch; ++k)
-          if (residual_too && k == added) {
-            residual_data = OverWire::data(received[k]);
-            received[k] = OverWire::nothing();
-          }
+          if (residual_too && k == added) residual_data = OverWire::data(received[k]);
       }
       const auto source = [&](int k) { return first + k == mine ? mine_data : OverWire::data(received[k]); };
       if (added > 0) sum.template add<batch>(first, added, source);
