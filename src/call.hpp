@@ -32,11 +32,12 @@ struct Subtotal {
   void* out = nullptr;  ///< of the rank's block
 };
 
-/// One checked call, ready to run. `algorithm` is one that has a body (not automatic, not composed).
+/// One checked call. It is ready to run once it has been given an algorithm.
 struct Call {
   Body body = Body::gather;
   TeamKind team = TeamKind::world;
-  Algorithm algorithm = Algorithm::one_shot;
+  bool by_rank = false;  ///< each rank of the team has a block of its own, as if it were a DP rank
+  Algorithm algorithm = Algorithm::automatic;
   DType dtype = DType::fp32;
   const void* in = nullptr;
   void* out = nullptr;
@@ -51,13 +52,29 @@ struct Call {
   void* stream = nullptr;
   Epilogue epilogue;  ///< with one, `out` holds fp8_e4m3 where that quantizes, else `dtype` as ever
   LaunchShape shape;  ///< CUDA: what is known better than launching knows
-  bool flat = false;  ///< CPU: every member of the team is a DP rank, with a block of its own
   std::span<const Subtotal> subtotals{};  ///< CPU, scatter by one_shot: they are wanted in place of the sum
   CallRecord record;
+
+  /// Gives it an algorithm that has a body (not automatic, not composed), and what follows from it.
+  void set_algorithm(Algorithm chosen, const Backend& backend);
+
+  /// The place of the buffer with all blocks.
+  [[nodiscard]] const Placement& all_blocks() const {
+    return body == Body::gather ? out_placement : in_placement;
+  }
+  /// The place of the buffer with one block.
+  [[nodiscard]] const Placement& one_block() const {
+    return body == Body::gather ? in_placement : out_placement;
+  }
 
   /// CPU: whether in one_shot ranks need the residuals of other DP groups' rows.
   [[nodiscard]] bool shares_residuals() const {
     return algorithm == Algorithm::one_shot && body == Body::gather && blocks.dp() > 1 && epilogue.adds();
+  }
+
+  /// The part of a communicator's grid that it runs on.
+  [[nodiscard]] Grid part_of(const Grid& grid) const {
+    return by_rank ? grid_of(grid, team).flat() : grid_of(grid, team);
   }
 
   /// A buffer as peers find it.
@@ -78,8 +95,9 @@ struct Call {
   }
 };
 
-/// What the backend runs. The record's number is left to the caller.
-[[nodiscard]] Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid,
-                             const Backend& backend, void* stream);
+/// What the backend runs, but for the algorithm and the record's number. Here the places of the buffers are
+/// looked up, and nowhere else.
+[[nodiscard]] Call make_call(Op op, const CheckedCall& checked, const Grid& grid, const Backend& backend,
+                             void* stream);
 
 }  // namespace mixcomm

@@ -51,9 +51,16 @@ inline constexpr int ways = 8;
   return way == Way::two_shot_barriers || over_lines(way) ? 512 : 256;
 }
 
-/// Sums of wide tiles are of so many sources at most; of more than the first number, each thread keeps one in
-/// shared memory (OrderedSum).
-inline constexpr int wide_sources_in_registers = 4;
+/// How many lines of a sum are under way at a time, in a batch, or pairs of lines.
+[[nodiscard]] constexpr int lines_of_batch(Way way) {
+  return is_wide(way) ? 2 : 4;
+}
+/// Whether a thread has no registers for two sums that wait for their neighbours (OrderedSum). Of more than
+/// two batches it keeps one in shared memory then.
+[[nodiscard]] constexpr bool parks_sums(Body body, Wire wire, int batch) {
+  return wire == Wire::lines && (batch == 2 || body == Body::scatter);
+}
+/// Sums of wide tiles are of so many sources at most.
 inline constexpr int most_wide_sources = 8;
 
 /// The kernels of one dtype, each taking one Arguments.

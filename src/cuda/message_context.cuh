@@ -6,6 +6,7 @@
 
 #include "algorithms/one_shot.hpp"
 #include "algorithms/two_shot.hpp"
+#include "cuda/kernels.hpp"
 #include "cuda/messages.cuh"
 
 namespace mixcomm::cuda {
@@ -161,7 +162,8 @@ class MessageContext : public Messages<OverWire> {
     if (own != nobody && tile.there) mine = input(tile).load();
     const std::byte* from = in.first + bytes_of(one_shot && !gathers ? tile.begin : tile.packed);
     const int sources = order.size();
-    OrderedSum<T, Data::size, !gathers, places, OverWire::is_wide> sum(order.inner.size, sources);
+    constexpr bool parks = parks_sums(body, OverWire::kind, batch);
+    OrderedSum<T, Data::size, !gathers, places, parks> sum(order.inner.size, sources);
     for (int first = 0; first < sources;) {
       const int count = sum.next(first, batch);
       std::uint32_t here = tile.there ? ~0U << count : ~0U;  // nothing is to come beyond the last source

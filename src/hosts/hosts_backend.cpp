@@ -4,8 +4,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <exception>
 #include <new>
-#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -13,11 +13,15 @@
 #include "all_or_none.hpp"
 #include "bootstrap/deadline.hpp"
 #include "cpu/cpu_backend.hpp"
-#include "hosts/crossing.hpp"
+#include "cuda/cuda_backend.hpp"
+#include "cuda/nccl_crossing.hpp"
 #include "hosts/host_map.hpp"
+#include "hosts/host_state.hpp"
 #include "hosts/partial_sums.hpp"
 #include "hosts/scatter_plan.hpp"
 #include "hosts/shares.hpp"
+#include "hosts/transport_crossing.hpp"
+#include "mixcomm/device/lanes.hpp"
 #include "mixcomm/epilogue.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/plan.hpp"
@@ -36,11 +40,13 @@ Milliseconds head_start(Milliseconds timeout) {
 constexpr int part_bits = 8;
 static_assert(1 + 2 * max_ranks < 1 << part_bits);
 
-CommunicatorOptions of_one_host(const CommunicatorOptions& options, int dp) {
+CommunicatorOptions of_one_host(const CommunicatorOptions& options, int tp, int dp) {
   CommunicatorOptions own = options;
+  own.tp = tp;
   own.dp = dp;
   own.timeout -= 2 * head_start(options.timeout);
-  own.tuning = std::nullopt;
+  own.tuning.reset();
+  own.cuda.nccl = nullptr;  // it is of all ranks
   return own;
 }
 
@@ -62,57 +68,76 @@ class HostsBackend final : public Backend {
         parts_(parts_of(hosts_, options.tp)),
         host_(hosts_.of[static_cast<std::size_t>(bootstrap.rank())]),
         state_memory_(own_.share_memory(sizeof(HostState))),
-        state_(std::launder(reinterpret_cast<HostState*>(state_memory_.get()))),
-        crossing_(setup()) {
-    const HostPart& part = here();
-    in_numbers_of_all([&] {
-      team_ =
-          cpu::make_backend(own_, Grid::of(options.tp, part.dp, own_.rank()), of_one_host(options, part.dp));
+        state_(std::launder(reinterpret_cast<HostState*>(state_memory_.get()))) {
+    const auto crowds = all_or_none(bootstrap, "making each host's part of a communicator", [&] {
+      make_own_part();
+      return std::string(own_part_ != nullptr && own_part_->crowded() ? "crowded" : "");
     });
-    for (const std::string& each :
-         bootstrap.exchange("comparing how crowded hosts are", team_->crowded() ? "crowded" : ""))
-      crowded_ = crowded_ || !each.empty();
+    if (late_) std::rethrow_exception(late_);
+    crowded_ = std::ranges::any_of(crowds, [](const std::string& each) { return !each.empty(); });
+    crossing_ = options.backend == BackendKind::cuda ? over_nccl() : over_transport();
   }
 
   SymmetricMemory allocate(std::size_t bytes) override {
     SymmetricMemory memory;
     all_or_none(bootstrap_, "allocating on all hosts", [&] {
-      memory = team_->allocate(bytes);
+      memory = own_part_->allocate(bytes);
       return std::string();
     });
     return memory;
   }
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
-    return team_->place(data, bytes);
+    return own_part_->place(data, bytes);
   }
-  [[nodiscard]] std::string machine() const override { return team_->machine(); }
+  [[nodiscard]] std::string machine() const override { return own_part_->machine(); }
   [[nodiscard]] bool crowded() const override { return crowded_; }
-  [[nodiscard]] BackendKind kind() const override { return BackendKind::cpu; }
-  [[nodiscard]] int threads() const override { return team_->threads(); }
+  [[nodiscard]] BackendKind kind() const override { return own_part_->kind(); }
+  [[nodiscard]] int device() const override { return own_part_->device(); }
+  [[nodiscard]] Link link() const override { return own_part_->link(); }
+  [[nodiscard]] int threads() const override { return own_part_->threads(); }
   [[nodiscard]] bool reads_in_place(const Call& call) const override {
-    return !crowded_ && team_->reads_in_place(call);
+    return !crowded_ && own_part_->reads_in_place(call);
   }
-  void copy(const RowCopy& copy, void* stream) override { team_->copy(copy, stream); }
-  void clear(void* data, std::size_t bytes, void* stream) override { team_->clear(data, bytes, stream); }
+  void copy(const RowCopy& copy, void* stream) override { own_part_->copy(copy, stream); }
+  void clear(void* data, std::size_t bytes, void* stream) override { own_part_->clear(data, bytes, stream); }
   void apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* stream) override {
-    team_->apply(epilogue, in, out, stream);
+    own_part_->apply(epilogue, in, out, stream);
   }
-  void run_nccl(const Call& /*call*/) override { throw no_nccl(); }
-  void settle() override {}
-  void pause() override { team_->pause(); }
+  void run_nccl(const Call& call) override {
+    check_alive();
+    if (!crossing_->run_nccl(call)) throw no_nccl();
+  }
+  DeviceLanes device_lanes(const DeviceLanesOptions& /*options*/) override { throw no_lanes(); }
+  void settle() override {
+    own_part_->settle();
+    check_alive();
+  }
+  void pause() override { own_part_->pause(); }
   void resume() override {
-    team_->resume();
+    own_part_->resume();
     (void)bootstrap_.exchange("taking memory again on all hosts", "");
   }
   void check_alive() const override {
     state_->failure.rethrow();
-    in_numbers_of_all([this] { team_->check_alive(); });
+    or_fail([this] { own_part_->check_alive(); });
+    if (const Finding finding = crossing_->check(); !finding.text.empty()) fail(finding);
   }
 
   void run(Call& call) override {
     check_alive();
     if (call.team == TeamKind::tp) return on_this_host(call, 0);
+    if (call.body == Body::scatter && kind() == BackendKind::cuda)
+      throw Unsupported(
+          fmt::format("{}: DP ranks are on {} hosts ({}), and between GPUs sums over DP are made on one host "
+                      "so far; all_reduce, all_gather and all_reduce_all_gather go across hosts, on CPUs all",
+                      name(call.record.op), hosts_.count(), fmt::join(hosts_.names, "; ")));
     if (call.body == Body::scatter) return scatter(call);
+    if (call.device_rows != nullptr)
+      throw Unsupported(
+          fmt::format("{}: row counts are in device memory, and what crosses hosts ({}) needs them on the "
+                      "host; pass counts on "
+                      "the host",
+                      name(call.record.op), fmt::join(hosts_.names, "; ")));
     gather_here(call);
     const DType dtype = call.epilogue.quantizes() ? DType::fp8_e4m3 : call.dtype;
     across(call, {static_cast<std::byte*>(call.out), dtype, runs(call, 1, 1)}, 1);
@@ -125,20 +150,43 @@ class HostsBackend final : public Backend {
  private:
   [[nodiscard]] const HostPart& here() const { return parts_[static_cast<std::size_t>(host_)]; }
 
-  Crossing::Setup setup() {
+  /// Ranks that do not come are named on this host; others find out in the next step.
+  void make_own_part() try {
+    const HostPart& part = here();
+    const auto make_backend = options_.backend == BackendKind::cuda ? cuda::make_backend : cpu::make_backend;
+    in_numbers_of_all([&] {
+      own_part_ = make_backend(own_, Grid::of(options_.tp, part.dp, own_.rank()),
+                               of_one_host(options_, options_.tp, part.dp));
+    });
+  } catch (const Timeout&) {
+    late_ = std::current_exception();
+  }
+
+  [[nodiscard]] std::unique_ptr<Crossing> over_transport() {
     Transport& transport = *bootstrap_.transport();
     std::vector<RankSet> ranks;
     for (int h = 0; h < hosts_.count(); ++h) ranks.push_back(set_of(hosts_.ranks_on(h)));
     const int data_tag = transport.new_tag();
-    return {.transport = &transport,
-            .state = state_,
-            .hosts = std::move(ranks),
-            .host = host_,
-            .timeout = options_.timeout - head_start(options_.timeout),
-            .chunk_bytes = options_.workspace_bytes,
-            .data_tag = data_tag,
-            .notice_tag = transport.new_tag(),
-            .spins = 0};
+    return std::make_unique<TransportCrossing>(
+        TransportCrossing::Setup{.transport = &transport,
+                                 .state = state_,
+                                 .hosts = std::move(ranks),
+                                 .host = host_,
+                                 .timeout = options_.timeout - head_start(options_.timeout),
+                                 .chunk_bytes = options_.workspace_bytes,
+                                 .data_tag = data_tag,
+                                 .notice_tag = transport.new_tag(),
+                                 .spins = 0});
+  }
+
+  [[nodiscard]] std::unique_ptr<Crossing> over_nccl() {
+    return cuda::make_nccl_crossing({.whole = bootstrap_,
+                                     .own_part = *own_part_,
+                                     .state = *state_,
+                                     .parts = parts_,
+                                     .grid = grid_,
+                                     .timeout = options_.timeout - head_start(options_.timeout),
+                                     .nccl = options_.cuda.nccl});
   }
 
   /// Each host's run of the blocks, of which `numerator` of `denominator` elements count.
@@ -197,7 +245,7 @@ class HostsBackend final : public Backend {
           in.push_back(
               {rank_of(there, each.from), at(theirs.begin + each.elements.begin), each.elements.size * size});
     }
-    if (!out.empty() || !in.empty()) cross(call.record, std::move(out), std::move(in));
+    if (!out.empty() || !in.empty()) cross(call, std::move(out), std::move(in));
     if (members(here()) == 1) return;
     for (int h = 0; h < hosts_.count(); ++h) {
       const Range& theirs = gathered.of_host[static_cast<std::size_t>(h)];
@@ -205,40 +253,42 @@ class HostsBackend final : public Backend {
       const auto shares =
           shares_between(theirs.size, members(parts_[static_cast<std::size_t>(h)]), members(here()));
       const auto received = [&](int member) { return received_by(shares, member, theirs.size); };
-      gather_flat(call, call.team, gathered.dtype, at(theirs.begin + received(own).begin), at(theirs.begin),
-                  Blocks(members(here()), [&](int m) { return received(m).size; }), first_part + h);
+      gather_among(call, call.team, gathered.dtype, at(theirs.begin + received(own).begin), at(theirs.begin),
+                   Blocks(members(here()), [&](int m) { return received(m).size; }), first_part + h);
     }
   }
 
   /// Each member of a team on this host hands out its block to all others.
-  void gather_flat(const Call& call, TeamKind team, DType dtype, const void* in, void* out,
-                   const Blocks& blocks, int part) {
+  void gather_among(const Call& call, TeamKind team, DType dtype, const void* in, void* out,
+                    const Blocks& blocks, int part) {
     if (blocks.elements() == 0) return;
-    Call gather = flat_call(call, Body::gather, team, dtype, blocks);
-    gather.algorithm = gather.record.algorithm = choose({.op = Op::all_gather,
-                                                         .tp = 1,
-                                                         .dp = blocks.dp(),
-                                                         .bytes = blocks.elements() * size_of(dtype),
-                                                         .crowded = crowded_,
-                                                         .backend = BackendKind::cpu});
+    Call gather = part_by_rank(call, Body::gather, team, dtype, blocks);
     gather.in = in;
     gather.out = out;
+    const Circumstances circumstances{.op = Op::all_gather,
+                                      .tp = 1,
+                                      .dp = blocks.dp(),
+                                      .bytes = blocks.elements() * size_of(dtype),
+                                      .crowded = crowded_,
+                                      .backend = kind(),
+                                      .link = options_.cuda.lines ? link() : Link::pcie};
+    gather.set_algorithm(choose(circumstances), *own_part_);
+    gather.shape = choose_shape(circumstances, gather.algorithm).with({.protocol = options_.cuda.protocol});
     on_this_host(gather, part);
   }
   /// A part of a call in which each member of a team has a block, of buffers that peers do not reach.
-  static Call flat_call(const Call& call, Body body, TeamKind team, DType dtype, const Blocks& blocks) {
-    Call flat;
-    flat.body = body;
-    flat.team = team;
-    flat.dtype = dtype;
-    flat.blocks = blocks;
-    flat.hidden = call.hidden;
-    flat.flat = true;
-    flat.record = call.record;
-    flat.record.epilogue = 0;
-    flat.record.all_blocks = {};
-    flat.record.one_block = {};
-    return flat;
+  static Call part_by_rank(const Call& call, Body body, TeamKind team, DType dtype, const Blocks& blocks) {
+    Call part;
+    part.body = body;
+    part.team = team;
+    part.by_rank = true;
+    part.dtype = dtype;
+    part.blocks = blocks;
+    part.hidden = call.hidden;
+    part.stream = call.stream;
+    part.record = call.record;
+    part.record.epilogue = 0;
+    return part;
   }
 
   // Sums over hosts. Each host adds up, of what its ranks have, what is a subtree of the whole sum; that
@@ -285,10 +335,10 @@ class HostsBackend final : public Backend {
     if (run.size == 0) return sums;
     const auto blocks =
         Blocks(plan.members(host_), [&](int m) { return plan.summed(host_, m, for_host).size; });
-    Call sum = flat_call(call, Body::scatter, call.team, call.dtype, blocks);
-    sum.algorithm = sum.record.algorithm = Algorithm::one_shot;
+    Call sum = part_by_rank(call, Body::scatter, call.team, call.dtype, blocks);
     sum.in = in + run.begin * size;
     sum.subtotals = subtotals;
+    sum.set_algorithm(Algorithm::one_shot, *own_part_);
     on_this_host(sum, number);
     return sums;
   }
@@ -326,7 +376,7 @@ class HostsBackend final : public Backend {
               in.push_back({plan.rank(h, m), room + (both.begin - mine.begin) * size, both.size * size});
         }
       }
-      if (!out.empty() || !in.empty()) cross(call.record, std::move(out), std::move(in));
+      if (!out.empty() || !in.empty()) cross(call, std::move(out), std::move(in));
     }
     return come;
   }
@@ -340,7 +390,7 @@ class HostsBackend final : public Backend {
       const auto elements = [&](std::size_t n) { return n / denominator * numerator; };
       const auto blocks =
           Blocks(plan.each(), [&](int t) { return elements(plan.finished(host_, first + t).size); });
-      gather_flat(call, TeamKind::tp, dtype, static_cast<std::byte*>(data) + elements(begin) * size_of(dtype),
+      gather_among(call, TeamKind::tp, dtype, static_cast<std::byte*>(data) + elements(begin) * size_of(dtype),
                   data, blocks, number);
     };
     const Epilogue& epilogue = call.epilogue;
@@ -351,11 +401,13 @@ class HostsBackend final : public Backend {
     if (scales > 0) part(epilogue.scales, DType::fp32, scales, call.hidden, number + 2);
   }
 
-  void cross(const CallRecord& record, std::vector<Stream> out, std::vector<Stream> in) {
+  void cross(const Call& call, std::vector<Stream> out, std::vector<Stream> in) {
     Finding finding;
     try {
-      finding = crossing_.run(record, std::move(out), std::move(in));
+      finding = crossing_->run(call.record, std::move(out), std::move(in), call.stream);
     } catch (const SystemError& error) {
+      finding = {cpu::Failure::Kind::timeout, error.what(), 0};
+    } catch (const CudaError& error) {  // also NCCL's
       finding = {cpu::Failure::Kind::timeout, error.what(), 0};
     }
     if (!finding.text.empty()) fail(finding);
@@ -365,8 +417,14 @@ class HostsBackend final : public Backend {
   void on_this_host(Call call, int part) {
     call.record.part_bits = part_bits;
     call.record.number = (call.record.number << part_bits) + static_cast<std::uint64_t>(part);
+    or_fail([&] { own_part_->run(call); });
+  }
+
+  /// Does `call` of this host's part. What that finds wrong fails all.
+  template <class F>
+  void or_fail(const F& call) const {
     try {
-      team_->run(call);
+      call();
     } catch (const PeerGone& error) {
       fail({cpu::Failure::Kind::gone, error.what() + numbers(), of_all(error.missing())});
     } catch (const Timeout& error) {
@@ -379,11 +437,11 @@ class HostsBackend final : public Backend {
   }
 
   /// Whoever of this host comes first says what is wrong; all ranks here throw it, and tell the other hosts.
-  [[noreturn]] void fail(const Finding& finding) {
+  [[noreturn]] void fail(const Finding& finding) const {
     const bool first = state_->failure.state.load() == 0;
     state_->failure.record(finding.kind, finding.text, finding.missing);
-    team_->fail("another rank of this host has failed");
-    if (first) crossing_.tell(finding);
+    own_part_->fail("another rank of this host has failed");
+    if (first) crossing_->tell(finding);
     state_->failure.rethrow();
     throw Timeout(finding.text, ranks_in(finding.missing));
   }
@@ -432,8 +490,9 @@ class HostsBackend final : public Backend {
   int host_;
   std::shared_ptr<std::byte> state_memory_;
   HostState* state_;
-  Crossing crossing_;
-  std::unique_ptr<Backend> team_;  ///< this host's part of the grid
+  std::unique_ptr<Backend> own_part_;  ///< this host's part of the grid
+  std::exception_ptr late_;            ///< of a rank that did not come while it was made
+  std::unique_ptr<Crossing> crossing_;
   bool crowded_ = false;
   Rooms rooms_;
 };
@@ -442,7 +501,13 @@ class HostsBackend final : public Backend {
 
 std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
                                       const CommunicatorOptions& options) {
-  if (bootstrap.own_host() == nullptr) return cpu::make_backend(bootstrap, grid, options);
+  if (options.backend == BackendKind::cuda) {
+    // Windows reach as far as NVLink does, over several hosts where it joins these.
+    if (options.cuda.nccl_windows || bootstrap.own_host() == nullptr)
+      return cuda::make_backend(bootstrap, grid, options);
+  } else if (bootstrap.transport() == nullptr) {
+    return cpu::make_backend(bootstrap, grid, options);
+  }
   return std::make_unique<HostsBackend>(bootstrap, grid, options);
 }
 

@@ -91,7 +91,7 @@ TEST(Launch, ManyLinesTakeTwoAtATimeAndAllThreads) {
 
 /// Of 4 sources two pairs wait for nothing; of 8, 512 threads with 16 elements each keep a sum of fp32 in
 /// shared memory.
-TEST(Launch, WideSumsOfMoreThanFourKeepOneInSharedMemory) {
+TEST(Launch, SumsOfManyBatchesKeepOneInSharedMemory) {
   const LaunchLimits limits = limits_for(most_lanes, std::size_t{4} << 20U, true);
   const auto launch = [&](DType dtype, int tp) {
     const Grid grid = Grid::of(tp, 1, 0);
@@ -105,6 +105,16 @@ TEST(Launch, WideSumsOfMoreThanFourKeepOneInSharedMemory) {
   EXPECT_EQ(launch(DType::fp32, 8).shared_bytes, std::size_t{16} << 10U);
   EXPECT_EQ(launch(DType::bf16, 9).way, Way::two_shot_lines);
   EXPECT_EQ(launch(DType::bf16, 9).shared_bytes, 0U);
+  const auto scatter = [&](int tp, int dp) {
+    const Grid grid = Grid::of(tp, dp, 0);
+    Call call =
+        call_of(Op::reduce_scatter_all_reduce, Algorithm::two_shot, Protocol::lines, DType::bf16, grid, 0);
+    call.blocks = Blocks(dp, [&](int) { return 64 * 4096; });
+    return launch_for(call, grid, false, limits);
+  };
+  EXPECT_EQ(scatter(4, 2).shared_bytes, 0U);
+  EXPECT_EQ(scatter(4, 4).threads, 512);
+  EXPECT_EQ(scatter(4, 4).shared_bytes, std::size_t{16} << 10U);
 }
 
 /// Eight loads under way are one tree, or none: three groups of three are not.

@@ -9,7 +9,8 @@
 
 #include "mixcomm/tensor.hpp"
 
-namespace mixcomm::cuda {
+namespace MIXCOMM_API mixcomm {
+namespace device {
 
 /// `count` 32-bit words of elements, as they lie in memory.
 template <int count>
@@ -66,7 +67,7 @@ struct Numbers<fp16> {
   }
 };
 
-/// Where wide sums of more than four sources keep one: launch_for() asks for it.
+/// Where sums are kept that OrderedSum parks.
 extern __shared__ float4 parked_sums[];
 
 /// Adds sources in the order of a SumOrder: the tree of neighbours, over `inner` of them, then (`nested`)
@@ -101,16 +102,16 @@ class OrderedSum {
   template <int batch, class Source>
   __device__ void add(int first, int count, const Source& source) {
     const int merged = merged_by<batch>(first, first + count);
-    if constexpr (parks) {
-      static_assert(batch == 2);
-      if (merged == 0 && first > 0) park(newer_);
+    const bool waits = places > 1 && merged == 0 && first > 0;
+    if constexpr (batch == 2) {
+      if (waits) put(newer_);
       add_two(merged == 0, count > 1, source);
-      if (merged > 1) newer_ = added(parked(), newer_);
+      if (places > 1 && merged > 1) newer_ = added(older(), newer_);
     } else {
       Values sum = subtree<batch, 0>(count, source);
       if (places > 0 && merged > 0) sum = added(newer_, sum);
-      if (places > 1 && merged > 1) sum = added(older_, sum);
-      if (places > 1 && merged == 0 && first > 0) older_ = newer_;
+      if (places > 1 && merged > 1) sum = added(older(), sum);
+      if (waits) put(newer_);
       newer_ = sum;
     }
   }
@@ -155,22 +156,31 @@ class OrderedSum {
   __device__ static float4& parked(int i) {
     return parked_sums[i / 4 * blockDim.x + threadIdx.x];
   }
-  __device__ static void park(const Values& sum) {
+  /// The second place.
+  __device__ void put(const Values& sum) {
+    if constexpr (parks) {
 #pragma unroll
-    for (int i = 0; i < elements; i += 4)
-      parked(i) = make_float4(sum.each[i], sum.each[i + 1], sum.each[i + 2], sum.each[i + 3]);
-  }
-  [[nodiscard]] __device__ static Values parked() {
-    Values sum;
-#pragma unroll
-    for (int i = 0; i < elements; i += 4) {
-      const float4 four = parked(i);
-      sum.each[i] = four.x;
-      sum.each[i + 1] = four.y;
-      sum.each[i + 2] = four.z;
-      sum.each[i + 3] = four.w;
+      for (int i = 0; i < elements; i += 4)
+        parked(i) = make_float4(sum.each[i], sum.each[i + 1], sum.each[i + 2], sum.each[i + 3]);
+    } else {
+      older_ = sum;
     }
-    return sum;
+  }
+  [[nodiscard]] __device__ Values older() const {
+    if constexpr (parks) {
+      Values sum;
+#pragma unroll
+      for (int i = 0; i < elements; i += 4) {
+        const float4 four = parked(i);
+        sum.each[i] = four.x;
+        sum.each[i + 1] = four.y;
+        sum.each[i + 2] = four.z;
+        sum.each[i + 3] = four.w;
+      }
+      return sum;
+    } else {
+      return older_;
+    }
   }
 
   /// A source that is not there.
@@ -243,4 +253,5 @@ class OrderedSum {
   Values newer_;
 };
 
-}  // namespace mixcomm::cuda
+}  // namespace device
+}  // namespace mixcomm
