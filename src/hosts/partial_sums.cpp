@@ -1,7 +1,5 @@
 #include "hosts/partial_sums.hpp"
 
-#include <utility>
-
 #include "cpu/kernels.hpp"
 
 namespace mixcomm {
@@ -36,6 +34,7 @@ Sources sources_of(const std::vector<PartialSum>& sums, std::size_t size, Rooms&
   }
   const auto of = [&](const std::vector<std::size_t>& some) {
     Sources sources;
+    sources.reserve(some.size());
     for (const std::size_t i : some) sources.push_back(data[i]);
     return sources;
   };

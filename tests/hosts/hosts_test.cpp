@@ -211,9 +211,11 @@ TEST(Subtrees, OfAllHostsAreTheWholeTree) {
           first = d + 1;
         }
       std::vector<std::string> sums;
+      sums.reserve(nodes.size());
       for (const Subtree& each : nodes) sums.push_back(written(each.first, each.count));
       const auto terms = [&](const std::vector<std::size_t>& some) {
         std::vector<std::string> of;
+        of.reserve(some.size());
         for (const std::size_t i : some) of.push_back(sums[i]);
         return written(of);
       };
@@ -341,8 +343,8 @@ std::vector<std::string> sums_on(const Sizes& sizes, int tp) {
     const int dp = b.world() / tp;
     constexpr std::size_t width = 200;
     Communicator communicator(b, {.tp = tp, .dp = dp});
-    std::vector<std::size_t> rows;
-    for (int d = 0; d < dp; ++d) rows.push_back(static_cast<std::size_t>(d) % 3);
+    std::vector<std::size_t> rows(static_cast<std::size_t>(dp));
+    for (std::size_t d = 0; d < rows.size(); ++d) rows[d] = d % 3;
     std::size_t all = 0;
     for (const std::size_t each : rows) all += each;
     std::mt19937_64 random(static_cast<std::uint64_t>(b.rank()));
