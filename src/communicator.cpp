@@ -379,7 +379,8 @@ struct Communicator::CallRun {
                          // What may not travel in lines goes by the rules of links that have none.
                          .link = state.options.cuda.lines ? state.backend->link() : Link::pcie,
                          .tuning = state.options.tuning ? &*state.options.tuning : nullptr,
-                         .epilogue = call.epilogue.any()};
+                         .epilogue = call.epilogue.any(),
+                         .lanes = state.backend->lanes_of_calls()};
   }
 
   /// `step` is the operation, or one of those that it is carried out as.
