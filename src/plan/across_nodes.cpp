@@ -246,7 +246,6 @@ class TwoLevels {
   [[nodiscard]] std::string not_yet() const {
     if (model_.link.backend == BackendKind::cuda) return "GPUs of several nodes";
     if (!whole_) return "a TP group on several nodes";
-    if (!gathers()) return "sums over several nodes";
     return "";
   }
 

@@ -470,7 +470,7 @@ TEST(Cost, PartialSumsCrossOnceInFp32) {
   EXPECT_EQ(across.nodes, 2);
   EXPECT_DOUBLE_EQ(across.bytes_per_node, 2 * 2048.0);
   EXPECT_DOUBLE_EQ(across.partial_bytes_per_node, across.bytes_per_node);
-  EXPECT_EQ(across.not_yet, "sums over several nodes");
+  EXPECT_EQ(across.not_yet, "");
   Operation fp32 = o;
   fp32.dtype = DType::fp32;
   EXPECT_DOUBLE_EQ(predict(fp32, cpu_nodes(4, 1)).across.bytes_per_node, 2048);
