@@ -225,22 +225,18 @@ class HostsBackend final : public Backend {
     const int own = world ? own_.rank() : own_.rank() / tp;
     const std::size_t size = size_of(gathered.dtype);
     const auto at = [&](std::size_t element) { return gathered.data + element * size; };
-    std::vector<Stream> out;
-    std::vector<Stream> in;
-    for (int h = 0; h < hosts_.count(); ++h) {
-      if (h == host_) continue;
-      const HostPart& there = parts_[static_cast<std::size_t>(h)];
-      const Range& mine = gathered.of_host[static_cast<std::size_t>(host_)];
-      const Range& theirs = gathered.of_host[static_cast<std::size_t>(h)];
-      for (const Share& each : shares_between(mine.size, members(here()), members(there)))
-        if (each.from == own)
-          out.push_back(
-              {rank_of(there, each.to), at(mine.begin + each.elements.begin), each.elements.size * size});
-      for (const Share& each : shares_between(theirs.size, members(there), members(here())))
-        if (each.to == own)
-          in.push_back(
-              {rank_of(there, each.from), at(theirs.begin + each.elements.begin), each.elements.size * size});
-    }
+    std::vector<int> sizes;
+    for (const HostPart& part : parts_) sizes.push_back(members(part));
+    const Passages passages = passages_of(gathered.of_host, sizes, static_cast<std::size_t>(host_), own);
+    const auto streams = [&](const std::vector<Passage>& some) {
+      std::vector<Stream> all;
+      for (const auto& [host, member, elements] : some)
+        all.push_back({rank_of(parts_[static_cast<std::size_t>(host)], member), at(elements.begin),
+                       elements.size * size});
+      return all;
+    };
+    std::vector<Stream> out = streams(passages.out);
+    std::vector<Stream> in = streams(passages.in);
     if (!out.empty() || !in.empty()) cross(call, std::move(out), std::move(in));
     if (members(here()) == 1) return;
     for (int h = 0; h < hosts_.count(); ++h) {
