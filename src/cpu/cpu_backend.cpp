@@ -251,7 +251,7 @@ class CpuBackend final : public Backend {
   /// passes.
   struct Passes {
     std::size_t kind = 0;
-    Grid grid;
+    Grid grid;  ///< the call's part of this backend's
     int lanes = 1;
     int of_lane = 1;
     int threads = 1;  ///< of this rank
