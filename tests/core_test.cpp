@@ -197,6 +197,25 @@ TEST(Blocks, PassesFitTheWorkspaceAndAreFew) {
     }
 }
 
+TEST(Blocks, PassesOfLanesFitTheirSlicesAndAreAsMany) {
+  for (const auto& sizes : block_sizes())
+    for (const int lanes : {2, 3, 8}) {
+      const std::size_t capacity = 6 * granule;
+      Blocks blocks = blocks_of(sizes);
+      const int passes = passes_for(blocks, capacity, granule, lanes);
+      std::size_t covered = 0;
+      for (int piece = 0; piece < passes * lanes; ++piece) {
+        blocks.cover(piece);
+        EXPECT_LE(blocks.packed_size(), capacity);
+        for (int d = 0; d < blocks.dp(); ++d) covered += blocks.size(d);
+      }
+      EXPECT_EQ(covered, blocks.elements());
+      if (passes == 1) continue;
+      blocks.cut((passes - 1) * lanes);
+      EXPECT_GT(blocks.packed_size(), capacity) << passes << " passes where fewer would do";
+    }
+}
+
 /// The checker's own numbers, against rounding that looks at both neighbours.
 TEST(Numbers, RoundToTheNearestAndTiesToEven) {
   using verify::decode;
@@ -333,6 +352,19 @@ TEST(Choose, DependsOnWhatAWaitCosts) {
   // One pass of one_shot holds 512 KiB.
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 19}), Algorithm::one_shot);
   EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = (1 << 19) + 8192}), Algorithm::two_shot);
+}
+
+TEST(Choose, TwoRanksOfManyThreadsStageLessUntilMeetingsCount) {
+  const auto chosen = [](std::size_t bytes, int lanes, bool epilogue = false) {
+    return choose({.op = Op::all_reduce, .tp = 2, .bytes = bytes, .epilogue = epilogue, .lanes = lanes});
+  };
+  EXPECT_EQ(chosen(std::size_t{32} << 10U, 8), Algorithm::one_shot);  // the caller's alone
+  EXPECT_EQ(chosen(std::size_t{128} << 10U, 8), Algorithm::two_shot);
+  EXPECT_EQ(chosen(std::size_t{128} << 10U, 1), Algorithm::one_shot);
+  EXPECT_EQ(chosen(std::size_t{1} << 20U, 8), Algorithm::two_shot);
+  EXPECT_EQ(chosen(std::size_t{8} << 20U, 8), Algorithm::one_shot);
+  EXPECT_EQ(chosen(std::size_t{8} << 20U, 8, true), Algorithm::two_shot);  // rows are finished once
+  EXPECT_EQ(chosen(std::size_t{8} << 20U, 1), Algorithm::two_shot);
 }
 
 /// What need not be pushed, nor summed twice, is better read, at any size.

@@ -20,6 +20,7 @@
 #include "cuda/row_launch.hpp"
 #include "cuda/symmetric_memory.hpp"
 #include "environment.hpp"
+#include "mixcomm/device/lanes.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cuda {
@@ -92,7 +93,7 @@ class CudaBackend final : public Backend {
                              : "lines are switched off, by CudaOptions::lines or MIXCOMM_DISABLE"));
     layout_.area_bytes = limits_.area_bytes;
     // My slice: what my kernels keep, then a workspace per team kind.
-    workspace_ = provider_->allocate(memory_bytes + team_kinds * layout_.bytes());
+    workspace_ = provider_->allocate(memory_bytes + team_kinds * team_bytes());
     layout_.stride = workspace_.stride;
     load_kernels();
     int capability = 0;
@@ -107,6 +108,26 @@ class CudaBackend final : public Backend {
     const Slices slices = provider_->allocate(bytes);
     return allocations_.add(slices.owner, slices.of(grid_.rank()), bytes,
                             {slices.first, slices.stride, slices.multicast, Coordinates::all_blocks});
+  }
+
+  [[nodiscard]] int most_lanes() const override { return limits_.most_lanes; }
+  DeviceLanes device_lanes(const DeviceLanesOptions& options) override {
+    const UseDevice use(device_);
+    // My slice: the lanes' counters, then the workspace.
+    constexpr std::size_t counters_bytes = round_up(sizeof(LaneState) * cuda::most_lanes, 4096);
+    device::Handle handle;
+    handle.workspace.area_bytes = limits_for(options.lanes, options.bytes, false).area_bytes;
+    handle.workspace.lane_bytes = lane_bytes_of(handle.workspace.area_bytes, options.lanes);
+    const Slices slices = provider_->allocate(counters_bytes + handle.workspace.bytes());
+    handle.grid = grid_of(grid_, options.team);
+    handle.workspace.first = slices.first + counters_bytes;
+    handle.workspace.stride = slices.stride;
+    handle.lanes = reinterpret_cast<LaneState*>(slices.of(grid_.rank()));
+    handle.memory = memory();
+    handle.failure = failure_.device_address();
+    handle.timeout = timeout();
+    handle.team = static_cast<std::uint8_t>(options.team);
+    return {slices.owner, handle, options.lanes};
   }
 
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
@@ -128,6 +149,9 @@ class CudaBackend final : public Backend {
   [[nodiscard]] bool crowded() const override { return false; }
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cuda; }
   [[nodiscard]] int device() const override { return device_; }
+  [[nodiscard]] KernelState kernel_state() const {
+    return {memory(), failure_.device_address()};
+  }
   void check_alive() const override { failure_.rethrow(); }
 
   void copy(const RowCopy& copy, void* stream) override {
@@ -148,7 +172,7 @@ class CudaBackend final : public Backend {
     check_alignment(call);
     const UseDevice use(device_);
     const auto stream = static_cast<cudaStream_t>(call.stream);
-    const Grid grid = grid_of(grid_, call.team);
+    const Grid grid = call.part_of(grid_);
     const bool then_more = call.epilogue.any();
     if (grid.world.size == 1 && call.device_rows == nullptr &&
         !then_more) {  // one block, and nothing to add to it
@@ -194,10 +218,6 @@ class CudaBackend final : public Backend {
   }
 
   void run_nccl(const Call& call) override {
-    if (call.epilogue.any() || call.dtype == DType::fp8_e4m3)
-      throw Unsupported(
-          fmt::format("{}: algorithm nccl has no epilogues; use another one, or NCCL's sum and then apply()",
-                      name(call.record.op)));
     if (nccl_ == nullptr) throw no_nccl();
     const UseDevice use(device_);
     nccl_->run(call);
@@ -304,8 +324,7 @@ class CudaBackend final : public Backend {
   /// Where peers find a symmetric buffer of mine; empty for one that must be staged. A pack of 16 bytes must
   /// never hold elements of two blocks, or of none.
   [[nodiscard]] View view_of(const Call& call, const Call::Seen& buffer) const {
-    const auto* found =
-        buffer.placement.kind == Placement::Kind::plain ? nullptr : allocations_.find(buffer.data, 0);
+    const auto* found = allocations_.of(buffer.placement);
     if (found == nullptr || reinterpret_cast<std::uintptr_t>(buffer.data) % pack_bytes != 0) return {};
     const std::size_t element = size_of(call.dtype);
     if (call.device_rows != nullptr && call.hidden * element % pack_bytes != 0) return {};
@@ -339,30 +358,41 @@ class CudaBackend final : public Backend {
     Arguments a;
     a.grid = grid;
     a.workspace = layout_;
-    a.workspace.first =
-        workspace_.first + memory_bytes + static_cast<std::size_t>(call.team) * layout_.bytes();
+    a.workspace.first = workspace_.first + memory_bytes + static_cast<std::size_t>(call.team) * team_bytes();
     a.in = call.in;
     a.out = call.out;
     a.in_view = view_of(call, call.seen_input());
     a.out_view = view_of(call, call.seen_output());
     // Multicast reaches all ranks of the communicator, and only operations over all of them may use it.
     if (grid.world.size != grid_.world.size) a.out_view.multicast = nullptr;
-    a.memory = reinterpret_cast<RankMemory*>(workspace_.of(grid_.rank()));
+    a.memory = memory();
+    a.lanes = a.memory->lanes[static_cast<std::size_t>(call.team)];
     a.failure = failure_.device_address();
-    constexpr std::uint64_t longest = INT32_MAX / 2;  // 12 days
-    a.timeout = static_cast<std::uint32_t>(
-        std::min((static_cast<std::uint64_t>(options_.timeout.count()) * 1'000'000 >> 20U) + 1, longest));
+    a.timeout = timeout();
     a.hidden = call.hidden;
     a.most_rows = call.most_rows;
     a.device_rows = call.device_rows;
     a.most_rows_each =
         static_cast<std::int64_t>(call.blocks.full_size(0) / std::max<std::size_t>(call.hidden, 1));
-    a.number = call.record.number;
+    a.number = call.record.number >> call.record.part_bits;
     a.op = static_cast<std::uint8_t>(call.record.op);
     a.team = static_cast<std::uint8_t>(call.team);
     a.mutant = MutantSwitch::current();
     return a;
   }
+
+  /// What my kernels keep.
+  [[nodiscard]] RankMemory* memory() const {
+    return reinterpret_cast<RankMemory*>(workspace_.of(grid_.rank()));
+  }
+  /// As kernels count it.
+  [[nodiscard]] std::uint32_t timeout() const {
+    constexpr std::uint64_t longest = INT32_MAX / 2;  // 12 days
+    return static_cast<std::uint32_t>(
+        std::min((static_cast<std::uint64_t>(options_.timeout.count()) * 1'000'000 >> 20U) + 1, longest));
+  }
+  /// A team kind's workspace, and where it compares calls.
+  [[nodiscard]] std::size_t team_bytes() const { return layout_.bytes() + records_bytes; }
 
   struct Extent {
     int lanes;
@@ -411,6 +441,10 @@ std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
   const int device = resolve_device(options.cuda.device);
   const UseDevice use(device);
   return std::make_unique<CudaBackend>(bootstrap, grid, options, device);
+}
+
+KernelState kernel_state_of(const Backend& backend) {
+  return static_cast<const CudaBackend&>(backend).kernel_state();
 }
 
 }  // namespace mixcomm::cuda

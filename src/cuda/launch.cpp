@@ -65,6 +65,10 @@ LaunchLimits limits_for(int lanes, std::size_t workspace_bytes, bool lines) {
   return {std::min(lanes, most_lanes), workspace_bytes / unit_bytes * unit_bytes, lines};
 }
 
+std::size_t lane_bytes_of(std::size_t area_bytes, int lanes) {
+  return area_bytes / static_cast<std::size_t>(lanes) / unit_bytes * unit_bytes;
+}
+
 Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits) {
   Launch launch;
   launch.way = way_of(call, limits);
@@ -98,7 +102,7 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   if (crowded && call.shape.threads == 0) threads = static_cast<std::size_t>(most_threads_of(launch.way));
   launch.lanes = static_cast<int>(lanes);
   launch.threads = static_cast<int>(threads);
-  launch.lane_bytes = limits.area_bytes / lanes / unit_bytes * unit_bytes;
+  launch.lane_bytes = lane_bytes_of(limits.area_bytes, launch.lanes);
 
   // Lanes and passes together are pieces of the data: the first is the largest.
   const TileShape tile = tile_of(launch.way, call.dtype);

@@ -149,6 +149,9 @@ TEST(Command, InfoIsJson) {
   EXPECT_EQ(info["algorithms"], json({"auto", "one_shot", "two_shot", "composed"}));
   EXPECT_EQ(info["operations"].size(), 5U);
   EXPECT_TRUE(info["launcher"].is_null());
+  const bool between = info["between_hosts"]["available"].get<bool>();
+  EXPECT_CONTAINS(info["between_hosts"]["why"].get<std::string>(),
+                  between ? "bootstrap_mpi()" : "MIXCOMM_MPI");
   EXPECT_CONTAINS(run({"info"}).out, "AVX");
 }
 
@@ -674,6 +677,19 @@ TEST(Command, BenchWritesItsSchema) {
     }
     EXPECT_EQ(chosen, 2);  // one for each kind of buffers
   }
+}
+
+TEST(Command, BenchMeasuresCallsInPlace) {
+  const TemporaryDirectory files;
+  const Outcome outcome =
+      run({"bench", "--tp", "2", "--hidden", "64", "--rows", "1,40", "--op", "all_reduce", "--buffers", "all",
+           "--in-place", "--threads", "2", "--iterations", "8", "--json", files.file("bench.json")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;  // results are compared with exact sums
+  for (const json& row : json::parse(read_text(files.file("bench.json")))["rows"])
+    EXPECT_TRUE(row["in_place"].get<bool>());
+  const Outcome refused = run({"bench", "--in-place", "--op", "all_gather"});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_CONTAINS(refused.err, "--in-place is for --backend cpu and --op all_reduce");
 }
 
 TEST(Command, BenchMeasuresEpiloguesBesideSeparateSteps) {
