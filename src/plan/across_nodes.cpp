@@ -105,6 +105,7 @@ class TwoLevels {
       if (std::exchange(last, shape) != shape) inside(team);
     }
     between(out, in);
+    across.whole_groups = whole_;
     across.not_yet = not_yet();
     across.before = before_.text();
     across.before_us = before_.cost.us;
@@ -200,7 +201,10 @@ class TwoLevels {
     const Operation& one = teams_.one;
     const double block = bytes() / one.dp;
     if (gathers() && team.whole_groups) return here(op_.op, one.tp, part.groups, block * part.groups);
-    if (gathers()) return here(Op::reduce_scatter, 1, std::min(part.members, one.tp), block * part.groups);
+    // Groups on several nodes are no schedule yet: taken as one sum.
+    if (!team.whole_groups && gathers())
+      return here(Op::reduce_scatter, 1, std::min(part.members, one.tp), block * part.groups);
+    if (!team.whole_groups) return here(Op::reduce_scatter, 1, part.members, bytes());
     Inside all{.op = Op::reduce_scatter, .dp = part.members, .count = static_cast<int>(team.parts.size())};
     for (const auto& [other, count] : kinds)
       all.add(count, here(Op::reduce_scatter, 1, part.members, other.home * bytes(), Algorithm::one_shot));
@@ -244,7 +248,6 @@ class TwoLevels {
   }
 
   [[nodiscard]] std::string not_yet() const {
-    if (model_.link.backend == BackendKind::cuda) return "GPUs of several nodes";
     if (!whole_) return "a TP group on several nodes";
     return "";
   }
