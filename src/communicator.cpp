@@ -387,7 +387,8 @@ struct Communicator::CallRun {
 
   void run_by(Algorithm algorithm, OpStep step, const CheckedCall& part, const Circumstances& c) const {
     // Whole rows have a rule of their own.
-    const LaunchShape chosen = part.epilogue.any() ? LaunchShape{} : choose_shape(c, algorithm);
+    const char* text = std::getenv("MIXCOMM_TRY");
+    const LaunchShape chosen = part.epilogue.any() && text != nullptr && std::string(text) == "rows" ? LaunchShape{} : choose_shape(c, algorithm);
     const LaunchShape shape = chosen.with({.protocol = state.options.cuda.protocol}).with(options.shape);
     step.algorithm = algorithm;
     state.run_one(step, part, shape, options.stream);

@@ -19,6 +19,8 @@
 #include "cuda/row_kernels.hpp"
 #include "cuda/row_launch.hpp"
 #include "cuda/symmetric_memory.hpp"
+#include "cuda/tail_arguments.hpp"
+#include "cuda/tail_kernels.hpp"
 #include "environment.hpp"
 #include "mixcomm/error.hpp"
 
@@ -170,7 +172,7 @@ class CudaBackend final : public Backend {
     }
     if constexpr (has_mutants) plant(call);
     if (then_more)
-      run_rows(call, grid, stream, false);
+      run_and_finish(call, grid, stream);
     else
       run_elements(call, grid, stream);
   }
@@ -189,8 +191,14 @@ class CudaBackend final : public Backend {
     call.record.op = Op::all_reduce;
     check_alignment(call);
     const UseDevice use(device_);
-    const Team alone = Team::alone(grid_.rank());
-    run_rows(call, {alone, alone, alone}, static_cast<cudaStream_t>(stream), true);
+    if (try_is("rows") || in.dtype != DType::bf16) {
+      const Team alone = Team::alone(grid_.rank());
+      return run_rows(call, {alone, alone, alone}, static_cast<cudaStream_t>(stream), true);
+    }
+    FinishArguments a = finish_arguments(call, in.rows);
+    a.epilogue.residual = epilogue.residual.data;
+    a.epilogue.residual_out = epilogue.residual_out.data;
+    launch_finish(a, call.dtype, static_cast<cudaStream_t>(stream));
   }
 
   void run_nccl(const Call& call) override {
@@ -228,6 +236,91 @@ class CudaBackend final : public Backend {
                   {launch.lanes, launch.threads, 0}, &a, stream);
   }
 
+  static bool try_is(const char* what) {
+    const char* text = std::getenv("MIXCOMM_TRY");
+    return text != nullptr && std::strcmp(text, what) == 0;
+  }
+  static std::size_t try_rows() {
+    const char* text = std::getenv("MIXCOMM_TAIL_ROWS");
+    return text != nullptr ? static_cast<std::size_t>(std::atoi(text)) : 64;
+  }
+
+  /// Sums as without an epilogue, but for the residual, and finishes whole rows behind that.
+  void run_and_finish(const Call& call, const Grid& grid, cudaStream_t stream) const {
+    const Epilogue& epilogue = call.epilogue;
+    const std::size_t rows = call.blocks.elements() / std::max<std::size_t>(call.hidden, 1);
+    const bool gathers = call.body == Body::gather;
+    const std::size_t most_rows = call.device_rows != nullptr ? call.most_rows : rows;
+    const std::size_t out_rows =
+        gathers ? most_rows : call.blocks.full_size(grid.dp.member) / std::max<std::size_t>(call.hidden, 1);
+    const std::size_t sums_bytes = out_rows * call.hidden * size_of(call.dtype);
+    if (try_is("rows") || call.dtype != DType::bf16 || grid.world.size == 1 || (epilogue.quantizes() && sums_bytes > layout_.area_bytes))
+      return run_rows(call, grid, stream, false);
+    const bool finishes = epilogue.norms() || epilogue.quantizes();
+    const Launch launch = tail_launch_for(call, grid, finishes && rows >= try_rows(), limits_);
+    TailArguments a;
+    a.call = arguments(call, grid);
+    a.call.in_view = a.call.out_view = {};  // messages touch no buffer of another rank
+    a.call.passes = static_cast<std::uint32_t>(launch.passes);
+    a.call.workspace.lane_bytes = launch.lane_bytes;
+    a.call.blocks = launch.blocks;
+    if (epilogue.quantizes())  // nothing of it is read by a peer
+      a.call.out = a.call.workspace.of(grid.rank()) + a.call.workspace.area(Area::staged_in(), 0);
+    a.epilogue = epilogue_arguments(epilogue);
+    a.finish = finish_arguments(call, out_rows);
+    a.finish.in = a.call.out;
+    a.finish.behind_operation = true;
+    if (call.device_rows != nullptr) {
+      a.finish.device_rows = call.device_rows + (gathers ? 0 : grid.dp.member);
+      a.finish.count = gathers ? static_cast<std::uint32_t>(grid.dp.size) : 1;
+    }
+    a.run = static_cast<std::uint32_t>(launch.run);
+    a.whole_rows = launch.whole_rows;
+    launch_kernel(
+        tail_tables_[static_cast<std::size_t>(call.dtype)].operations.of(call.body, launch.way),
+        {launch.lanes, launch.threads, 0}, &a, stream);
+    if (finishes && !launch.whole_rows) launch_finish(a.finish, call.dtype, stream);
+  }
+
+  [[nodiscard]] static EpilogueArguments epilogue_arguments(const Epilogue& epilogue) {
+    return {.residual = epilogue.residual.data,
+            .residual_out = epilogue.residual_out.data,
+            .weight = epilogue.norms() ? epilogue.weight.data : nullptr,
+            .scales = epilogue.scales,
+            .fixed_scale = epilogue.fixed_scale,
+            .eps = epilogue.eps,
+            .adds = epilogue.adds(),
+            .keeps = epilogue.keeps(),
+            .weight_plus_one = epilogue.weight_plus_one,
+            .quantize = epilogue.quantize};
+  }
+  /// Of rounded sums that have their residual, and are kept.
+  [[nodiscard]] static FinishArguments finish_arguments(const Call& call, std::size_t rows) {
+    FinishArguments a;
+    a.epilogue = epilogue_arguments(call.epilogue);
+    a.epilogue.residual = nullptr;
+    a.epilogue.residual_out = nullptr;
+    a.in = call.in;
+    a.out = call.out;
+    a.rows = rows;
+    a.hidden = static_cast<std::uint32_t>(call.hidden);
+    if (std::has_single_bit(call.hidden)) a.one_over_hidden = 1.0F / static_cast<float>(call.hidden);
+    a.mutant = MutantSwitch::current();
+    return a;
+  }
+  /// Few rows have a block each. No more blocks than an operation may have lanes: they come while it runs, and
+  /// must leave room for other ranks' lanes on a device that they share.
+  void launch_finish(FinishArguments& a, DType dtype, cudaStream_t stream) const {
+    const std::size_t lanes = static_cast<std::size_t>(limits_.most_lanes);
+    const std::size_t teams =
+        std::clamp<std::size_t>((a.rows + lanes - 1) / lanes, 1, most_finish_threads / finish_threads);
+    const std::size_t blocks = std::clamp<std::size_t>((a.rows + teams - 1) / teams, 1, lanes);
+    const TailKernelTable& table = tail_tables_[static_cast<std::size_t>(dtype)];
+    const bool adds = a.epilogue.residual != nullptr;
+    launch_kernel(adds ? table.add_and_finish : table.finish,
+                  {static_cast<int>(blocks), static_cast<int>(teams) * finish_threads, 0}, &a, stream);
+  }
+
   /// `local`: by this rank alone, whose counters stay as they are.
   void run_rows(const Call& call, const Grid& grid, cudaStream_t stream, bool local) const {
     const Epilogue& epilogue = call.epilogue;
@@ -239,16 +332,7 @@ class CudaBackend final : public Backend {
     a.call.passes = static_cast<std::uint32_t>(launch.passes);
     a.call.workspace.lane_bytes = launch.lane_bytes;
     a.call.blocks = launch.blocks;
-    a.epilogue = {.residual = epilogue.residual.data,
-                  .residual_out = epilogue.residual_out.data,
-                  .weight = epilogue.norms() ? epilogue.weight.data : nullptr,
-                  .scales = epilogue.scales,
-                  .fixed_scale = epilogue.fixed_scale,
-                  .eps = epilogue.eps,
-                  .adds = epilogue.adds(),
-                  .keeps = epilogue.keeps(),
-                  .weight_plus_one = epilogue.weight_plus_one,
-                  .quantize = epilogue.quantize};
+    a.epilogue = epilogue_arguments(epilogue);
     a.images = launch.images;
     a.deal = launch.deal;
     a.out_deal = launch.out_deal;
@@ -285,6 +369,7 @@ class CudaBackend final : public Backend {
   void load_kernels() {
     tables_ = {kernel_table<bf16>(), kernel_table<fp16>(), kernel_table<float>()};
     row_tables_ = {row_kernel_table<bf16>(), row_kernel_table<fp16>(), row_kernel_table<float>()};
+    tail_tables_ = {tail_kernel_table<bf16>(), tail_kernel_table<fp16>(), tail_kernel_table<float>()};
     cudaFuncAttributes attributes{};
     check(cudaFuncGetAttributes(&attributes, agreement_kernel()), "loading a kernel");
     // Kernels built for older devices do not wait for the one before, so they must not come early.
@@ -299,6 +384,12 @@ class CudaBackend final : public Backend {
     for (const RowKernelTable& table : row_tables_)
       for (const auto& wire : table.kernel)
         for (const auto& body : wire) std::for_each(std::begin(body), std::end(body), load);
+    for (const TailKernelTable& table : tail_tables_) {
+      for (const auto& body : table.operations.kernel)
+        std::for_each(std::begin(body), std::end(body), load);
+      load(table.finish);
+      load(table.add_and_finish);
+    }
   }
 
   /// Where peers find a symmetric buffer of mine; empty for one that must be staged. A pack of 16 bytes must
@@ -396,6 +487,7 @@ class CudaBackend final : public Backend {
   Workspace layout_;  ///< of a team kind's workspace; `first` and `lane_bytes` are left out
   std::array<KernelTable, 3> tables_{};  ///< by dtype
   std::array<RowKernelTable, 3> row_tables_{};
+  std::array<TailKernelTable, 3> tail_tables_{};
   bool overlaps_launches_ = false;
   Allocations<View> allocations_;  ///< each as a view from its first byte on
   std::unique_ptr<NcclCollectives> nccl_;

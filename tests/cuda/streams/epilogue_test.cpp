@@ -40,7 +40,11 @@ std::string check_cases(Bootstrap& bootstrap, const GridSize& grid, const std::v
   std::optional<Rig> lines;
   if (has_lines(bootstrap)) lines.emplace(bootstrap, options_of(grid, Protocol::lines), device, most);
   const Departure departure(bootstrap);
+  std::size_t number = 0;
   for (verify::Case c : cases) {
+    if (std::getenv("MIXCOMM_TRY_PRINT") != nullptr)
+      std::fprintf(stderr, "rank %d case %zu of %zu op %d algorithm %d hidden %zu\n", bootstrap.rank(), number++,
+                   cases.size(), static_cast<int>(c.op), static_cast<int>(c.algorithm), c.hidden);
     std::vector<std::pair<const char*, Rig*>> ways{{"", &automatic}};
     if (c.algorithm == Algorithm::one_shot || c.algorithm == Algorithm::two_shot) {
       ways = {{"over packets: ", &packets}};
