@@ -29,13 +29,11 @@ class Allocations {
     return {std::move(owner), mine};
   }
 
-  /// The allocation that [data, data + bytes) lies in, or null.
-  [[nodiscard]] const Entry* find(const void* data, std::size_t bytes) const {
-    const auto* begin = static_cast<const std::byte*>(data);
+  /// The allocation that place() has found, or null for a plain buffer.
+  [[nodiscard]] const Entry* of(const Placement& placement) const {
+    if (placement.kind == Placement::Kind::plain) return nullptr;
     for (const Entry& entry : entries_)
-      if (begin >= entry.mine && bytes <= entry.bytes &&
-          begin - entry.mine <= static_cast<std::ptrdiff_t>(entry.bytes - bytes) && !entry.owner.expired())
-        return &entry;
+      if (entry.id == placement.allocation && !entry.owner.expired()) return &entry;
     return nullptr;
   }
 
@@ -46,11 +44,14 @@ class Allocations {
     return living;
   }
 
+  /// Where [data, data + bytes) lies.
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const {
-    const Entry* found = find(data, bytes);
-    if (found == nullptr) return {};
-    return {Placement::Kind::symmetric, found->id,
-            static_cast<std::uint64_t>(static_cast<const std::byte*>(data) - found->mine)};
+    const auto* begin = static_cast<const std::byte*>(data);
+    for (const Entry& entry : entries_)
+      if (begin >= entry.mine && bytes <= entry.bytes &&
+          begin - entry.mine <= static_cast<std::ptrdiff_t>(entry.bytes - bytes) && !entry.owner.expired())
+        return {Placement::Kind::symmetric, entry.id, static_cast<std::uint64_t>(begin - entry.mine)};
+    return {};
   }
 
  private:

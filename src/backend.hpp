@@ -24,6 +24,11 @@ class Backend {
   virtual ~Backend() = default;
   /// Collective.
   virtual SymmetricMemory allocate(std::size_t bytes) = 0;
+  /// How many lanes there are room for; 0 where there are none.
+  [[nodiscard]] virtual int most_lanes() const { return 0; }
+  /// Collective. `options` are checked, with nothing left to choose. Throws no_lanes() where
+  /// there are none.
+  virtual DeviceLanes device_lanes(const DeviceLanesOptions& options) = 0;
   /// Whether [data, data + bytes) lies in one allocation, and where. Kind::plain if not.
   [[nodiscard]] virtual Placement place(const void* data, std::size_t bytes) const = 0;
   /// What a tuning table calls the machine that this runs on.
@@ -65,6 +70,11 @@ class Backend {
   [[nodiscard]] virtual Link link() const { return Link::shared; }
 
  protected:
+  [[nodiscard]] static Unsupported no_lanes() {
+    return Unsupported(
+        "device_lanes: a communicator on backend cpu has none; make it with backend cuda, on a machine with "
+        "a GPU");
+  }
   [[nodiscard]] static Unsupported no_nccl() {
     return Unsupported(
         "algorithm nccl: this communicator has no NCCL communicator to run it with; make it with backend "

@@ -14,8 +14,16 @@ bool CheckedCall::in_place(Body body, const Grid& team) const {
   return one.data == static_cast<const std::byte*>(all.data) + skipped;
 }
 
-Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid,
-               const Backend& backend, void* stream) {
+void Call::set_algorithm(Algorithm chosen, const Backend& backend) {
+  algorithm = chosen;
+  record.algorithm = chosen;
+  reads_in_place = chosen == Algorithm::one_shot && backend.reads_in_place(*this);
+  const bool looks = chosen != Algorithm::one_shot || reads_in_place;
+  record.all_blocks = looks ? all_blocks() : Placement{};
+  record.one_block = looks ? one_block() : Placement{};
+}
+
+Call make_call(Op op, const CheckedCall& checked, const Grid& grid, const Backend& backend, void* stream) {
   const OpShape shape = shape_of(op);
   const bool gathers = shape.body == Body::gather;
   const Grid team = grid_of(grid, shape.team);
@@ -23,13 +31,11 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
   const Tensor& out = checked.out;
   Call call{.body = shape.body,
             .team = shape.team,
-            .algorithm = algorithm,
             .dtype = in.dtype,
             .in = in.data,
             .out = out.data,
             .in_placement = {},
             .out_placement = {},
-            .reads_in_place = false,
             .blocks = Blocks(team.dp.size, [&](int d) { return checked.rows[d] * in.hidden; }),
             .device_rows = checked.rows.device(),
             .hidden = in.hidden,
@@ -56,7 +62,6 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
 
   CallRecord& record = call.record;
   record.op = op;
-  record.algorithm = algorithm;
   record.dtype = in.dtype;
   record.hidden = in.hidden;
   record.epilogue = record_of(checked.epilogue);
@@ -68,11 +73,6 @@ Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Gri
   if (call.device_rows != nullptr) {
     record.rows_on_device = 1;
     record.rows_hash = fold(record.rows_hash, call.most_rows);
-  }
-  call.reads_in_place = algorithm == Algorithm::one_shot && backend.reads_in_place(call);
-  if (algorithm != Algorithm::one_shot || call.reads_in_place) {
-    record.all_blocks = all_placement;
-    record.one_block = one_placement;
   }
   return call;
 }

@@ -24,11 +24,11 @@ struct CheckedCall {
   [[nodiscard]] bool in_place(Body body, const Grid& team) const;
 };
 
-/// One checked call, ready to run. `algorithm` is one that has a body (not automatic, not composed).
+/// One checked call. It is ready to run once it has been given an algorithm.
 struct Call {
   Body body = Body::gather;
   TeamKind team = TeamKind::world;
-  Algorithm algorithm = Algorithm::one_shot;
+  Algorithm algorithm = Algorithm::automatic;
   DType dtype = DType::fp32;
   const void* in = nullptr;
   void* out = nullptr;
@@ -43,7 +43,20 @@ struct Call {
   void* stream = nullptr;
   Epilogue epilogue;  ///< with one, `out` holds fp8_e4m3 where that quantizes, else `dtype` as ever
   LaunchShape shape;  ///< CUDA: what is known better than launching knows
+  LaunchShape asked{};  ///< ... and what of it the caller, or the communicator's options, name
   CallRecord record;
+
+  /// Gives it an algorithm that has a body (not automatic, not composed), and what follows from it.
+  void set_algorithm(Algorithm chosen, const Backend& backend);
+
+  /// The place of the buffer with all blocks.
+  [[nodiscard]] const Placement& all_blocks() const {
+    return body == Body::gather ? out_placement : in_placement;
+  }
+  /// The place of the buffer with one block.
+  [[nodiscard]] const Placement& one_block() const {
+    return body == Body::gather ? in_placement : out_placement;
+  }
 
   /// CPU: whether in one_shot ranks need the residuals of other DP groups' rows.
   [[nodiscard]] bool shares_residuals() const {
@@ -68,8 +81,9 @@ struct Call {
   }
 };
 
-/// What the backend runs. The record's number is left to the caller.
-[[nodiscard]] Call make_call(Op op, const CheckedCall& checked, Algorithm algorithm, const Grid& grid,
-                             const Backend& backend, void* stream);
+/// What the backend runs, but for the algorithm and the record's number. Here the places of the buffers are
+/// looked up, and nowhere else.
+[[nodiscard]] Call make_call(Op op, const CheckedCall& checked, const Grid& grid, const Backend& backend,
+                             void* stream);
 
 }  // namespace mixcomm

@@ -19,6 +19,7 @@
 #include "epilogue/check_epilogue.hpp"
 #include "hosts/hosts_backend.hpp"
 #include "mixcomm/choice.hpp"
+#include "mixcomm/device/lanes.hpp"
 #include "mixcomm/error.hpp"
 #include "steps.hpp"
 
@@ -43,6 +44,13 @@ CommunicatorOptions with_defaults(CommunicatorOptions options) {
   return with_environment(options);
 }
 
+void check_workspace_bytes(std::string_view what, std::size_t bytes) {
+  constexpr std::size_t least = std::size_t{64} << 10U;
+  constexpr std::size_t most = std::size_t{1} << 30U;
+  if (bytes < least || bytes > most)
+    throw InvalidArgument(fmt::format("{} is {}; it may be {} to {}", what, bytes, least, most));
+}
+
 void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& options) {
   const long ranks = static_cast<long>(options.tp) * options.dp;
   if (options.tp < 1 || options.dp < 1 || ranks != bootstrap.world())
@@ -53,11 +61,7 @@ void check_options(const Bootstrap& bootstrap, const CommunicatorOptions& option
   if (bootstrap.world() > max_ranks)
     throw Unsupported(
         fmt::format("a communicator holds at most {} ranks, not {}", max_ranks, bootstrap.world()));
-  constexpr std::size_t least = std::size_t{64} << 10U;
-  constexpr std::size_t most = std::size_t{1} << 30U;
-  if (options.workspace_bytes < least || options.workspace_bytes > most)
-    throw InvalidArgument(
-        fmt::format("workspace_bytes is {}; it may be {} to {}", options.workspace_bytes, least, most));
+  check_workspace_bytes("workspace_bytes", options.workspace_bytes);
   if (options.cpu.threads < 0 || options.cpu.threads > most_threads)
     throw InvalidArgument(
         fmt::format("cpu.threads is {}; it may be 1 to {}, or 0 for the cores that this rank owns",
@@ -171,14 +175,12 @@ struct Communicator::State {
                       what));
   }
 
-  void run_one(const OpStep& step, const CheckedCall& checked, const LaunchShape& shape, void* stream) {
-    Call call = make_call(step.op, checked, step.algorithm, grid, *backend, stream);
-    call.shape = shape;
+  void run_one(StepTransport transport, Call& call) {
     call.record.number = ++calls;
     if (call.blocks.elements() == 0) return;  // on every rank of the team, since all know all counts
     try {
       in_numbers_of_whole([&] {
-        if (step.transport == StepTransport::nccl)
+        if (transport == StepTransport::nccl)
           backend->run_nccl(call);
         else
           backend->run(call);
@@ -251,6 +253,26 @@ SymmetricBuffer Communicator::allocate(std::size_t bytes) {
   buffer.data_ = memory.data;
   buffer.bytes_ = bytes;
   return buffer;
+}
+
+DeviceLanes Communicator::device_lanes(const DeviceLanesOptions& given) {
+  State& state = *state_;
+  state.check_alive();
+  state.check_running("device_lanes");
+  DeviceLanesOptions options = given;
+  if (options.bytes == 0) options.bytes = state.options.workspace_bytes;
+  const int most = state.backend->most_lanes();
+  if (options.lanes == 0) options.lanes = most;
+  agree(state.bootstrap, "making lanes for kernels", [&] {
+    if (most > 0 && (options.lanes < 1 || options.lanes > most))
+      throw InvalidArgument(
+          fmt::format("device_lanes: lanes is {}; there is room for 1 to {}, or give 0 for all of them",
+                      options.lanes, most));
+    check_workspace_bytes("device_lanes: bytes", options.bytes);
+    return fmt::format("team {}, {} lanes, {} bytes", static_cast<int>(options.team), options.lanes,
+                       options.bytes);
+  });
+  return state.backend->device_lanes(options);
 }
 
 void Communicator::pause() {
@@ -344,60 +366,57 @@ struct Communicator::CallRun {
     run(sum, {scattered, out, RowCounts(out.rows), epilogue()});
   }
 
-  [[nodiscard]] Circumstances circumstances(const OpStep& step, const CheckedCall& part) const {
-    std::size_t most_rows = 0;
-    for (int d = 0; d < step.grid.dp.size; ++d) most_rows = std::max(most_rows, part.rows[d]);
-    const std::size_t row_bytes = in.hidden * size_of(in.dtype);
-    const ConstTensor all = shape_of(op).body == Body::gather ? ConstTensor(out) : in;
-    return Circumstances{
-        .op = step.op,
-        .tp = state.grid.tp.size,
-        .dp = state.grid.dp.size,
-        .bytes = part.rows.total(step.grid.dp.size) * row_bytes,
-        .symmetric = state.backend->place(all.data, all.bytes()).kind == Placement::Kind::symmetric,
-        .largest_block_bytes = most_rows * row_bytes,
-        .crowded = state.backend->crowded(),
-        .backend = state.backend->kind(),
-        // What may not travel in lines goes by the rules of links that have none.
-        .link = state.options.cuda.lines ? state.backend->link() : Link::pcie,
-        .tuning = state.options.tuning ? &*state.options.tuning : nullptr,
-        .epilogue = part.epilogue.any()};
+  [[nodiscard]] Circumstances circumstances(const Call& call) const {
+    std::size_t largest = 0;
+    for (int d = 0; d < call.blocks.dp(); ++d) largest = std::max(largest, call.blocks.full_size(d));
+    const std::size_t element = size_of(call.dtype);
+    return Circumstances{.op = call.record.op,
+                         .tp = state.grid.tp.size,
+                         .dp = state.grid.dp.size,
+                         .bytes = call.blocks.elements() * element,
+                         .symmetric = call.all_blocks().kind == Placement::Kind::symmetric,
+                         .largest_block_bytes = largest * element,
+                         .crowded = state.backend->crowded(),
+                         .backend = state.backend->kind(),
+                         // What may not travel in lines goes by the rules of links that have none.
+                         .link = state.options.cuda.lines ? state.backend->link() : Link::pcie,
+                         .tuning = state.options.tuning ? &*state.options.tuning : nullptr,
+                         .epilogue = call.epilogue.any()};
   }
 
   /// `step` is the operation, or one of those that it is carried out as.
   void run(const OpStep& step, const CheckedCall& part) const {
-    const Circumstances c = circumstances(step, part);
-    if (step.algorithm != Algorithm::automatic) return run_by(step.algorithm, step, part, c);
-    LearntChoice* learnt = state.learnt[static_cast<std::size_t>(shape_of(step.op).team)].get();
-    if (learnt == nullptr || !all_have_rows(step, part)) return run_by(choose(c), step, part, c);
+    Call call = make_call(step.op, part, state.grid, *state.backend, options.stream);
+    const Circumstances c = circumstances(call);
+    if (step.algorithm != Algorithm::automatic) return run_by(step.algorithm, step.transport, call, c);
+    LearntChoice* learnt = state.learnt[static_cast<std::size_t>(call.team)].get();
+    if (learnt == nullptr || !all_have_rows(call)) return run_by(choose(c), step.transport, call, c);
     const Algorithm first = choose(c);
     const Algorithm other = first == Algorithm::one_shot ? Algorithm::two_shot : Algorithm::one_shot;
     // In two it has other bits where it adds in another order.
     const bool also_in_two = step.op == Op::all_reduce_all_gather && c.tp > 1 && c.dp > 1;
     const std::array<Algorithm, LearntChoice::most_candidates> candidates{first, other, Algorithm::composed};
-    const LearntChoice::Work work{step.op, c.symmetric, c.bytes, part.epilogue.any()};
+    const LearntChoice::Work work{step.op, c.symmetric, c.bytes, c.epilogue};
     const Algorithm chosen = learnt->begin(work, {candidates.data(), also_in_two ? 3U : 2U});
     const auto begin = std::chrono::steady_clock::now();
     if (chosen == Algorithm::composed)
       carry_out(chosen);
     else
-      run_by(chosen, step, part, c);
+      run_by(chosen, step.transport, call, c);
     learnt->note(static_cast<std::uint64_t>((std::chrono::steady_clock::now() - begin).count()));
   }
 
-  void run_by(Algorithm algorithm, OpStep step, const CheckedCall& part, const Circumstances& c) const {
-    // Whole rows have a rule of their own.
-    const char* text = std::getenv("MIXCOMM_TRY");
-    const LaunchShape chosen = part.epilogue.any() && text != nullptr && std::string(text) == "rows" ? LaunchShape{} : choose_shape(c, algorithm);
-    const LaunchShape shape = chosen.with({.protocol = state.options.cuda.protocol}).with(options.shape);
-    step.algorithm = algorithm;
-    state.run_one(step, part, shape, options.stream);
+  void run_by(Algorithm algorithm, StepTransport transport, Call& call, const Circumstances& c) const {
+    call.asked = LaunchShape{}.with({.protocol = state.options.cuda.protocol}).with(options.shape);
+    call.shape = choose_shape(c, algorithm).with(call.asked);
+    call.set_algorithm(algorithm, *state.backend);
+    state.run_one(transport, call);
   }
 
   /// Whether every DP rank has rows. Only then do all ranks of the team meet in the call, as learning needs.
-  [[nodiscard]] static bool all_have_rows(const OpStep& step, const CheckedCall& part) {
-    for (int d = 0; d < step.grid.dp.size; ++d)
-      if (part.rows[d] == 0) return false;
+  [[nodiscard]] static bool all_have_rows(const Call& call) {
+    for (int d = 0; d < call.blocks.dp(); ++d)
+      if (call.blocks.full_size(d) == 0) return false;
     return true;
   }
 };

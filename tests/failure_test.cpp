@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "mixcomm/mixcomm.hpp"
+#include "support/error_of.hpp"
 #include "support/spawn.hpp"
 
 namespace mixcomm::test {
@@ -254,6 +255,18 @@ TEST(Disagreements, SetUpComparesOptionsAndSizes) {
     return "no error";
   });
   for (const auto& each : results) EXPECT_TRUE(contains(each, "Disagreement: allocating")) << each;
+}
+
+TEST(Disagreements, LanesForKernelsAreOfCudaAlone) {
+  const auto results = spawn(Ranks::threads, 2, [](Bootstrap& bootstrap) -> std::string {
+    Communicator communicator(bootstrap, {.tp = 2});
+    const std::string cpu = error_of<Unsupported>([&] { (void)communicator.device_lanes({}); });
+    if (cpu.find("backend cpu has none") == std::string::npos) return cpu;
+    const std::string small =
+        error_of<InvalidArgument>([&] { (void)communicator.device_lanes({.bytes = 1000}); });
+    return small.find("bytes is 1000; it may be") != std::string::npos ? "" : small;
+  });
+  EXPECT_EQ(failures(results), "");
 }
 
 /// What one rank does wrong in set-up is told to all at once, and all can go on.

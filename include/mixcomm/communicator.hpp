@@ -73,6 +73,9 @@ struct CommunicatorOptions {
                                         ///< machine for this grid and backend; none: static rules
 };
 
+struct DeviceLanesOptions;
+class DeviceLanes;
+
 struct CallOptions {
   Algorithm algorithm = Algorithm::automatic;  ///< automatic: the communicator's
   /// CUDA: the cudaStream_t to run on; null is the default stream. Ranks that are threads of one process and
@@ -175,6 +178,13 @@ class Communicator {
   /// ranks ask for different sizes, InvalidArgument for one that cannot be, SystemError if there is not
   /// enough.
   [[nodiscard]] SymmetricBuffer allocate(std::size_t bytes);
+
+  /// CUDA, collective over all ranks, whatever the team: lanes for kernels of the caller's own, which send,
+  /// wait and fail as the library's operations do (mixcomm/device/lanes.hpp; docs/device.md). Takes device
+  /// memory: ten areas, and 200 KiB. Every rank succeeds, or every rank throws: Unsupported on CPU,
+  /// InvalidArgument for a number of lanes or bytes that cannot be, Disagreement, CudaError if there is not
+  /// enough.
+  [[nodiscard]] DeviceLanes device_lanes(const DeviceLanesOptions& options);
 
   /// Collective: gives the memory behind this communicator and behind all that allocate() gave out back to
   /// the system, and keeps every address. Until resume() operations, copies and allocate() throw

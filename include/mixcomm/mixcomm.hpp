@@ -4,6 +4,7 @@
 #include "mixcomm/bootstrap.hpp"           // IWYU pragma: export
 #include "mixcomm/choice.hpp"              // IWYU pragma: export
 #include "mixcomm/communicator.hpp"        // IWYU pragma: export
+#include "mixcomm/device/lanes.hpp"        // IWYU pragma: export
 #include "mixcomm/epilogue.hpp"            // IWYU pragma: export
 #include "mixcomm/error.hpp"               // IWYU pragma: export
 #include "mixcomm/grid.hpp"                // IWYU pragma: export

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "cuda/driver.hpp"
-#include "cuda/ptx.cuh"
+#include "mixcomm/device/ptx.cuh"
 
 namespace mixcomm::tools {
 namespace {
@@ -34,12 +34,12 @@ __global__ void flag_kernel(std::byte* first, std::size_t stride, int rank, int 
   auto* mine = reinterpret_cast<std::uint32_t*>(first + static_cast<std::size_t>(rank) * stride);
   auto* theirs = reinterpret_cast<std::uint32_t*>(first + static_cast<std::size_t>(other) * stride);
   const std::uint32_t begin = mine[1];  // how many flags there have been
-  const std::uint64_t deadline = cuda::ptx::nanoseconds() + 1'000'000'000;
+  const std::uint64_t deadline = device::ptx::nanoseconds() + 1'000'000'000;
   for (std::uint32_t i = 1; i <= flags; ++i) {
-    if (rank % 2 == 0) cuda::ptx::store_relaxed(theirs, begin + i);
-    while (cuda::ptx::load_relaxed(mine) != begin + i)
-      if (cuda::ptx::nanoseconds() > deadline) return;
-    if (rank % 2 != 0) cuda::ptx::store_relaxed(theirs, begin + i);
+    if (rank % 2 == 0) device::ptx::store_relaxed(theirs, begin + i);
+    while (device::ptx::load_relaxed(mine) != begin + i)
+      if (device::ptx::nanoseconds() > deadline) return;
+    if (rank % 2 != 0) device::ptx::store_relaxed(theirs, begin + i);
   }
   mine[1] = begin + flags;
 }

@@ -19,6 +19,7 @@
 #include "cpu/processors.hpp"
 #include "cpu/staging.hpp"
 #include "cpu/thread_count.hpp"
+#include "mixcomm/device/lanes.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cpu {
@@ -109,6 +110,8 @@ class CpuBackend final : public Backend {
     const Slices slices = share_slices(bootstrap_, bytes);
     return allocations_.add(slices.memory, slices.of(grid_.rank()), bytes, slices.stride);
   }
+
+  DeviceLanes device_lanes(const DeviceLanesOptions& /*options*/) override { throw no_lanes(); }
 
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
     return allocations_.place(data, bytes);
@@ -294,8 +297,7 @@ class CpuBackend final : public Backend {
 
   /// The view of a buffer in symmetric memory, as seen from rank 0's slice; empty for a plain one.
   [[nodiscard]] View direct(const Call::Seen& buffer) const {
-    const auto* found =
-        buffer.placement.kind == Placement::Kind::plain ? nullptr : allocations_.find(buffer.data, 0);
+    const auto* found = allocations_.of(buffer.placement);
     if (found == nullptr) return {};
     auto* mine = static_cast<std::byte*>(const_cast<void*>(buffer.data));  // a View serves inputs and outputs
     const auto stride = static_cast<std::ptrdiff_t>(found->where);

@@ -37,16 +37,17 @@ class Agreement : public Lane {
     __syncthreads();
     if (threadIdx.x != 0 || different == 0) return;
     const int other = __ffs(static_cast<int>(different)) - 1;
+    auto& failure = static_cast<CallFailure&>(*a_.failure);
     for (int i = 0; i < record_words; ++i) {
-      a_.failure->mine[i] = mine.word[i];
-      a_.failure->theirs[i] = theirs[other][i];
+      failure.mine[i] = mine.word[i];
+      failure.theirs[i] = theirs[other][i];
     }
     fail(FailureRecord::disagreement, std::uint64_t{1} << other);
   }
 
  private:
   [[nodiscard]] __device__ std::byte* slot(int to, int from, int w, std::uint64_t number) const {
-    return workspace(to) + Workspace::record(static_cast<int>(number % 2), from, w);
+    return workspace(to) + record_slot(a_.workspace, static_cast<int>(number % 2), from, w);
   }
 };
 
@@ -55,7 +56,7 @@ static_assert(most_ranks * 32 <= 1024, "a warp per rank");
 
 __global__ void __launch_bounds__(most_ranks * 32)
     agree(const __grid_constant__ Arguments a, const __grid_constant__ RecordWords mine) {
-  RankMemory& memory = *a.memory;
+  auto& memory = static_cast<RankMemory&>(*a.memory);
   if (memory.lanes[a.team][0].failed != 0) return;
   LaneBlocks none;
   Agreement agreement(a, none);

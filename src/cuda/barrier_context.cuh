@@ -5,7 +5,6 @@
 
 #include "algorithms/two_shot.hpp"
 #include "cuda/lane.cuh"
-#include "cuda/user_tile.cuh"
 
 namespace mixcomm::cuda {
 
@@ -14,7 +13,7 @@ namespace mixcomm::cuda {
 ///
 /// `few`: of so few data that each thread has one tile to sum, with all its loads under way at once.
 template <class T, Body body, bool few>
-class BarrierContext : public Lane {
+class BarrierContext : public device::Barriers<Lane> {
   static constexpr int words = 4;
   static constexpr int elements = words * 4 / sizeof(T);
   using Sum = Words<words>;
@@ -25,7 +24,7 @@ class BarrierContext : public Lane {
   using Output = View;
   using Tile = cuda::Tile;
 
-  using Lane::Lane;
+  using device::Barriers<Lane>::Barriers;
 
   /// With few data, tiles are made ready before the previous kernel is complete. With more, the registers
   /// that this takes are worth more.
@@ -84,25 +83,7 @@ class BarrierContext : public Lane {
     if (a_.mutant.is(last ? Mutant::no_second_barrier : Mutant::no_first_barrier)) return;
     const bool releases = last || a_.in_view.first == nullptr;
     const bool acquires = !last || a_.out_view.first == nullptr;
-    __syncthreads();
-    if (threadIdx.x < members() && ok()) {
-      std::uint32_t* const mine = flag(threadIdx.x, me());
-      if (releases)
-        ptx::store_release(mine, barriers());
-      else
-        ptx::store_relaxed(mine, barriers());
-      const std::uint32_t* theirs = flag(me(), threadIdx.x);
-      while (!passed(acquires ? ptx::load_acquire(theirs) : ptx::load_relaxed(theirs)))
-        if (!may_wait()) {
-          give_up(missing());
-          break;
-        }
-    }
-    ok_ = __syncthreads_and(ok());
-    waited();
-    // A rank that is late must not take this one's flag for its data, which others may overwrite from now on.
-    if (!ok_ && state_.failed == 0 && threadIdx.x < members())
-      ptx::store_release(flag(threadIdx.x, me()), barriers() - gave_up);
+    meet_counted({releases, acquires});
     // One rank is slow to sum: without the second barrier the others would be gone before it has written to
     // them.
     if (has_mutants && !last && me() == 1)
@@ -185,30 +166,6 @@ class BarrierContext : public Lane {
   [[nodiscard]] __device__ View staging(Area area) const {
     return {a_.workspace.first + a_.workspace.area(area, blockIdx.x), a_.workspace.stride, nullptr,
             Coordinates::packed};
-  }
-  /// A rank that gives up lowers its flag by this number. No other flag is ever so far behind, so peers can
-  /// tell who gave up from who never came.
-  static constexpr std::uint32_t gave_up = std::uint32_t{1} << 30U;
-  [[nodiscard]] __device__ bool passed(std::uint32_t flag) const {
-    return static_cast<std::int32_t>(flag - barriers()) >= 0;
-  }
-  /// The members that never came to this barrier; if there are none, those that came and gave up.
-  [[nodiscard]] __device__ std::uint64_t missing() const {
-    std::uint64_t never_came = 0;
-    std::uint64_t gone = 0;
-#pragma unroll 1
-    for (int m = 0; m < members(); ++m) {
-      const std::uint32_t theirs = ptx::load_relaxed(flag(me(), m));
-      if (passed(theirs)) continue;
-      const bool was_here = barriers() - theirs >= gave_up / 2;
-      (was_here ? gone : never_came) |= std::uint64_t{1} << m;
-    }
-    return never_came != 0 ? never_came : gone;
-  }
-  /// The flag that member `from` raises for member `to`.
-  [[nodiscard]] __device__ std::uint32_t* flag(int to, int from) const {
-    return reinterpret_cast<std::uint32_t*>(workspace(to) +
-                                            Workspace::flag(static_cast<int>(blockIdx.x), from));
   }
   [[nodiscard]] __device__ static Sum read(const std::byte* address) {
     Sum result;

@@ -22,6 +22,8 @@
 #include "cuda/tail_arguments.hpp"
 #include "cuda/tail_kernels.hpp"
 #include "environment.hpp"
+#include "epilogue/arithmetic.hpp"
+#include "mixcomm/device/lanes.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cuda {
@@ -94,7 +96,7 @@ class CudaBackend final : public Backend {
                              : "lines are switched off, by CudaOptions::lines or MIXCOMM_DISABLE"));
     layout_.area_bytes = limits_.area_bytes;
     // My slice: what my kernels keep, then a workspace per team kind.
-    workspace_ = provider_->allocate(memory_bytes + team_kinds * layout_.bytes());
+    workspace_ = provider_->allocate(memory_bytes + team_kinds * team_bytes());
     layout_.stride = workspace_.stride;
     load_kernels();
     int capability = 0;
@@ -109,6 +111,26 @@ class CudaBackend final : public Backend {
     const Slices slices = provider_->allocate(bytes);
     return allocations_.add(slices.owner, slices.of(grid_.rank()), bytes,
                             {slices.first, slices.stride, slices.multicast, Coordinates::all_blocks});
+  }
+
+  [[nodiscard]] int most_lanes() const override { return limits_.most_lanes; }
+  DeviceLanes device_lanes(const DeviceLanesOptions& options) override {
+    const UseDevice use(device_);
+    // My slice: the lanes' counters, then the workspace.
+    constexpr std::size_t counters_bytes = round_up(sizeof(LaneState) * cuda::most_lanes, 4096);
+    device::Handle handle;
+    handle.workspace.area_bytes = limits_for(options.lanes, options.bytes, false).area_bytes;
+    handle.workspace.lane_bytes = lane_bytes_of(handle.workspace.area_bytes, options.lanes);
+    const Slices slices = provider_->allocate(counters_bytes + handle.workspace.bytes());
+    handle.grid = grid_of(grid_, options.team);
+    handle.workspace.first = slices.first + counters_bytes;
+    handle.workspace.stride = slices.stride;
+    handle.lanes = reinterpret_cast<LaneState*>(slices.of(grid_.rank()));
+    handle.memory = memory();
+    handle.failure = failure_.device_address();
+    handle.timeout = timeout();
+    handle.team = static_cast<std::uint8_t>(options.team);
+    return {slices.owner, handle, options.lanes};
   }
 
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
@@ -257,18 +279,22 @@ class CudaBackend final : public Backend {
     if (try_is("rows") || call.dtype != DType::bf16 || grid.world.size == 1 || (epilogue.quantizes() && sums_bytes > layout_.area_bytes))
       return run_rows(call, grid, stream, false);
     const bool finishes = epilogue.norms() || epilogue.quantizes();
-    const Launch launch = tail_launch_for(call, grid, finishes && rows >= try_rows(), limits_);
+    FinishArguments finish = finish_arguments(call, out_rows);
+    if (epilogue.quantizes())  // nothing of it is read by a peer
+      finish.in = workspace_.of(grid_.rank()) + memory_bytes + static_cast<std::size_t>(call.team) * layout_.bytes() + layout_.area(Area::staged_in(), 0);
+    else
+      finish.in = call.out;
+    const bool whole_rows = finishes && rows >= try_rows() && is_aligned(finish);
+    const Launch launch = tail_launch_for(call, grid, whole_rows, limits_);
     TailArguments a;
     a.call = arguments(call, grid);
     a.call.in_view = a.call.out_view = {};  // messages touch no buffer of another rank
     a.call.passes = static_cast<std::uint32_t>(launch.passes);
     a.call.workspace.lane_bytes = launch.lane_bytes;
     a.call.blocks = launch.blocks;
-    if (epilogue.quantizes())  // nothing of it is read by a peer
-      a.call.out = a.call.workspace.of(grid.rank()) + a.call.workspace.area(Area::staged_in(), 0);
+    a.call.out = const_cast<void*>(finish.in);
     a.epilogue = epilogue_arguments(epilogue);
-    a.finish = finish_arguments(call, out_rows);
-    a.finish.in = a.call.out;
+    a.finish = finish;
     a.finish.behind_operation = true;
     if (call.device_rows != nullptr) {
       a.finish.device_rows = call.device_rows + (gathers ? 0 : grid.dp.member);
@@ -308,6 +334,15 @@ class CudaBackend final : public Backend {
     a.mutant = MutantSwitch::current();
     return a;
   }
+  /// Whether rows are whole groups of columns, at multiples of 16 bytes, and of 8 where they are FP8.
+  [[nodiscard]] static bool is_aligned(const FinishArguments& a) {
+    const EpilogueArguments& e = a.epilogue;
+    const auto is_at = [](const void* data, std::uintptr_t bytes) {
+      return reinterpret_cast<std::uintptr_t>(data) % bytes == 0;
+    };
+    return a.hidden % epilogue::group == 0 && is_at(a.in, 16) && is_at(a.out, e.quantizes() ? 8 : 16) &&
+           is_at(e.weight, 16) && is_at(e.residual, 16) && is_at(e.residual_out, 16);
+  }
   /// Few rows have a block each. No more blocks than an operation may have lanes: they come while it runs, and
   /// must leave room for other ranks' lanes on a device that they share.
   void launch_finish(FinishArguments& a, DType dtype, cudaStream_t stream) const {
@@ -316,15 +351,20 @@ class CudaBackend final : public Backend {
         std::clamp<std::size_t>((a.rows + lanes - 1) / lanes, 1, most_finish_threads / finish_threads);
     const std::size_t blocks = std::clamp<std::size_t>((a.rows + teams - 1) / teams, 1, lanes);
     const TailKernelTable& table = tail_tables_[static_cast<std::size_t>(dtype)];
-    const bool adds = a.epilogue.residual != nullptr;
-    launch_kernel(adds ? table.add_and_finish : table.finish,
+    const bool adds = a.epilogue.residual != nullptr || a.epilogue.residual_out != nullptr;
+    void* const kernel = !is_aligned(a) ? table.finish_unaligned
+                         : adds         ? table.add_and_finish
+                                        : table.finish;
+    launch_kernel(kernel,
                   {static_cast<int>(blocks), static_cast<int>(teams) * finish_threads, 0}, &a, stream);
   }
 
   /// `local`: by this rank alone, whose counters stay as they are.
   void run_rows(const Call& call, const Grid& grid, cudaStream_t stream, bool local) const {
     const Epilogue& epilogue = call.epilogue;
-    const RowLaunch launch = row_launch_for(call, grid, limits_);
+    Call asked = call;
+    asked.shape = call.asked;  // whole rows have a rule of their own
+    const RowLaunch launch = row_launch_for(asked, grid, limits_);
     RowArguments a;
     a.call = arguments(call, grid);
     a.call.in_view = a.call.out_view = {};  // messages touch no buffer of another rank
@@ -389,14 +429,14 @@ class CudaBackend final : public Backend {
         std::for_each(std::begin(body), std::end(body), load);
       load(table.finish);
       load(table.add_and_finish);
+      load(table.finish_unaligned);
     }
   }
 
   /// Where peers find a symmetric buffer of mine; empty for one that must be staged. A pack of 16 bytes must
   /// never hold elements of two blocks, or of none.
   [[nodiscard]] View view_of(const Call& call, const Call::Seen& buffer) const {
-    const auto* found =
-        buffer.placement.kind == Placement::Kind::plain ? nullptr : allocations_.find(buffer.data, 0);
+    const auto* found = allocations_.of(buffer.placement);
     if (found == nullptr || reinterpret_cast<std::uintptr_t>(buffer.data) % pack_bytes != 0) return {};
     const std::size_t element = size_of(call.dtype);
     if (call.device_rows != nullptr && call.hidden * element % pack_bytes != 0) return {};
@@ -430,19 +470,17 @@ class CudaBackend final : public Backend {
     Arguments a;
     a.grid = grid;
     a.workspace = layout_;
-    a.workspace.first =
-        workspace_.first + memory_bytes + static_cast<std::size_t>(call.team) * layout_.bytes();
+    a.workspace.first = workspace_.first + memory_bytes + static_cast<std::size_t>(call.team) * team_bytes();
     a.in = call.in;
     a.out = call.out;
     a.in_view = view_of(call, call.seen_input());
     a.out_view = view_of(call, call.seen_output());
     // Multicast reaches all ranks of the communicator, and only operations over all of them may use it.
     if (grid.world.size != grid_.world.size) a.out_view.multicast = nullptr;
-    a.memory = reinterpret_cast<RankMemory*>(workspace_.of(grid_.rank()));
+    a.memory = memory();
+    a.lanes = a.memory->lanes[static_cast<std::size_t>(call.team)];
     a.failure = failure_.device_address();
-    constexpr std::uint64_t longest = INT32_MAX / 2;  // 12 days
-    a.timeout = static_cast<std::uint32_t>(
-        std::min((static_cast<std::uint64_t>(options_.timeout.count()) * 1'000'000 >> 20U) + 1, longest));
+    a.timeout = timeout();
     a.hidden = call.hidden;
     a.most_rows = call.most_rows;
     a.device_rows = call.device_rows;
@@ -454,6 +492,19 @@ class CudaBackend final : public Backend {
     a.mutant = MutantSwitch::current();
     return a;
   }
+
+  /// What my kernels keep.
+  [[nodiscard]] RankMemory* memory() const {
+    return reinterpret_cast<RankMemory*>(workspace_.of(grid_.rank()));
+  }
+  /// As kernels count it.
+  [[nodiscard]] std::uint32_t timeout() const {
+    constexpr std::uint64_t longest = INT32_MAX / 2;  // 12 days
+    return static_cast<std::uint32_t>(
+        std::min((static_cast<std::uint64_t>(options_.timeout.count()) * 1'000'000 >> 20U) + 1, longest));
+  }
+  /// A team kind's workspace, and where it compares calls.
+  [[nodiscard]] std::size_t team_bytes() const { return layout_.bytes() + records_bytes; }
 
   struct Extent {
     int lanes;

@@ -13,15 +13,15 @@ class FailureBox {
  public:
   FailureBox(const Grid& grid, Milliseconds timeout);
 
-  [[nodiscard]] FailureRecord* device_address() const { return device_address_; }
+  [[nodiscard]] CallFailure* device_address() const { return device_address_; }
   /// Throws what the kernels have found: Timeout, Disagreement, InvalidArgument. Returns if there is nothing.
   void rethrow() const;
 
  private:
   Grid grid_;
   Milliseconds timeout_;
-  std::shared_ptr<FailureRecord> record_;
-  FailureRecord* device_address_ = nullptr;
+  std::shared_ptr<CallFailure> record_;
+  CallFailure* device_address_ = nullptr;
 };
 
 }  // namespace mixcomm::cuda

@@ -27,8 +27,10 @@ struct FinishShared {
 };
 
 /// All threads of a block go in step, each team of 128 with a row of its own. `adds`: rows may have a residual
-/// that is not in their sums yet.
-template <class T, bool adds>
+/// that is not in their sums yet. `aligned`: all rows begin at multiples of 16 bytes (of FP8: 8), and are whole
+/// groups of columns. A kernel of so few bytes takes as long as its code takes to come, so what can do without
+/// the rest has none of it.
+template <class T, bool adds, bool aligned>
 class Finish {
   static constexpr Place group = epilogue::group;
   static constexpr int words = static_cast<int>(group * sizeof(T) / 4);
@@ -51,23 +53,23 @@ class Finish {
 
   __device__ void operator()(const FinishRow<T>& row, int turn) {
     Group x[held] = {};
-    const float inverse = e_.norms() ? inverse_of(row, x, turn) : 1.0F;
-    if (!e_.norms()) take(row, 0, x, true);
-    float scale = 1;
-    if (e_.quantize == Quantize::fixed) scale = *e_.fixed_scale;
-    if (e_.quantize == Quantize::per_token) {
-      scale = scale_of_row(row, x, inverse, turn);
-      if (row.there && thread() == 0) row.scales[0] = scale;
+    const bool is_long = a_.hidden > span;
+    float inverse = 1;
+    bool first = true;  // nothing of the row has been looked at
+    if (e_.norms()) {
+      inverse = inverse_of(row, x, turn);
+      first = false;
+    } else if (!is_long) {
+      take(row, 0, x, true);
     }
+    if (e_.quantize != Quantize::none) return quantize(row, x, inverse, turn, first);
     MIXCOMM_ROLLED
     for (Place begin = 0; begin < a_.hidden; begin += span) {
-      if (a_.hidden > span) take(row, begin, x, false);
+      if (is_long) take(row, begin, x, first);
       norm(begin, x, inverse);
+      if (!row.there) continue;
 #pragma unroll
-      for (int k = 0; k < held; ++k) {
-        if (begin + static_cast<Place>(k) * stride >= a_.hidden) break;
-        put(row, column(begin, k), x[k], scale);
-      }
+      for (int k = 0; k < held; ++k) store(static_cast<T*>(row.out), column(begin, k), x[k]);
     }
   }
 
@@ -79,58 +81,66 @@ class Finish {
 
   /// Of a row of hidden columns, this thread's groups of those from `begin` on; 0 behind its end.
   __device__ void load(const T* row, Place begin, Group (&x)[held]) const {
-    const bool aligned = reinterpret_cast<std::uintptr_t>(row) % 16 == 0 && a_.hidden % group == 0;
 #pragma unroll
     for (int k = 0; k < held; ++k) {
-      if (begin + static_cast<Place>(k) * stride >= a_.hidden) break;
       const Place at = column(begin, k);
-      if (!aligned)
-        load_words(row, a_.hidden, at, x[k]);
-      else if (at < a_.hidden)
-#pragma unroll
-        for (int p = 0; p < words / 4; ++p) {
-          std::uint32_t some[4];
-          load_pack(row + at + p * (4 * Numbers<T>::per_word), some);
-#pragma unroll
-          for (int w = 0; w < 4; ++w) x[k].word[p * 4 + w] = some[w];
-        }
-      else
+      if constexpr (aligned) {
         x[k] = {};
+        if (at < a_.hidden)
+#pragma unroll
+          for (int p = 0; p < words / 4; ++p) {
+            std::uint32_t some[4];
+            load_pack(row + at + p * (4 * Numbers<T>::per_word), some);
+#pragma unroll
+            for (int w = 0; w < 4; ++w) x[k].word[p * 4 + w] = some[w];
+          }
+      } else {
+        load_words(row, a_.hidden, at, x[k]);
+      }
     }
   }
   __device__ void store(T* row, Place at, const Group& x) const {
     if (at >= a_.hidden) return;
-    float value[group];
-    to_floats<T>(x, value);
-    store_floats(row, a_.hidden, at, value);
+    if constexpr (aligned) {
+#pragma unroll
+      for (int p = 0; p < words / 4; ++p) {
+        const std::uint32_t some[4] = {x.word[p * 4], x.word[p * 4 + 1], x.word[p * 4 + 2],
+                                       x.word[p * 4 + 3]};
+        store_pack(row + at + p * (4 * Numbers<T>::per_word), some);
+      }
+    } else {
+      float value[group];
+      to_floats<T>(x, value);
+      store_floats(row, a_.hidden, at, value);
+    }
   }
 
   /// The rounded sums of a row from `begin` on. `first`: they are kept, if that is wanted; from then on they
   /// are read from there, which may be where the residual was.
   __device__ void take(const FinishRow<T>& row, Place begin, Group (&x)[held], bool first) const {
     if (!row.there) return;
-    const bool was_kept = !first && row.kept != nullptr;
-    load(was_kept ? row.kept : row.in, begin, x);
-    if (was_kept) return;
     if constexpr (adds)
+      if (!first && row.kept != nullptr) return load(row.kept, begin, x);
+    load(row.in, begin, x);
+    if constexpr (adds) {
       if (row.residual != nullptr) {
-        Group late[held] = {};
+        Group late[held];
         load(row.residual, begin, late);
 #pragma unroll
         for (int k = 0; k < held; ++k) {
           OrderedSum<T, words, false> sum(2);
           sum.add(x[k]);
-          sum.add(late[k]);
+          sum.add_last(late[k]);
           x[k] = sum.rounded();
         }
       }
-    if (first && row.kept != nullptr)
+      if (first && row.kept != nullptr)
 #pragma unroll
-      for (int k = 0; k < held; ++k)
-        if (begin + static_cast<Place>(k) * stride < a_.hidden) store(row.kept, column(begin, k), x[k]);
+        for (int k = 0; k < held; ++k) store(row.kept, column(begin, k), x[k]);
+    }
   }
 
-  /// 1 / sqrt(...) of a row; its first columns are left in x.
+  /// 1 / sqrt(...) of a row; its first columns are left in x, if it has no more.
   __device__ float inverse_of(const FinishRow<T>& row, Group (&x)[held], int turn) const {
     float mine = 0;
     MIXCOMM_ROLLED
@@ -138,7 +148,6 @@ class Finish {
       take(row, begin, x, true);
 #pragma unroll
       for (int k = 0; k < held; ++k) {
-        if (begin + static_cast<Place>(k) * stride >= a_.hidden) break;
         float value[group];
         to_floats<T>(x[k], value);
         mine = epilogue::plus(mine, epilogue::squares_of(value));
@@ -147,8 +156,7 @@ class Finish {
     shared_.sums[turn][threadIdx.x] = mine;
     __syncthreads();
     const float* const sums = shared_.sums[turn] + (threadIdx.x - thread()) + threadIdx.x % 32;
-    float all =
-        epilogue::plus(epilogue::plus(sums[0], sums[64]), epilogue::plus(sums[32], sums[96]));
+    float all = epilogue::plus(epilogue::plus(sums[0], sums[64]), epilogue::plus(sums[32], sums[96]));
 #pragma unroll
     for (int other = 16; other > 0; other /= 2) all = epilogue::plus(all, __shfl_xor_sync(~0U, all, other));
     const bool padded = a_.mutant.is(Mutant::mean_over_padded_width);
@@ -165,7 +173,6 @@ class Finish {
     if (a_.hidden > span) load(static_cast<const T*>(e_.weight), begin, weight_);
 #pragma unroll
     for (int k = 0; k < held; ++k) {
-      if (begin + static_cast<Place>(k) * stride >= a_.hidden) break;
       float value[group];
       float weight[group];
       to_floats<T>(x[k], value);
@@ -198,27 +205,42 @@ class Finish {
     return most;
   }
 
-  /// Of a whole row.
-  __device__ float scale_of_row(const FinishRow<T>& row, const Group (&first)[held], float inverse,
-                                int turn) {
-    float largest = 0;
+  /// A row as FP8.
+  __device__ void quantize(const FinishRow<T>& row, Group (&x)[held], float inverse, int turn, bool first) {
+    const bool is_long = a_.hidden > span;
+    float scale = 1;
+    if (e_.quantize == Quantize::fixed) scale = *e_.fixed_scale;
+    if (!is_long) norm(0, x, inverse);
+    if (e_.quantize == Quantize::per_token) {
+      float largest = 0;
+      MIXCOMM_ROLLED
+      for (Place begin = 0; begin < a_.hidden; begin += span) {
+        if (is_long) {
+          take(row, begin, x, first);
+          norm(begin, x, inverse);
+        }
+#pragma unroll
+        for (int k = 0; k < held; ++k) {
+          float value[group];
+          to_floats<T>(x[k], value);
+          if (column(begin, k) < a_.hidden) largest = epilogue::larger(largest, largest_in(value));
+        }
+      }
+      first = false;
+      scale = scale_of_row(largest, turn);
+      if (row.there && thread() == 0) row.scales[0] = scale;
+    }
     MIXCOMM_ROLLED
     for (Place begin = 0; begin < a_.hidden; begin += span) {
-      Group y[held] = {};
-      if (a_.hidden > span)
-        take(row, begin, y, false);
-      else
-#pragma unroll
-        for (int k = 0; k < held; ++k) y[k] = first[k];
-      norm(begin, y, inverse);
-#pragma unroll
-      for (int k = 0; k < held; ++k) {
-        if (column(begin, k) >= a_.hidden) break;
-        float value[group];
-        to_floats<T>(y[k], value);
-        largest = epilogue::larger(largest, largest_in(value));
+      if (is_long) {
+        take(row, begin, x, first);
+        norm(begin, x, inverse);
       }
+#pragma unroll
+      for (int k = 0; k < held; ++k) put_fp8(row, column(begin, k), x[k], scale);
     }
+  }
+  [[nodiscard]] __device__ float scale_of_row(float largest, int turn) const {
     largest = largest_of<32>(largest);
     if (threadIdx.x % 32 == 0) shared_.largest[turn][threadIdx.x / 32] = largest;
     __syncthreads();
@@ -226,18 +248,13 @@ class Finish {
     return epilogue::scale_of(epilogue::larger(epilogue::larger(warps[0], warps[1]),
                                                epilogue::larger(warps[2], warps[3])));
   }
-
   /// One group of a finished row. Called by whole warps.
-  __device__ void put(const FinishRow<T>& row, Place at, const Group& y, float scale) const {
-    if (e_.quantize == Quantize::none) {
-      if (row.there) store(static_cast<T*>(row.out), at, y);
-      return;
-    }
+  __device__ void put_fp8(const FinishRow<T>& row, Place at, const Group& y, float scale) const {
     float value[group];
     to_floats<T>(y, value);
     const bool filled = row.there && at < a_.hidden;
     if (e_.quantize == Quantize::per_128_columns) {
-      scale = epilogue::scale_of(largest_of<scale_columns / group>(largest_in(value)));
+      scale = epilogue::scale_of(largest_of<scale_columns / group>(at < a_.hidden ? largest_in(value) : 0));
       if (filled && at % scale_columns == 0) row.scales[at / scale_columns] = scale;
     }
     if (!filled) return;
@@ -246,7 +263,11 @@ class Finish {
     for (int j = 0; j < static_cast<int>(group); j += 2)
       codes.word[j / 4] |= fp8_pair(epilogue::over(value[j], scale), epilogue::over(value[j + 1], scale))
                            << (j % 4 * 8);
-    UserTile<fp8_e4m3, 2>(static_cast<fp8_e4m3*>(row.out), a_.hidden, at).store(codes);
+    auto* const out = static_cast<fp8_e4m3*>(row.out);
+    if constexpr (aligned)
+      store_pack(out + at, codes.word);
+    else
+      UserTile<fp8_e4m3, 2>(out, a_.hidden, at).store(codes);
   }
 
   const FinishArguments& a_;

@@ -6,9 +6,7 @@
 #include "cuda/barrier_context.cuh"
 #include "cuda/kernels.hpp"
 #include "cuda/lane_rows.cuh"
-#include "cuda/line_wire.cuh"
 #include "cuda/message_context.cuh"
-#include "cuda/packet_wire.cuh"
 
 namespace mixcomm::cuda {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/arguments.hpp"
-#include "cuda/ptx.cuh"
+#include "cuda/device.cuh"
 #include "cuda/tiles.cuh"
 
 namespace mixcomm::cuda {

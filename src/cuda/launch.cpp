@@ -80,6 +80,10 @@ LaunchLimits limits_for(int lanes, std::size_t workspace_bytes, bool lines) {
   return {std::min(lanes, most_lanes), workspace_bytes / unit_bytes * unit_bytes, lines};
 }
 
+std::size_t lane_bytes_of(std::size_t area_bytes, int lanes) {
+  return area_bytes / static_cast<std::size_t>(lanes) / unit_bytes * unit_bytes;
+}
+
 Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits) {
   return launch_of(call, grid, direct, limits, {});
 }
@@ -145,7 +149,7 @@ Launch launch_of(const Call& call, const Grid& grid, bool direct, const LaunchLi
   if (rows.whole_rows) threads = round_up(threads, finish_threads);
   launch.lanes = static_cast<int>(lanes);
   launch.threads = static_cast<int>(threads);
-  launch.lane_bytes = limits.area_bytes / lanes / unit_bytes * unit_bytes;
+  launch.lane_bytes = lane_bytes_of(limits.area_bytes, launch.lanes);
 
   // Lanes and passes together are pieces of the data: the first is the largest.
   const TileShape tile = tile_of(launch.way, call.dtype);

@@ -30,6 +30,9 @@ struct LaunchLimits {
 /// Room for each of `workspace_bytes`, in whole units that lanes share.
 [[nodiscard]] LaunchLimits limits_for(int lanes, std::size_t workspace_bytes, bool lines);
 
+/// What each of `lanes` has of an area.
+[[nodiscard]] std::size_t lane_bytes_of(std::size_t area_bytes, int lanes);
+
 /// `grid`: the operation's part of the communicator's. `direct`: both buffers are used in place.
 [[nodiscard]] Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits);
 

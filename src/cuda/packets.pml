@@ -8,7 +8,7 @@
  * Model                Code (cuda/message_context.cuh)
  * Rank                 Lane's loop over passes (cuda/lane.cuh, kernel_body.cuh): begin_pass, a body, end_pass
  * greets               MessageContext::prepare: a pair of ranks may have no data for each other
- * in_place, out_place  Area::in and Area::out of a parity (cuda/workspace.hpp), where a rank's packets for
+ * in_place, out_place  Area::in and Area::out of a parity (mixcomm/device/workspace.hpp), where a rank's packets for
  *                      another lie: in_area, out_offset
  * hello                hello()
  * send                 send(), store_all()

@@ -1,8 +1,7 @@
 // Eight columns of a row as fp32, and back: what the norm works on.
 #pragma once
 
-#include "cuda/ptx.cuh"
-#include "cuda/user_tile.cuh"
+#include "cuda/device.cuh"
 #include "epilogue/arithmetic.hpp"
 
 namespace mixcomm::cuda {

@@ -1,8 +1,6 @@
 // The kernels of one dtype for operations with an epilogue: for each wire, body and algorithm.
 #pragma once
 
-#include "cuda/line_wire.cuh"
-#include "cuda/packet_wire.cuh"
 #include "cuda/row_context.cuh"
 #include "cuda/row_kernels.hpp"
 #include "cuda/spread_rows.cuh"

@@ -54,7 +54,7 @@ template <class T, bool gathers>
 __device__ void finish_lane(const TailArguments& a, TailRows& rows, FinishShared& shared) {
   if (__syncthreads_count(1) != static_cast<int>(blockDim.x)) return;
   const LaneBlocks& blocks = rows.blocks;
-  Finish<T, false> finish(a.finish, shared);
+  Finish<T, false, true> finish(a.finish, shared);
   finish.load_weight();
   const auto teams = static_cast<Place>(blockDim.x / finish_threads);
   const auto team = static_cast<Place>(threadIdx.x / finish_threads);
@@ -133,11 +133,11 @@ __global__ void __launch_bounds__(most_threads_of(way), lanes_per_sm<way>)
 }
 
 /// Finishes rows: behind an operation that has summed them, or by itself.
-template <class T, bool adds>
+template <class T, bool adds, bool aligned>
 __global__ void __launch_bounds__(most_finish_threads, 1)
     finish_rows(const __grid_constant__ FinishArguments a) {
   __shared__ FinishShared shared;
-  Finish<T, adds> finish(a, shared);
+  Finish<T, adds, aligned> finish(a, shared);
   if (a.behind_operation) finish.load_weight();
   ptx::wait_for_previous_kernel();
   ptx::let_next_kernel_start();
@@ -175,8 +175,9 @@ TailKernelTable tail_kernels_of() {
   set.template operator()<Way::one_shot_lines>();
   set.template operator()<Way::two_shot_lines>();
   set.template operator()<Way::two_shot_lines_wide>();
-  table.finish = reinterpret_cast<void*>(finish_rows<T, false>);
-  table.add_and_finish = reinterpret_cast<void*>(finish_rows<T, true>);
+  table.finish = reinterpret_cast<void*>(finish_rows<T, false, true>);
+  table.add_and_finish = reinterpret_cast<void*>(finish_rows<T, true, true>);
+  table.finish_unaligned = reinterpret_cast<void*>(finish_rows<T, true, false>);
   return table;
 }
 

@@ -6,11 +6,13 @@
 namespace mixcomm::cuda {
 
 /// Of one dtype: operations, each taking one TailArguments, none between barriers; and the kernels that finish
-/// rows, which take FinishArguments, one for sums that have their residual, one that adds it.
+/// rows, which take FinishArguments: one for sums that have their residual, one that adds it, both for aligned
+/// rows of whole groups of columns, and one for all others.
 struct TailKernelTable {
   KernelTable operations;
   void* finish = nullptr;
   void* add_and_finish = nullptr;
+  void* finish_unaligned = nullptr;
 };
 
 template <class T>

@@ -4,14 +4,12 @@
 #include <type_traits>
 
 #include "algorithms/blocks.hpp"
+#include "cuda/device.cuh"
 #include "cuda/workspace.hpp"
 
 namespace mixcomm::cuda {
 
 using LaneBlocks = BasicBlocks<most_ranks>;
-
-/// A place in what a lane covers in one pass, in elements: fewer than 2^31 (the host sees to it).
-using Place = std::uint32_t;
 
 /// A few elements of one block.
 struct Tile {

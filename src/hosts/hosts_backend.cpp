@@ -15,6 +15,7 @@
 #include "hosts/crossing.hpp"
 #include "hosts/host_map.hpp"
 #include "hosts/shares.hpp"
+#include "mixcomm/device/lanes.hpp"
 #include "mixcomm/epilogue.hpp"
 #include "mixcomm/error.hpp"
 #include "mixcomm/plan.hpp"
@@ -97,6 +98,7 @@ class HostsBackend final : public Backend {
     team_->apply(epilogue, in, out, stream);
   }
   void run_nccl(const Call& /*call*/) override { throw no_nccl(); }
+  DeviceLanes device_lanes(const DeviceLanesOptions& /*options*/) override { throw no_lanes(); }
   void settle() override {}
   void pause() override {
     team_->pause();

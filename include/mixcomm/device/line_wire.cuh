@@ -3,10 +3,12 @@
 // as well), not what PTX promises. So lines are for ranks that share a GPU, or whose GPUs NVLink joins.
 #pragma once
 
-#include "cuda/ptx.cuh"
-#include "cuda/user_tile.cuh"
+#include "mixcomm/device/ptx.cuh"
+#include "mixcomm/device/user_tile.cuh"
+#include "mixcomm/device/workspace.hpp"
 
-namespace mixcomm::cuda {
+namespace MIXCOMM_API mixcomm {
+namespace device {
 
 /// A tile of a LineWire is `width` lines, of eight threads next to each other. Thread i has 16 bytes of each,
 /// the last one 8 and the number.
@@ -178,4 +180,5 @@ struct LineWire {
   }
 };
 
-}  // namespace mixcomm::cuda
+}  // namespace device
+}  // namespace mixcomm

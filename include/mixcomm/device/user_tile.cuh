@@ -2,10 +2,14 @@
 // element.
 #pragma once
 
-#include "cuda/numbers.cuh"
-#include "cuda/tiles.cuh"
+#include "mixcomm/device/numbers.cuh"
+#include "mixcomm/tensor.hpp"
 
-namespace mixcomm::cuda {
+namespace MIXCOMM_API mixcomm {
+namespace device {
+
+/// A place among elements that are covered at once, in elements: fewer than 2^31 (the host sees to it).
+using Place = std::uint32_t;
 
 __device__ inline std::uint32_t bits_of(float x) {
   return __float_as_uint(x);
@@ -112,4 +116,5 @@ class UserTile {
   Place size_;  ///< of what is there
 };
 
-}  // namespace mixcomm::cuda
+}  // namespace device
+}  // namespace mixcomm

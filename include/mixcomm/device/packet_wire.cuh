@@ -2,10 +2,12 @@
 // PTX's memory model promises that they stay together, on any link.
 #pragma once
 
-#include "cuda/ptx.cuh"
-#include "cuda/user_tile.cuh"
+#include "mixcomm/device/ptx.cuh"
+#include "mixcomm/device/user_tile.cuh"
+#include "mixcomm/device/workspace.hpp"
 
-namespace mixcomm::cuda {
+namespace MIXCOMM_API mixcomm {
+namespace device {
 
 /// A tile of a PacketWire is one packet, of one thread.
 template <class T>
@@ -52,4 +54,5 @@ struct PacketWire {
   }
 };
 
-}  // namespace mixcomm::cuda
+}  // namespace device
+}  // namespace mixcomm

@@ -8,7 +8,8 @@
 
 #include "mixcomm/tensor.hpp"
 
-namespace mixcomm::cuda {
+namespace MIXCOMM_API mixcomm {
+namespace device {
 
 /// `count` 32-bit words of elements, as they lie in memory.
 template <int count>
@@ -123,4 +124,5 @@ class OrderedSum {
   float total_[elements];
 };
 
-}  // namespace mixcomm::cuda
+}  // namespace device
+}  // namespace mixcomm

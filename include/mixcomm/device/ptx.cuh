@@ -1,10 +1,13 @@
-// All inline assembly of the CUDA backend.
+// All inline assembly: what PTX has and CUDA C++ has not, or not so that it stays one access.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-namespace mixcomm::cuda::ptx {
+#include "mixcomm/portability.hpp"
+
+namespace MIXCOMM_API mixcomm {
+namespace device::ptx {
 
 /// Programmatic dependent launch: waits until the kernels before this one on the stream are complete and
 /// their writes visible. Returns at once in a kernel that was launched without it.
@@ -153,4 +156,5 @@ __device__ inline std::uint64_t nanoseconds() {
   return now;
 }
 
-}  // namespace mixcomm::cuda::ptx
+}  // namespace device::ptx
+}  // namespace mixcomm
