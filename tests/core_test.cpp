@@ -181,43 +181,6 @@ TEST(Blocks, SharesOfAllMembersHoldEveryElementOnce) {
       }
 }
 
-/// Pieces of whole runs; and each member's share is of its own group's block alone.
-TEST(Blocks, CutAlikePiecesAreWholeRunsAndSharesOfOneBlockEach) {
-  constexpr std::size_t step = 60;
-  for (const auto& runs : block_sizes())
-    for (const std::size_t run : {1UL, 60UL, 130UL})
-      for (const int pieces : {1, 3, 7})
-        for (int members = 1; members <= 5; ++members) {
-          Blocks blocks(static_cast<int>(runs.size()),
-                        [&](int d) { return runs[static_cast<std::size_t>(d)] * run; });
-          std::vector<std::size_t> next(runs.size());
-          for (int piece = 0; piece < pieces; ++piece) {
-            blocks.cut_alike(pieces, run, step, members);
-            blocks.cover(piece);
-            const int all = members * blocks.dp();
-            for (int d = 0; d < blocks.dp(); ++d) {
-              EXPECT_EQ(blocks.size(d) % run, 0U);
-              if (blocks.size(d) != 0) {
-                EXPECT_EQ(blocks.start(Coordinates::one_block, d), next[static_cast<std::size_t>(d)]);
-              }
-              next[static_cast<std::size_t>(d)] += blocks.size(d);
-              std::size_t shared = 0;
-              for (int m = 0; m < all; ++m) {
-                const Range share = blocks.share(m, all);
-                EXPECT_EQ(share.begin % step, 0U);
-                const Range here = blocks.overlap(share, d);
-                if (m / members != d) {
-                  EXPECT_EQ(here.size, 0U) << "member " << m << " has some of block " << d;
-                }
-                shared += here.size;
-              }
-              EXPECT_EQ(shared, blocks.size(d));
-            }
-          }
-          for (std::size_t d = 0; d < runs.size(); ++d) EXPECT_EQ(next[d], runs[d] * run);
-        }
-}
-
 TEST(Blocks, PassesFitTheWorkspaceAndAreFew) {
   for (const auto& sizes : block_sizes())
     for (const std::size_t granules : {5UL, 6UL, 16UL, 1000UL}) {

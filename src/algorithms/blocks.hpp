@@ -90,22 +90,6 @@ class BasicBlocks {
       packed_[d + 1] = packed_[d] + size_[d];
     }
   }
-  /// Cuts each block into pieces of whole runs of `run` elements. In a packed workspace each block has the
-  /// same room, which `members` share at multiples of `step`: what member d * members + m of all shares sums
-  /// is of block d alone.
-  MIXCOMM_HD void cut_alike(int pieces, std::size_t run, std::size_t step, int members) {
-    step_ = static_cast<std::uint32_t>(step);
-    std::size_t longest = 0;
-    MIXCOMM_ROLLED
-    for (int d = 0; d < dp_; ++d) {
-      size_[d] = static_cast<std::uint32_t>(share_of(full_size(d), pieces, run));
-      longest = size_[d] > longest ? size_[d] : longest;
-    }
-    const auto room =
-        static_cast<std::uint32_t>(share_of(longest, members, step) * static_cast<std::size_t>(members));
-    MIXCOMM_ROLLED
-    for (int d = 0; d <= dp_; ++d) packed_[d] = room * static_cast<std::uint32_t>(d);
-  }
   /// Takes over block d of `from`, which has been cut, and covers piece `piece` of it: for threads that share
   /// the blocks out among them. d == dp() is one of them, the end.
   MIXCOMM_HD void take(const BasicBlocks& from, int d, int piece) {

@@ -19,8 +19,8 @@
 #include "cuda/row_kernels.hpp"
 #include "cuda/row_launch.hpp"
 #include "cuda/symmetric_memory.hpp"
-#include "cuda/tail_arguments.hpp"
-#include "cuda/tail_kernels.hpp"
+#include "cuda/finish_arguments.hpp"
+#include "cuda/finish_kernels.hpp"
 #include "environment.hpp"
 #include "epilogue/arithmetic.hpp"
 #include "mixcomm/device/lanes.hpp"
@@ -213,7 +213,7 @@ class CudaBackend final : public Backend {
     call.record.op = Op::all_reduce;
     check_alignment(call);
     const UseDevice use(device_);
-    if (try_is("rows") || in.dtype != DType::bf16) {
+    if (try_is_rows()) {
       const Team alone = Team::alone(grid_.rank());
       return run_rows(call, {alone, alone, alone}, static_cast<cudaStream_t>(stream), true);
     }
@@ -250,62 +250,48 @@ class CudaBackend final : public Backend {
   void run_elements(const Call& call, const Grid& grid, cudaStream_t stream) const {
     Arguments a = arguments(call, grid);
     const bool direct = a.in_view.first != nullptr && a.out_view.first != nullptr;
-    const Launch launch = launch_for(call, grid, direct, limits_);
-    a.passes = static_cast<std::uint32_t>(launch.passes);
-    a.workspace.lane_bytes = launch.lane_bytes;
-    a.blocks = launch.blocks;
+    const Launch launch = fit_launch(a, call, grid, direct);
     launch_kernel(tables_[static_cast<std::size_t>(call.dtype)].of(call.body, launch.way),
                   {launch.lanes, launch.threads, 0}, &a, stream);
   }
 
-  static bool try_is(const char* what) {
-    const char* text = std::getenv("MIXCOMM_TRY");
-    return text != nullptr && std::strcmp(text, what) == 0;
-  }
-  static std::size_t try_rows() {
-    const char* text = std::getenv("MIXCOMM_TAIL_ROWS");
-    return text != nullptr ? static_cast<std::size_t>(std::atoi(text)) : 64;
+  /// How a call is launched; its arguments get what depends on that.
+  [[nodiscard]] Launch fit_launch(Arguments& a, const Call& call, const Grid& grid, bool direct) const {
+    const Launch launch = launch_for(call, grid, direct, limits_);
+    a.passes = static_cast<std::uint32_t>(launch.passes);
+    a.workspace.lane_bytes = launch.lane_bytes;
+    a.blocks = launch.blocks;
+    return launch;
   }
 
-  /// Sums as without an epilogue, but for the residual, and finishes whole rows behind that.
+  /// By kernels for whole rows, or as without an epilogue, and then the rows.
   void run_and_finish(const Call& call, const Grid& grid, cudaStream_t stream) const {
-    const Epilogue& epilogue = call.epilogue;
-    const std::size_t rows = call.blocks.elements() / std::max<std::size_t>(call.hidden, 1);
     const bool gathers = call.body == Body::gather;
-    const std::size_t most_rows = call.device_rows != nullptr ? call.most_rows : rows;
-    const std::size_t out_rows =
-        gathers ? most_rows : call.blocks.full_size(grid.dp.member) / std::max<std::size_t>(call.hidden, 1);
-    const std::size_t sums_bytes = out_rows * call.hidden * size_of(call.dtype);
-    if (try_is("rows") || call.dtype != DType::bf16 || grid.world.size == 1 || (epilogue.quantizes() && sums_bytes > layout_.area_bytes))
-      return run_rows(call, grid, stream, false);
-    const bool finishes = epilogue.norms() || epilogue.quantizes();
-    FinishArguments finish = finish_arguments(call, out_rows);
-    if (epilogue.quantizes())  // nothing of it is read by a peer
-      finish.in = workspace_.of(grid_.rank()) + memory_bytes + static_cast<std::size_t>(call.team) * layout_.bytes() + layout_.area(Area::staged_in(), 0);
-    else
-      finish.in = call.out;
-    const bool whole_rows = finishes && rows >= try_rows() && is_aligned(finish);
-    const Launch launch = tail_launch_for(call, grid, whole_rows, limits_);
-    TailArguments a;
+    const std::size_t hidden = std::max<std::size_t>(call.hidden, 1);
+    const std::size_t rows = !gathers ? call.blocks.full_size(grid.dp.member) / hidden
+                             : call.device_rows != nullptr ? call.most_rows
+                                                           : call.blocks.elements() / hidden;
+    if (!finishes_apart(call, grid, limits_)) return run_rows(call, grid, stream, false);
+    const Epilogue& epilogue = call.epilogue;
+    AddArguments a;
     a.call = arguments(call, grid);
+    const Launch launch = fit_launch(a.call, call, grid, false);
     a.call.in_view = a.call.out_view = {};  // messages touch no buffer of another rank
-    a.call.passes = static_cast<std::uint32_t>(launch.passes);
-    a.call.workspace.lane_bytes = launch.lane_bytes;
-    a.call.blocks = launch.blocks;
-    a.call.out = const_cast<void*>(finish.in);
+    // FP8 leaves no room for sums. Nobody else reads what a rank has staged, once it has passed a barrier.
+    if (epilogue.quantizes())
+      a.call.out = a.call.workspace.of(grid.rank()) + a.call.workspace.area(Area::staged_in(), 0);
     a.epilogue = epilogue_arguments(epilogue);
-    a.finish = finish;
-    a.finish.behind_operation = true;
+    launch_kernel(finish_tables_[static_cast<std::size_t>(call.dtype)].operations.of(call.body, launch.way),
+                  {launch.lanes, launch.threads, 0}, &a, stream);
+    if (!epilogue.norms() && !epilogue.quantizes()) return;
+    FinishArguments finish = finish_arguments(call, rows);
+    finish.in = a.call.out;
+    finish.behind_operation = true;
     if (call.device_rows != nullptr) {
-      a.finish.device_rows = call.device_rows + (gathers ? 0 : grid.dp.member);
-      a.finish.count = gathers ? static_cast<std::uint32_t>(grid.dp.size) : 1;
+      finish.device_rows = call.device_rows + (gathers ? 0 : grid.dp.member);
+      finish.count = gathers ? static_cast<std::uint32_t>(grid.dp.size) : 1;
     }
-    a.run = static_cast<std::uint32_t>(launch.run);
-    a.whole_rows = launch.whole_rows;
-    launch_kernel(
-        tail_tables_[static_cast<std::size_t>(call.dtype)].operations.of(call.body, launch.way),
-        {launch.lanes, launch.threads, 0}, &a, stream);
-    if (finishes && !launch.whole_rows) launch_finish(a.finish, call.dtype, stream);
+    launch_finish(finish, call.dtype, stream);
   }
 
   [[nodiscard]] static EpilogueArguments epilogue_arguments(const Epilogue& epilogue) {
@@ -350,7 +336,7 @@ class CudaBackend final : public Backend {
     const std::size_t teams =
         std::clamp<std::size_t>((a.rows + lanes - 1) / lanes, 1, most_finish_threads / finish_threads);
     const std::size_t blocks = std::clamp<std::size_t>((a.rows + teams - 1) / teams, 1, lanes);
-    const TailKernelTable& table = tail_tables_[static_cast<std::size_t>(dtype)];
+    const FinishKernelTable& table = finish_tables_[static_cast<std::size_t>(dtype)];
     const bool adds = a.epilogue.residual != nullptr || a.epilogue.residual_out != nullptr;
     void* const kernel = !is_aligned(a) ? table.finish_unaligned
                          : adds         ? table.add_and_finish
@@ -409,7 +395,7 @@ class CudaBackend final : public Backend {
   void load_kernels() {
     tables_ = {kernel_table<bf16>(), kernel_table<fp16>(), kernel_table<float>()};
     row_tables_ = {row_kernel_table<bf16>(), row_kernel_table<fp16>(), row_kernel_table<float>()};
-    tail_tables_ = {tail_kernel_table<bf16>(), tail_kernel_table<fp16>(), tail_kernel_table<float>()};
+    finish_tables_ = {finish_kernel_table<bf16>(), finish_kernel_table<fp16>(), finish_kernel_table<float>()};
     cudaFuncAttributes attributes{};
     check(cudaFuncGetAttributes(&attributes, agreement_kernel()), "loading a kernel");
     // Kernels built for older devices do not wait for the one before, so they must not come early.
@@ -424,7 +410,7 @@ class CudaBackend final : public Backend {
     for (const RowKernelTable& table : row_tables_)
       for (const auto& wire : table.kernel)
         for (const auto& body : wire) std::for_each(std::begin(body), std::end(body), load);
-    for (const TailKernelTable& table : tail_tables_) {
+    for (const FinishKernelTable& table : finish_tables_) {
       for (const auto& body : table.operations.kernel)
         std::for_each(std::begin(body), std::end(body), load);
       load(table.finish);
@@ -538,7 +524,7 @@ class CudaBackend final : public Backend {
   Workspace layout_;  ///< of a team kind's workspace; `first` and `lane_bytes` are left out
   std::array<KernelTable, 3> tables_{};  ///< by dtype
   std::array<RowKernelTable, 3> row_tables_{};
-  std::array<TailKernelTable, 3> tail_tables_{};
+  std::array<FinishKernelTable, 3> finish_tables_{};
   bool overlaps_launches_ = false;
   Allocations<View> allocations_;  ///< each as a view from its first byte on
   std::unique_ptr<NcclCollectives> nccl_;

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cuda/packs.cuh"
-#include "cuda/tail_arguments.hpp"
+#include "cuda/finish_arguments.hpp"
 #include "epilogue/arithmetic.hpp"
 
 namespace mixcomm::cuda {

@@ -58,12 +58,11 @@ __device__ inline void touch(const Arguments& a) {
   ptx::keep(seen);
 }
 
-template <class T, Body body, Way way>
-__global__ void __launch_bounds__(most_threads_of(way), lanes_per_sm<way>)
-    operation(const __grid_constant__ Arguments a) {
+/// One operation, by all threads of a lane. `more`: what the context is made of, which begins with `a`.
+template <class Context, Body body, Way way, class More>
+__device__ __forceinline__ void run_operation(const Arguments& a, const More& more) {
   constexpr bool gathers = body == Body::gather;
   constexpr bool one_shot = is_one_shot(way);
-  using Context = typename ContextOf<T, body, way>::type;
   static_assert(KernelContext<Context>);
   __shared__ LaneRows rows;
   // While the previous kernel may still run: the first look at each argument takes long. Each part stands
@@ -71,7 +70,7 @@ __global__ void __launch_bounds__(most_threads_of(way), lanes_per_sm<way>)
   const bool counts_on_device = a.device_rows != nullptr;
   bool known = counts_on_device ? rows.guess(a) : rows.take(a);
   touch(a);
-  Context context(a, rows.blocks);
+  Context context(more, rows.blocks);
   bool begun = false;
   std::uint32_t pass = 0;
   for (;;) {
@@ -103,6 +102,12 @@ __global__ void __launch_bounds__(most_threads_of(way), lanes_per_sm<way>)
     __syncthreads();
   }
   context.end();
+}
+
+template <class T, Body body, Way way>
+__global__ void __launch_bounds__(most_threads_of(way), lanes_per_sm<way>)
+    operation(const __grid_constant__ Arguments a) {
+  run_operation<typename ContextOf<T, body, way>::type, body, way>(a, a);
 }
 
 /// All kernels of T.

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "cuda/tail_arguments.hpp"
-
 namespace mixcomm::cuda {
 namespace {
 
@@ -35,13 +33,21 @@ TileShape tile_of(Way way, DType dtype) {
 std::size_t elements_needed(Way way, const Call& call, const BasicBlocks<most_ranks>& blocks,
                             const Grid& grid) {
   if (over_barriers(way)) return blocks.packed_size();
-  const Body body = call.body;
-  const bool residual_travels =
-      is_one_shot(way) && body == Body::gather && call.epilogue.adds() && grid.dp.size > 1;
-  const auto sources = static_cast<std::size_t>(body == Body::gather ? grid.tp.size : grid.world.size) +
-                       (residual_travels ? 1 : 0);
-  const std::size_t in = sources * extent_of(is_one_shot(way), body, blocks, grid.world.size);
-  return is_one_shot(way) ? in : std::max(in, blocks.packed_size());
+  const bool gathers = call.body == Body::gather;
+  auto sources = static_cast<std::size_t>(gathers ? grid.tp.size : grid.world.size);
+  if (is_one_shot(way)) {
+    if (gathers && call.epilogue.adds() && grid.dp.size > 1) ++sources;  // the residual
+    return sources * extent_of(true, call.body, blocks, grid.world.size);
+  }
+  std::size_t extent = extent_of(false, call.body, blocks, grid.world.size);
+  if (call.epilogue.any()) {  // each block is shared out in its own group
+    extent = 0;
+    for (int d = 0; d < blocks.dp(); ++d) {
+      const std::size_t room = blocks.packed_end(d) - blocks.start(Coordinates::packed, d);
+      extent = std::max(extent, share_of(room, grid.tp.size, blocks.step()));
+    }
+  }
+  return std::max(sources * extent, blocks.packed_size());
 }
 
 /// The way of a call whose shape is known. Variants for many or for few tiles a thread are chosen later.
@@ -66,14 +72,6 @@ Way wide_if_many(Way way, std::size_t threads, std::size_t lanes) {
   return way;
 }
 
-/// How an operation is cut whose rows are finished behind the sum.
-struct RowCut {
-  bool epilogue = false;
-  bool whole_rows = false;
-};
-
-Launch launch_of(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits, RowCut rows);
-
 }  // namespace
 
 LaunchLimits limits_for(int lanes, std::size_t workspace_bytes, bool lines) {
@@ -85,48 +83,20 @@ std::size_t lane_bytes_of(std::size_t area_bytes, int lanes) {
 }
 
 Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits) {
-  return launch_of(call, grid, direct, limits, {});
-}
-
-Launch tail_launch_for(const Call& call, const Grid& grid, bool whole_rows, const LaunchLimits& limits) {
-  return launch_of(call, grid, false, limits, {true, whole_rows});
-}
-
-namespace {
-
-Launch launch_of(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits, RowCut rows) {
   Launch launch;
+  const bool adds = call.epilogue.any();
   launch.way = way_of(call, limits);
-  if (rows.epilogue && over_barriers(launch.way))
-    launch.way = limits.lines ? Way::two_shot_lines : Way::two_shot_packets;
+  if (adds && over_barriers(launch.way)) launch.way = limits.lines ? Way::two_shot_lines : Way::two_shot_packets;
   const bool message = !over_barriers(launch.way);
   const bool staged = message || !direct;
 
   // Each lane's part of an area holds a step of every block from every rank.
   const TileShape narrow = tile_of(launch.way, call.dtype);
   const std::size_t step_bytes = round_up(narrow.step * narrow.wire_bytes / narrow.bytes, unit_bytes);
-  const int sources = grid.world.size + (rows.epilogue ? grid.dp.size : 0);  // residuals as well
+  const int sources = grid.world.size + (adds ? grid.dp.size : 0);  // residuals as well
   std::size_t most = std::min(static_cast<std::size_t>(limits.most_lanes),
                               limits.area_bytes / (step_bytes * static_cast<std::size_t>(sources)));
   if (call.shape.lanes > 0) most = std::min(most, static_cast<std::size_t>(call.shape.lanes));
-  BasicBlocks<most_ranks>& blocks = launch.blocks;
-  blocks = BasicBlocks<most_ranks>(call.blocks);
-  const std::size_t step = tile_of(launch.way, call.dtype).step / size_of(call.dtype);
-  const int members = is_one_shot(launch.way) ? 1 : grid.tp.size;
-  if (rows.whole_rows) {
-    // A lane for each row at most, and room in each for a row of every block.
-    const std::size_t all_rows = std::max<std::size_t>(call.blocks.elements() / call.hidden, 1);
-    blocks.cut_alike(static_cast<int>(all_rows), call.hidden, step, members);
-    const TileShape shape = tile_of(launch.way, call.dtype);
-    const std::size_t row_bytes = round_up(
-        divide_up(elements_needed(launch.way, call, blocks, grid) * size_of(call.dtype), shape.bytes) *
-            shape.wire_bytes,
-        unit_bytes);
-    rows.whole_rows = row_bytes <= limits.area_bytes;
-    if (rows.whole_rows) most = std::min({most, all_rows, limits.area_bytes / row_bytes});
-  }
-  launch.run = rows.whole_rows ? call.hidden : step;
-  launch.whole_rows = rows.whole_rows;
   most = std::max<std::size_t>(most, 1);
 
   // Threads for every tile that this rank touches in the longest phase, up to the most: where nothing is
@@ -141,12 +111,11 @@ Launch launch_of(const Call& call, const Grid& grid, bool direct, const LaunchLi
   threads = std::min(round_up(threads, 32), static_cast<std::size_t>(most_threads_of(launch.way)));
   const std::size_t lanes = std::min(divide_up(wanted, threads), most);
   const bool crowded = wanted > lanes * threads;
-  if (call.body == Body::gather && over_lines(launch.way) && !(rows.epilogue && is_one_shot(launch.way)))
+  if (call.body == Body::gather && over_lines(launch.way) && !adds)
     launch.way = wide_if_many(launch.way, wanted, lanes);
   if (launch.way == Way::two_shot_barriers && !crowded && threads <= 256)
     launch.way = Way::two_shot_barriers_few;
   if (crowded && call.shape.threads == 0) threads = static_cast<std::size_t>(most_threads_of(launch.way));
-  if (rows.whole_rows) threads = round_up(threads, finish_threads);
   launch.lanes = static_cast<int>(lanes);
   launch.threads = static_cast<int>(threads);
   launch.lane_bytes = lane_bytes_of(limits.area_bytes, launch.lanes);
@@ -155,18 +124,11 @@ Launch launch_of(const Call& call, const Grid& grid, bool direct, const LaunchLi
   const TileShape tile = tile_of(launch.way, call.dtype);
   const std::size_t capacity = launch.lane_bytes / tile.wire_bytes * tile.bytes / size_of(call.dtype);
   constexpr std::size_t most_places = std::size_t{1} << 30U;
-  const auto cut = [&] {
-    if (rows.epilogue)
-      blocks.cut_alike(launch.lanes * launch.passes, launch.run, step, members);
-    else
-      blocks.cut(launch.lanes * launch.passes, step);
-  };
-  // A piece has fewer than 2^32 elements to begin with, and blocks that are cut alike take as much each as the
-  // longest.
-  std::size_t longest = 0;
-  for (int d = 0; d < blocks.dp(); ++d) longest = std::max(longest, blocks.full_size(d));
-  const std::size_t packed = rows.epilogue ? longest * static_cast<std::size_t>(blocks.dp()) : elements;
-  launch.passes = static_cast<int>(packed / (most_places * lanes)) + 1;
+  BasicBlocks<most_ranks>& blocks = launch.blocks;
+  blocks = BasicBlocks<most_ranks>(call.blocks);
+  const auto cut = [&] { blocks.cut(launch.lanes * launch.passes, tile.step / size_of(call.dtype)); };
+  // A piece has fewer than 2^32 elements to begin with.
+  launch.passes = static_cast<int>(elements / (most_places * lanes)) + 1;
   cut();
   const auto needed = [&] {
     return staged ? elements_needed(launch.way, call, blocks, grid) : blocks.packed_size();
@@ -178,5 +140,4 @@ Launch launch_of(const Call& call, const Grid& grid, bool direct, const LaunchLi
   }
 }
 
-}  // namespace
 }  // namespace mixcomm::cuda

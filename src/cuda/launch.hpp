@@ -16,8 +16,6 @@ struct Launch {
   int passes = 1;
   std::size_t lane_bytes = 0;      ///< of one lane in one area of the workspace
   BasicBlocks<most_ranks> blocks;  ///< cut into lanes x passes pieces
-  std::size_t run = 0;             ///< with an epilogue: pieces are multiples of so many elements
-  bool whole_rows = false;         ///< ... which are a row, and lanes finish those that they have
 };
 
 /// What a launch depends on beside the call: all of it shared by the ranks.
@@ -35,10 +33,5 @@ struct LaunchLimits {
 
 /// `grid`: the operation's part of the communicator's. `direct`: both buffers are used in place.
 [[nodiscard]] Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits);
-
-/// The same for an operation with an epilogue that is summed as one without. `whole_rows`: each lane is to have
-/// whole rows; it has, if the workspace has room for that.
-[[nodiscard]] Launch tail_launch_for(const Call& call, const Grid& grid, bool whole_rows,
-                                     const LaunchLimits& limits);
 
 }  // namespace mixcomm::cuda

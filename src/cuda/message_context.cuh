@@ -6,8 +6,8 @@
 
 #include "algorithms/one_shot.hpp"
 #include "algorithms/two_shot.hpp"
+#include "cuda/finish_arguments.hpp"
 #include "cuda/messages.cuh"
-#include "cuda/tail_arguments.hpp"
 
 namespace mixcomm::cuda {
 
@@ -18,7 +18,7 @@ namespace mixcomm::cuda {
 ///
 /// `adds`: there is an epilogue. A residual is one more addend of the sum, behind all others. In one_shot the
 /// other DP groups have none of a row: one TP rank of the row's own sends them it, as one more source. In
-/// two_shot who sums a row is of its group: blocks are cut so (cut_alike()).
+/// two_shot who sums a part of a block is of its group.
 template <class T, Body body, bool one_shot, class OverWire, bool adds = false>
 class MessageContext : public Messages<OverWire> {
   using Base = Messages<OverWire>;
@@ -67,7 +67,7 @@ class MessageContext : public Messages<OverWire> {
   struct Output {};
 
   using Base::Base;
-  __device__ MessageContext(const TailArguments& a, const LaneBlocks& blocks) requires(adds)
+  __device__ MessageContext(const AddArguments& a, const LaneBlocks& blocks) requires(adds)
       : Base(a.call, blocks), then_{&a.epilogue} {}
 
   /// What can be known of a pass before the previous kernel is complete. A call of few bytes is one chain of
@@ -78,6 +78,7 @@ class MessageContext : public Messages<OverWire> {
     for (int d = 0; d < a_.grid.dp.size; ++d) greets_ |= b_.size(d) == 0;
     if (a_.mutant.is(Mutant::no_greeting)) greets_ = false;
     extent_ = static_cast<Place>(extent_of(one_shot, body, b_, members()));
+    if constexpr (adds && !one_shot) extent_ = longest_part();
     if constexpr (one_shot) {
       sums_ = {b_, gathers ? from_own_block() : Runs(b_.block(a_.grid.dp.member))};
       next_ = TwoRuns(b_, to_send()).begin();
@@ -122,7 +123,10 @@ class MessageContext : public Messages<OverWire> {
   __device__ Input share() requires(!one_shot) {
     send();
     keep_last();
-    return {in_area(me()) - bytes_of(extent_) * me(), static_cast<Place>(bytes_of(extent_))};
+    if constexpr (adds)
+      return {in_area(me()) - bytes_of(my_share().begin), static_cast<Place>(bytes_of(extent_))};
+    else
+      return {in_area(me()) - bytes_of(extent_) * me(), static_cast<Place>(bytes_of(extent_))};
   }
 
   __device__ Output open() requires(!one_shot) { return {}; }
@@ -145,7 +149,7 @@ class MessageContext : public Messages<OverWire> {
       Received received[depth];
       if (!receive(received, here, [&](int k) { return area + bytes_of(tile[k].packed); })) {
         if (here == Base::template all_of<depth>) ptx::leave();
-        leave(missing_for(tile[0].packed / extent_));
+        leave(missing_for(owner_of(tile[0])));
       }
 #pragma unroll
       for (int k = 0; k < depth; ++k)
@@ -153,6 +157,9 @@ class MessageContext : public Messages<OverWire> {
     }
     if (greets_) await_greeting(greeting);
   }
+
+  /// Makes two_shot share blocks out in their own groups.
+  [[nodiscard]] __device__ bool has_epilogue() const requires(adds) { return true; }
 
   /// `run` is what this context's body sums, for which prepare() has made ready.
   [[nodiscard]] __device__ const LaneTiles& tiles(Range /*run*/) const {
@@ -246,8 +253,10 @@ class MessageContext : public Messages<OverWire> {
   }
   /// Whether residuals go to the other DP groups, and whether it is me who sends them in this lane.
   [[nodiscard]] __device__ bool travels() const {
-    if constexpr (adds && one_shot && gathers) return then_.epilogue->adds && a_.grid.dp.size > 1;
-    return false;
+    if constexpr (adds && one_shot && gathers)
+      return then_.epilogue->adds && a_.grid.dp.size > 1;
+    else
+      return false;
   }
   [[nodiscard]] __device__ int sender() const {
     return static_cast<int>(blockIdx.x) % a_.grid.tp.size;
@@ -263,12 +272,33 @@ class MessageContext : public Messages<OverWire> {
       const std::uint64_t missing = missing_of(order, first, count < left ? count : left, from, stride, own);
       if (missing != 0) return missing;
       return std::uint64_t{1} << (order.rank(sender(), 0) - a_.grid.world.first) / a_.grid.world.stride;
+    } else {
+      return missing_of(order, first, count, from, stride, own);
     }
-    return missing_of(order, first, count, from, stride, own);
   }
   /// two_shot: what I sum.
   [[nodiscard]] __device__ Range my_share() const {
-    return two_shot_sums(a_.grid, b_);
+    if constexpr (adds)
+      return two_shot_rows(a_.grid, b_, a_.grid.world.member);
+    else
+      return two_shot_sums(a_.grid, b_);
+  }
+  /// ... and who sums a tile.
+  [[nodiscard]] __device__ Place owner_of(const Tile& tile) const {
+    if constexpr (adds)
+      return static_cast<Place>(tile.block * a_.grid.tp.size) + tile.begin / part_of(tile.block);
+    else
+      return tile.packed / extent_;
+  }
+  /// ... with a residual: of block d each of the TP ranks that have it.
+  [[nodiscard]] __device__ Place part_of(int d) const {
+    return share_of(static_cast<Place>(b_.size(d)), a_.grid.tp.size, static_cast<Place>(b_.step()));
+  }
+  [[nodiscard]] __device__ Place longest_part() const {
+    Place longest = 0;
+    MIXCOMM_ROLLED
+    for (int d = 0; d < a_.grid.dp.size; ++d) longest = part_of(d) > longest ? part_of(d) : longest;
+    return longest;
   }
   /// My DP rank's block, with what rounds it up.
   [[nodiscard]] __device__ Range own_block() const {
@@ -302,9 +332,9 @@ class MessageContext : public Messages<OverWire> {
       return {a_.workspace.of(team.first) + area + stretch + bytes_of(gathers ? tile.packed : tile.begin),
               team.size, gathers || tile.block == a_.grid.dp.member ? 1 : 0};
     }
-    const Place owner = tile.packed / extent_;
-    return {workspace(static_cast<int>(owner)) + area + stretch + bytes_of(tile.packed - owner * extent_), 1,
-            0};
+    const Place owner = owner_of(tile);
+    const Place behind = adds ? tile.begin % part_of(tile.block) : tile.packed - owner * extent_;
+    return {workspace(static_cast<int>(owner)) + area + stretch + bytes_of(behind), 1, 0};
   }
 
   __device__ void send_by(Route route, const Tile& tile, const Data& data) const {

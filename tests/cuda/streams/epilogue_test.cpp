@@ -42,16 +42,29 @@ std::string check_cases(Bootstrap& bootstrap, const GridSize& grid, const std::v
   const Departure departure(bootstrap);
   std::size_t number = 0;
   for (verify::Case c : cases) {
-    if (std::getenv("MIXCOMM_TRY_PRINT") != nullptr)
-      std::fprintf(stderr, "rank %d case %zu of %zu op %d algorithm %d hidden %zu\n", bootstrap.rank(), number++,
-                   cases.size(), static_cast<int>(c.op), static_cast<int>(c.algorithm), c.hidden);
+    const bool tells = std::getenv("MIXCOMM_TRY_PRINT") != nullptr;
+    const std::size_t here = number++;
+    const auto tell = [&](const char* what, const char* way) {
+      if (tells)
+        std::fprintf(stderr, "%8.3f rank %d case %zu op %d algorithm %d hidden %zu %s%s\n",
+                     std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(),
+                     bootstrap.rank(), here, static_cast<int>(c.op), static_cast<int>(c.algorithm), c.hidden, way, what);
+    };
+    if (const char* from = std::getenv("MIXCOMM_TRY_FROM"); from != nullptr && here < static_cast<std::size_t>(std::atoi(from))) continue;
     std::vector<std::pair<const char*, Rig*>> ways{{"", &automatic}};
     if (c.algorithm == Algorithm::one_shot || c.algorithm == Algorithm::two_shot) {
       ways = {{"over packets: ", &packets}};
       if (lines) ways.emplace_back("over lines: ", &*lines);
     }
     for (const auto& [name, rig] : ways) {
-      if (const std::string wrong = rig->verifier.run(c); !wrong.empty()) return name + wrong;
+      tell("prepare", name);
+      rig->verifier.prepare(c);
+      tell("launch", name);
+      rig->verifier.launch();
+      tell("wait", name);
+      rig->verifier.device().synchronize();
+      tell("check", name);
+      if (const std::string wrong = rig->verifier.check(); !wrong.empty()) { tell(wrong.c_str(), name); return name + wrong; }
       c.seed += std::uint64_t{1} << 48U;
     }
   }
