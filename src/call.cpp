@@ -31,6 +31,7 @@ Call make_call(Op op, const CheckedCall& checked, const Grid& grid, const Backen
   const Tensor& out = checked.out;
   Call call{.body = shape.body,
             .team = shape.team,
+            .by_rank = false,
             .dtype = in.dtype,
             .in = in.data,
             .out = out.data,

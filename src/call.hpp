@@ -28,6 +28,7 @@ struct CheckedCall {
 struct Call {
   Body body = Body::gather;
   TeamKind team = TeamKind::world;
+  bool by_rank = false;  ///< of the world: each rank has a block of its own, and nothing is summed
   Algorithm algorithm = Algorithm::automatic;
   DType dtype = DType::fp32;
   const void* in = nullptr;
@@ -61,6 +62,11 @@ struct Call {
   /// CPU: whether in one_shot ranks need the residuals of other DP groups' rows.
   [[nodiscard]] bool shares_residuals() const {
     return algorithm == Algorithm::one_shot && body == Body::gather && blocks.dp() > 1 && epilogue.adds();
+  }
+
+  /// The part of a communicator's grid that it runs on.
+  [[nodiscard]] Grid part_of(const Grid& grid) const {
+    return by_rank ? Grid::of(1, grid.world.size, grid.rank()) : grid_of(grid, team);
   }
 
   /// A buffer as peers find it.

@@ -14,7 +14,6 @@
 #include "all_or_none.hpp"
 #include "backend.hpp"
 #include "check_call.hpp"
-#include "cuda/cuda_backend.hpp"
 #include "environment.hpp"
 #include "epilogue/check_epilogue.hpp"
 #include "hosts/hosts_backend.hpp"
@@ -208,9 +207,8 @@ Communicator::Communicator(Bootstrap& bootstrap, const CommunicatorOptions& give
         options.tuning ? fmt::format("{:016x}", options.tuning->hash()) : "none");
   });
   const Grid grid = Grid::of(options.tp, options.dp, bootstrap.rank());
-  const auto make_backend = options.backend == BackendKind::cuda ? cuda::make_backend : hosts::make_backend;
   state_ = std::unique_ptr<State>(
-      new State{bootstrap, options, grid, make_backend(bootstrap, grid, options), 0, nullptr, false});
+      new State{bootstrap, options, grid, hosts::make_backend(bootstrap, grid, options), 0, nullptr, false});
   state_->options.cuda.device = state_->backend->device();
   state_->options.cpu.threads = state_->backend->threads();
   if (options.tuning)

@@ -25,9 +25,9 @@ class Bootstrap : public Meeting, public HostSharing {
   /// On which hosts the ranks run. Collective, at the first call; throws what exchange() does, SystemError.
   virtual Hosts hosts() { return Hosts::one(world()); }
 
-  /// Where ranks are on several hosts and something carries data between these: the ranks of this host as a
-  /// bootstrap of their own, in the same order, and what carries the data. Else null. They live as long as
-  /// this. Collective, at the first call.
+  /// Where ranks are on several hosts: the ranks of this host as a bootstrap of their own, in the same order;
+  /// and what carries data between the memory of hosts, null where nothing does (NCCL joins GPUs). Else null.
+  /// They live as long as this. Collective, at the first call.
   virtual Bootstrap* own_host() { return nullptr; }
   virtual Transport* transport() { return nullptr; }
 

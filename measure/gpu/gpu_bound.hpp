@@ -1,6 +1,8 @@
 // What an empty kernel, a hop and bytes take between the ranks' GPUs, measured. Built with CUDA only.
 #pragma once
 
+#include <cstddef>
+
 #include "measure/gpu/graph_bench.hpp"
 
 namespace mixcomm::tools {
@@ -17,5 +19,9 @@ struct GpuBound {
 
 /// `device`: the calling thread's. Collective. Throws CudaError, Timeout.
 [[nodiscard]] GpuBound measure_gpu_bound(GraphBench& bench, int device, int world);
+
+/// What a kernel takes that does nothing but write `bytes_to_each` (16 MiB at most) to each other rank, when
+/// all do so; behind another. On rank 0's thread; elsewhere 0. Collective.
+[[nodiscard]] double measure_writes_us(GraphBench& bench, std::size_t bytes_to_each);
 
 }  // namespace mixcomm::tools

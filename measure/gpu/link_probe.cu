@@ -1,5 +1,6 @@
 #include "measure/gpu/link_probe.hpp"
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/driver.hpp"
@@ -8,7 +9,6 @@
 namespace mixcomm::tools {
 namespace {
 
-constexpr std::size_t bytes_to_each = std::size_t{16} << 20U;
 constexpr int flags = 50;
 constexpr int blocks = 128;
 constexpr int threads = 512;
@@ -16,8 +16,7 @@ constexpr int threads = 512;
 /// Flags lie in front of what is written.
 constexpr std::size_t data_begins = 4096;
 
-__global__ void write_kernel(std::byte* first, std::size_t stride, int rank, int world) {
-  const std::size_t packs = bytes_to_each / sizeof(uint4);
+__global__ void write_kernel(std::byte* first, std::size_t stride, int rank, int world, std::size_t packs) {
   const auto value = make_uint4(static_cast<unsigned>(rank), 1, 2, 3);
   for (std::size_t i = blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += gridDim.x * blockDim.x)
     for (int k = 1; k < world; ++k) {
@@ -50,10 +49,11 @@ LinkProbe::LinkProbe(Bootstrap& bootstrap, int device, Milliseconds timeout)
     : rank_(bootstrap.rank()),
       world_(bootstrap.world()),
       provider_(cuda::make_memory_provider(bootstrap, device, {}, timeout)),
-      memory_(provider_->allocate(data_begins + bytes_to_each)) {}
+      memory_(provider_->allocate(data_begins + most_bytes)) {}
 
-void LinkProbe::write_to_all(cudaStream_t stream) const {
-  write_kernel<<<blocks, threads, 0, stream>>>(memory_.first, memory_.stride, rank_, world_);
+void LinkProbe::write_to_all(std::size_t bytes, cudaStream_t stream) const {
+  const std::size_t packs = std::min(bytes, most_bytes) / sizeof(uint4);
+  write_kernel<<<blocks, threads, 0, stream>>>(memory_.first, memory_.stride, rank_, world_, packs);
   cuda::check(cudaGetLastError(), "launching a kernel that writes to all ranks");
 }
 void LinkProbe::exchange_flags(cudaStream_t stream) const {
@@ -61,9 +61,6 @@ void LinkProbe::exchange_flags(cudaStream_t stream) const {
   cuda::check(cudaGetLastError(), "launching a kernel that exchanges flags");
 }
 
-std::size_t LinkProbe::bytes_written() {
-  return bytes_to_each;
-}
 int LinkProbe::hops() {
   return 2 * flags;
 }

@@ -16,12 +16,13 @@ class LinkProbe {
   /// Collective.
   LinkProbe(Bootstrap& bootstrap, int device, Milliseconds timeout);
 
-  /// Puts a kernel on the stream that writes bytes_written() to each other rank.
-  void write_to_all(cudaStream_t stream) const;
+  static constexpr std::size_t most_bytes = std::size_t{16} << 20U;
+
+  /// Puts a kernel on the stream that writes `bytes` to each other rank, at most most_bytes.
+  void write_to_all(std::size_t bytes, cudaStream_t stream) const;
   /// ... that sends a flag to another rank and waits for its, hops() times. All ranks must come.
   void exchange_flags(cudaStream_t stream) const;
 
-  [[nodiscard]] static std::size_t bytes_written();
   [[nodiscard]] static int hops();
 
  private:

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
+#include <string>
 #include <string_view>
 
 #include "bootstrap/system_call.hpp"
@@ -29,13 +31,20 @@ std::string boot_identity() {
   return std::string(read_text.substr(0, read_text.find('\n')));
 }
 
+/// What NCCL tells hosts apart by, if it is set. It can divide a host in two here, and not join two: memory of
+/// another one is out of reach.
+std::string nccl_host() {
+  const char* set = std::getenv("NCCL_HOSTID");
+  return set == nullptr || *set == '\0' ? std::string() : fmt::format(" NCCL_HOSTID={}", set);
+}
+
 }  // namespace
 
 std::string host_identity() {
   const std::string boot = boot_identity();
   char host[256] = {};
   gethostname(host, sizeof(host) - 1);
-  return fmt::format("{} {}", boot, host);
+  return fmt::format("{} {}{}", boot, host, nccl_host());
 }
 
 std::string process_identity() {

@@ -98,11 +98,12 @@ void ProcessSharing::check_one_host() {
   std::vector<int> elsewhere;
   for (std::size_t r = 0; r < hosts_.of.size(); ++r)
     if (hosts_.of[r] != 0) elsewhere.push_back(static_cast<int>(r));
-  throw Unsupported(fmt::format(
-      "{} run on another host than rank 0; memory and file descriptors are shared within one "
-      "host, so all ranks must run there, or meet over MPI on CPUs, which carries what goes between hosts "
-      "(bootstrap_mpi). Its boot and name: '{}', rank 0's: '{}'",
-      name_ranks(elsewhere), hosts_.names[1], hosts_.names[0]));
+  throw Unsupported(
+      fmt::format("{} run on another host than rank 0; memory and file descriptors are shared within one "
+                  "host, so all ranks must run there; or use GPUs (backend cuda), which NCCL joins; or meet "
+                  "over MPI, which "
+                  "joins CPUs (bootstrap_mpi). Its boot and name: '{}', rank 0's: '{}'",
+                  name_ranks(elsewhere), hosts_.names[1], hosts_.names[0]));
 }
 
 }  // namespace mixcomm

@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <exception>
 
+#include "bootstrap/host_bootstrap.hpp"
 #include "bootstrap/process_sharing.hpp"
 #include "bootstrap/rendezvous.hpp"
-#include "bootstrap/socket.hpp"
+#include "bootstrap/star_meeting.hpp"
 #include "death_watch.hpp"
 #include "mixcomm/bootstrap.hpp"
 #include "mixcomm/error.hpp"
@@ -14,32 +15,23 @@
 namespace mixcomm {
 namespace {
 
+/// Where this rank alone is left, nobody is to be met.
+Met meet_others(const Appointment& appointment) {
+  const LaunchInfo& info = appointment.info;
+  if ((first_ranks(info.world) & ~appointment.absent) == just(info.rank)) return {{info.rank}, {}};
+  return meet(appointment);
+}
+
 class ProcessBootstrap final : public Bootstrap {
  public:
   explicit ProcessBootstrap(const Appointment& appointment)
-      : info_(appointment.info), timeout_(appointment.timeout), members_{appointment.info.rank} {
-    if ((first_ranks(info_.world) & ~appointment.absent) != just(info_.rank)) {
-      Met met = meet(appointment);
-      members_ = std::move(met.members);
-      star_ = std::move(met.star);
-    }
-  }
+      : ProcessBootstrap(appointment, meet_others(appointment)) {}
 
-  [[nodiscard]] int rank() const override { return star_.rank; }
-  [[nodiscard]] int world() const override { return static_cast<int>(members_.size()); }
+  [[nodiscard]] int rank() const override { return meeting_.rank(); }
+  [[nodiscard]] int world() const override { return meeting_.world(); }
 
   std::vector<std::string> exchange(std::string_view step, std::string_view mine) override {
-    check_exchange(step, mine);
-    if (world() == 1) return {std::string(mine)};
-    // Once a step has failed, ranks may be in different ones, and what lies in the sockets belongs to
-    // another.
-    if (failure_) std::rethrow_exception(failure_);
-    try {
-      return exchange_over(star_, world(), step, mine, timeout_);
-    } catch (...) {
-      failure_ = std::current_exception();
-      throw;
-    }
+    return meeting_.exchange(step, mine);
   }
 
   std::shared_ptr<std::byte> share_memory(std::size_t bytes) override { return sharing_.share_memory(bytes); }
@@ -48,6 +40,10 @@ class ProcessBootstrap final : public Bootstrap {
   }
   std::span<const Fd> processes() override { return sharing_.processes(); }
   Hosts hosts() override { return sharing_.hosts(); }
+  Bootstrap* own_host() override {
+    if (own_host_ == nullptr && hosts().count() > 1) own_host_ = bootstrap_host(meeting_, hosts(), timeout_);
+    return own_host_.get();
+  }
 
   Survivors survivors(std::span<const int> lost) override {
     for (const int r : lost)
@@ -56,8 +52,8 @@ class ProcessBootstrap final : public Bootstrap {
             fmt::format("rank {} of {} cannot go on without rank {}: name the other ranks that were lost, as "
                         "Timeout::missing() does",
                         rank(), world(), r));
-    if (!failure_)
-      failure_ = std::make_exception_ptr(Error("this bootstrap has lost ranks: use that of the survivors"));
+    meeting_.close(
+        std::make_exception_ptr(Error("this bootstrap has lost ranks: use that of the survivors")));
     // Meet in the numbers that the launcher gave: they are the same for all, however often ranks were lost.
     Appointment again{
         .info = info_, .absent = first_ranks(info_.world), .watch = nullptr, .timeout = timeout_};
@@ -79,6 +75,12 @@ class ProcessBootstrap final : public Bootstrap {
   }
 
  private:
+  ProcessBootstrap(const Appointment& appointment, Met met)
+      : info_(appointment.info),
+        timeout_(appointment.timeout),
+        members_(std::move(met.members)),
+        meeting_(std::move(met.star), static_cast<int>(members_.size()), timeout_) {}
+
   [[nodiscard]] int number(int member) const { return members_[static_cast<std::size_t>(member)]; }
 
   /// Whose launcher's number is that; world() if nobody's.
@@ -98,10 +100,9 @@ class ProcessBootstrap final : public Bootstrap {
   LaunchInfo info_;
   Milliseconds timeout_;
   std::vector<int> members_;  ///< the numbers that the launcher gave to the ranks
-  Star star_;
-  ProcessSharing sharing_{*this,
-                          {timeout_, [this] { return gone(star_); }, [this] { return speaking(star_); }}};
-  std::exception_ptr failure_;
+  StarMeeting meeting_;
+  ProcessSharing sharing_{*this, meeting_.patience()};
+  std::unique_ptr<Bootstrap> own_host_;
 };
 
 }  // namespace

@@ -189,7 +189,7 @@ class CpuBackend final : public Backend {
     check_alive();
     ranks_[static_cast<std::size_t>(grid_.rank())]->calls.post(call.record);
     const auto kind = static_cast<std::size_t>(call.team);
-    const Grid& grid = grids_[kind];
+    const Grid grid = call.part_of(grid_);
 
     if (grid.world.size == 1) {  // one block, and nothing to add to it
       const std::size_t rows = call.blocks.elements() / call.hidden;

@@ -152,6 +152,9 @@ class CudaBackend final : public Backend {
   [[nodiscard]] bool crowded() const override { return false; }
   [[nodiscard]] BackendKind kind() const override { return BackendKind::cuda; }
   [[nodiscard]] int device() const override { return device_; }
+  [[nodiscard]] KernelState kernel_state() const {
+    return {memory(), failure_.device_address()};
+  }
   void check_alive() const override { failure_.rethrow(); }
 
   void copy(const RowCopy& copy, void* stream) override {
@@ -172,7 +175,7 @@ class CudaBackend final : public Backend {
     check_alignment(call);
     const UseDevice use(device_);
     const auto stream = static_cast<cudaStream_t>(call.stream);
-    const Grid grid = grid_of(grid_, call.team);
+    const Grid grid = call.part_of(grid_);
     const bool then_more = call.epilogue.any();
     if (grid.world.size == 1 && call.device_rows == nullptr &&
         !then_more) {  // one block, and nothing to add to it
@@ -224,10 +227,6 @@ class CudaBackend final : public Backend {
   }
 
   void run_nccl(const Call& call) override {
-    if (call.epilogue.any() || call.dtype == DType::fp8_e4m3)
-      throw Unsupported(
-          fmt::format("{}: algorithm nccl has no epilogues; use another one, or NCCL's sum and then apply()",
-                      name(call.record.op)));
     if (nccl_ == nullptr) throw no_nccl();
     const UseDevice use(device_);
     nccl_->run(call);
@@ -472,7 +471,7 @@ class CudaBackend final : public Backend {
     a.device_rows = call.device_rows;
     a.most_rows_each =
         static_cast<std::int64_t>(call.blocks.full_size(0) / std::max<std::size_t>(call.hidden, 1));
-    a.number = call.record.number;
+    a.number = call.record.number >> call.record.part_bits;
     a.op = static_cast<std::uint8_t>(call.record.op);
     a.team = static_cast<std::uint8_t>(call.team);
     a.mutant = MutantSwitch::current();
@@ -540,6 +539,10 @@ std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
   const int device = resolve_device(options.cuda.device);
   const UseDevice use(device);
   return std::make_unique<CudaBackend>(bootstrap, grid, options, device);
+}
+
+KernelState kernel_state_of(const Backend& backend) {
+  return static_cast<const CudaBackend&>(backend).kernel_state();
 }
 
 }  // namespace mixcomm::cuda

@@ -6,6 +6,7 @@
 
 #include "backend.hpp"
 #include "mixcomm/communicator.hpp"
+#include "mixcomm/device/handle.hpp"
 
 namespace mixcomm::cuda {
 
@@ -13,5 +14,12 @@ namespace mixcomm::cuda {
 /// cannot reach each other's memory.
 [[nodiscard]] std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
                                                     const CommunicatorOptions& options);
+
+/// What the kernels of a backend made here keep, and where they say that they have failed.
+struct KernelState {
+  device::RankMemory* memory = nullptr;
+  device::FailureRecord* failure = nullptr;
+};
+[[nodiscard]] KernelState kernel_state_of(const Backend& backend);
 
 }  // namespace mixcomm::cuda

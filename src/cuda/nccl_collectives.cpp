@@ -172,6 +172,10 @@ NcclCollectives::NcclCollectives(void* nccl_comm, const Grid& grid)
 NcclCollectives::~NcclCollectives() = default;
 
 void NcclCollectives::run(const Call& call) {
+  if (call.epilogue.any() || call.dtype == DType::fp8_e4m3)
+    throw Unsupported(
+        fmt::format("{}: algorithm nccl has no epilogues; use another one, or NCCL's sum and then apply()",
+                    name(call.record.op)));
   if (call.device_rows != nullptr)
     throw Unsupported("algorithm nccl needs row counts on the host; use auto, one_shot or two_shot");
   const Grid part = grid_of(state_->grid, call.team);

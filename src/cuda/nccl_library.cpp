@@ -57,6 +57,9 @@ NcclLibrary load() {
   require(library, "ncclCommCuDevice", n.comm_cu_device, v);
   require(library, "ncclCommSplit", n.comm_split, v);
   require(library, "ncclCommDestroy", n.comm_destroy, v);
+  require(library, "ncclCommAbort", n.comm_abort, v);
+  require(library, "ncclGetUniqueId", n.get_unique_id, v);
+  require(library, "ncclCommInitRankConfig", n.comm_init_rank_config, v);
   require(library, "ncclGroupStart", n.group_start, v);
   require(library, "ncclGroupEnd", n.group_end, v);
   require(library, "ncclAllReduce", n.all_reduce, v);
@@ -64,6 +67,8 @@ NcclLibrary load() {
   require(library, "ncclReduceScatter", n.reduce_scatter, v);
   require(library, "ncclBroadcast", n.broadcast, v);
   require(library, "ncclReduce", n.reduce, v);
+  require(library, "ncclSend", n.send, v);
+  require(library, "ncclRecv", n.recv, v);
   require(library, "ncclMemAlloc", n.mem_alloc, v);
   require(library, "ncclMemFree", n.mem_free, v);
   look_up(library, "ncclCommWindowRegister", n.comm_window_register);
@@ -78,6 +83,16 @@ NcclLibrary load() {
 const NcclLibrary& nccl_library() {
   static const NcclLibrary functions = load();
   return functions;
+}
+
+void load_nccl() {
+  if (dlsym(RTLD_DEFAULT, "ncclGetVersion") != nullptr) return;
+  if (dlopen(file, RTLD_NOW | RTLD_LOCAL) != nullptr) return;  // for good, or the same one again
+  const char* why = dlerror();
+  throw Unsupported(fmt::format(
+      "ranks with GPUs are on several hosts, which NCCL joins, but {} cannot be loaded ({}); install "
+      "NCCL 2.28 or later (PyTorch brings one), and name its folder in LD_LIBRARY_PATH",
+      file, why == nullptr ? "no reason given" : why));
 }
 
 std::string nccl_version_text(int version) {

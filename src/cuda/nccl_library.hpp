@@ -1,4 +1,4 @@
-// NCCL, as this process has it: nothing here links libnccl, and nothing loads it.
+// NCCL, as this process has it: nothing here links libnccl.
 #pragma once
 
 #include <nccl.h>
@@ -23,6 +23,9 @@ struct NcclLibrary {
   decltype(&ncclCommCuDevice) comm_cu_device;
   decltype(&ncclCommSplit) comm_split;
   decltype(&ncclCommDestroy) comm_destroy;
+  decltype(&ncclCommAbort) comm_abort;
+  decltype(&ncclGetUniqueId) get_unique_id;
+  decltype(&ncclCommInitRankConfig) comm_init_rank_config;
   decltype(&ncclGroupStart) group_start;
   decltype(&ncclGroupEnd) group_end;
   decltype(&ncclAllReduce) all_reduce;
@@ -30,6 +33,8 @@ struct NcclLibrary {
   decltype(&ncclReduceScatter) reduce_scatter;
   decltype(&ncclBroadcast) broadcast;
   decltype(&ncclReduce) reduce;
+  decltype(&ncclSend) send;
+  decltype(&ncclRecv) recv;
   decltype(&ncclMemAlloc) mem_alloc;
   decltype(&ncclMemFree) mem_free;
   // Null in an NCCL before 2.28.
@@ -43,6 +48,10 @@ struct NcclLibrary {
 
 /// Throws Unsupported where no NCCL is loaded, or one before 2.19, which lacks some of these.
 [[nodiscard]] const NcclLibrary& nccl_library();
+
+/// Loads libnccl.so.2 unless an NCCL is loaded, for communicators that are made here. Throws Unsupported
+/// where there is none.
+void load_nccl();
 
 /// "2.28.9"
 [[nodiscard]] std::string nccl_version_text(int version);

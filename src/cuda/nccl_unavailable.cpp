@@ -2,17 +2,20 @@
 #include <string>
 
 #include "cuda/nccl_collectives.hpp"
+#include "cuda/nccl_crossing.hpp"
 #include "cuda/nccl_memory.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cuda {
 namespace {
 
+constexpr const char* how =
+    ", but this library was built without NCCL's headers; build it where nccl_device.h of NCCL 2.28 or later "
+    "is "
+    "(name its directory in MIXCOMM_NCCL_INCLUDE_DIR)";
+
 [[noreturn]] void refuse(const char* option) {
-  throw Unsupported(
-      std::string(option) +
-      " is set, but this library was built without NCCL's headers; build it where nccl_device.h of NCCL "
-      "2.28 or later is (name its directory in MIXCOMM_NCCL_INCLUDE_DIR), or leave the option out");
+  throw Unsupported(std::string(option) + " is set" + how + ", or leave the option out");
 }
 
 }  // namespace
@@ -35,6 +38,11 @@ std::unique_ptr<NcclCollectives> make_nccl_collectives(Bootstrap& /*bootstrap*/,
 std::unique_ptr<MemoryProvider> make_nccl_memory_provider(Bootstrap& /*bootstrap*/, int /*device*/,
                                                           void* /*nccl_comm*/, Milliseconds /*timeout*/) {
   refuse("CudaOptions::nccl_windows");
+}
+
+std::unique_ptr<Crossing> make_nccl_crossing(const NcclCrossingSetup& /*setup*/) {
+  throw Unsupported(std::string("ranks with GPUs are on several hosts, which NCCL joins") + how +
+                    ", or make communicators of one host's ranks each");
 }
 
 }  // namespace mixcomm::cuda

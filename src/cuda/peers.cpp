@@ -53,7 +53,7 @@ Peer describe(int device) {
   std::array<char, 32> bus{};
   check(cudaDeviceGetPCIBusId(bus.data(), static_cast<int>(bus.size()), device), "cannot read a PCI address");
   const bool shares = attribute(device, CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED) != 0;
-  return {.host = host_identity(),
+  return {.host = 0,
           .process = process_identity(),
           .device = device,
           .uuid = uuid_of(properties),
@@ -64,8 +64,7 @@ Peer describe(int device) {
 }
 
 std::string to_text(const Peer& peer) {
-  const json text = {{"host", peer.host},
-                     {"process", peer.process},
+  const json text = {{"process", peer.process},
                      {"device", peer.device},
                      {"uuid", peer.uuid},
                      {"name", peer.name},
@@ -78,7 +77,7 @@ std::string to_text(const Peer& peer) {
 Peer from_text(int rank, const std::string& text) {
   try {
     const json peer = json::parse(text);
-    return {.host = peer.at("host"),
+    return {.host = 0,
             .process = peer.at("process"),
             .device = peer.at("device"),
             .uuid = peer.at("uuid"),
@@ -128,7 +127,11 @@ std::vector<Peer> introduce(Bootstrap& bootstrap, int device) {
   const auto texts =
       all_or_none(bootstrap, "describing its GPU", [device] { return to_text(describe(device)); });
   std::vector<Peer> peers;
-  for (std::size_t r = 0; r < texts.size(); ++r) peers.push_back(from_text(static_cast<int>(r), texts[r]));
+  const Hosts hosts = bootstrap.hosts();
+  for (std::size_t r = 0; r < texts.size(); ++r) {
+    peers.push_back(from_text(static_cast<int>(r), texts[r]));
+    peers.back().host = hosts.of[r];
+  }
   return peers;
 }
 

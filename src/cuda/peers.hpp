@@ -11,7 +11,7 @@ namespace mixcomm::cuda {
 
 /// What ranks tell each other of themselves.
 struct Peer {
-  std::string host;                 ///< equal for ranks of one host
+  int host = 0;                     ///< by Bootstrap::hosts()
   std::string process;              ///< equal for ranks that are threads of one process
   int device = 0;                   ///< its number there; another process may give it to another GPU
   std::string uuid;                 ///< names the GPU everywhere

@@ -1,18 +1,14 @@
-// Data from this rank to members on other hosts, and from them to here: in chunks, with a deadline, and an
-// error that says who did not send.
+// What carries data from this rank to ranks on other hosts, and from them to here.
 #pragma once
 
-#include <chrono>
+#include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <map>
+#include <string>
 #include <vector>
 
-#include "backend.hpp"
-#include "bootstrap/message.hpp"
-#include "hosts/host_state.hpp"
-#include "hosts/patience.hpp"
-#include "hosts/transport.hpp"
+#include "call.hpp"
+#include "cpu/shared_state.hpp"
+#include "rank_set.hpp"
 
 namespace mixcomm {
 
@@ -32,50 +28,29 @@ struct Finding {
 
 class Crossing {
  public:
-  struct Setup {
-    Transport* transport = nullptr;
-    HostState* state = nullptr;
-    std::vector<RankSet> hosts;  ///< the ranks of each
-    int host = 0;                ///< this rank's
-    Milliseconds timeout = default_timeout;
-    std::size_t chunk_bytes = 0;
-    int data_tag = 0;
-    int notice_tag = 0;
-    int spins = 0;
-  };
-  explicit Crossing(Setup setup) : setup_(std::move(setup)) {}
-  ~Crossing() { drive(told_); }
-  Crossing(const Crossing&) = delete;
-  Crossing& operator=(const Crossing&) = delete;
+  virtual ~Crossing() = default;
 
-  /// Sends and receives all of it. `call` is compared with that of each peer. Returns what went wrong; an
-  /// empty text where nothing did.
-  [[nodiscard]] Finding run(const CallRecord& call, std::vector<Stream> out, std::vector<Stream> in);
-
+  /// Sends and receives all of it, or puts that on `stream`. `call` is compared with that of each peer.
+  /// Returns what went wrong; an empty text where nothing did, or is not known yet.
+  [[nodiscard]] virtual Finding run(const CallRecord& call, std::vector<Stream> out, std::vector<Stream> in,
+                                    void* stream) = 0;
+  /// What has gone wrong with what run() has put on streams. Does not wait.
+  [[nodiscard]] virtual Finding check() { return {}; }
+  /// As Backend::run_nccl(), over all ranks; false where there is no communicator to do it with.
+  virtual bool run_nccl(const Call& /*call*/) { return false; }
   /// Tells the ranks of all other hosts, as far as they can be reached. Does not wait for them.
-  void tell(const Finding& finding);
-
-  [[nodiscard]] int rank() const { return setup_.transport->rank(); }
-
- private:
-  struct Chunks;
-  struct Lane;
-  [[nodiscard]] bool send_some(Lane& lane, const CallRecord& call);
-  [[nodiscard]] bool receive_some(Lane& lane, const CallRecord& call, Finding& finding);
-  /// Takes what ranks of other hosts say beside their data: why they have failed, or that they wait as well.
-  [[nodiscard]] Finding notice();
-  /// Says that this rank waits for others, so that nobody takes it for the one to blame.
-  void say_waiting();
-  void to_all_others(const Message& message);
-  /// What to make of it that the transport will not carry anything to a peer: it may have said why it ended.
-  [[nodiscard]] Finding refused(int peer, const std::string& why);
-  [[nodiscard]] Finding late(const std::vector<Lane>& lanes, const CallRecord& call) const;
-  /// Two chunks' memory for each peer and direction, made when first used.
-  [[nodiscard]] std::vector<Letter>& letters(int peer, bool outgoing);
-
-  Setup setup_;
-  std::map<std::pair<int, bool>, std::vector<Letter>> letters_;
-  std::vector<Letter> told_;
+  virtual void tell(const Finding& finding) = 0;
 };
+
+/// The same for calls that ranks on two hosts may make together. How a host carries out its part is its own
+/// affair.
+[[nodiscard]] inline std::uint64_t hash_between_hosts(const CallRecord& call) {
+  std::uint64_t hash = fold(0, call.number);
+  for (const std::uint64_t value :
+       {static_cast<std::uint64_t>(call.op), static_cast<std::uint64_t>(call.dtype), call.hidden,
+        call.row_blocks, call.rows_hash, call.epilogue})
+    hash = fold(hash, value);
+  return hash;
+}
 
 }  // namespace mixcomm

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "hosts/shares.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {
@@ -29,6 +30,39 @@ std::vector<HostPart> parts_of(const Hosts& hosts, int tp) {
     parts.push_back({ranks.front(), size, ranks.front() / tp, size / tp});
   }
   return parts;
+}
+
+std::vector<RankSet> counterparts(const std::vector<HostPart>& parts, int tp) {
+  std::vector<RankSet> of(static_cast<std::size_t>(parts.back().first_rank + parts.back().ranks));
+  // So many elements that no share is empty.
+  constexpr std::size_t many = granule * max_ranks;
+  const auto join = [&](int sender, int receiver) {
+    of[static_cast<std::size_t>(sender)] |= just(receiver);
+    of[static_cast<std::size_t>(receiver)] |= just(sender);
+  };
+  for (const HostPart& a : parts)
+    for (const HostPart& b : parts) {
+      if (a.first_rank == b.first_rank) continue;
+      for (const Share& each : shares_between(many, a.ranks, b.ranks))
+        join(a.first_rank + each.from, b.first_rank + each.to);
+      for (int t = 0; t < tp; ++t)
+        for (const Share& each : shares_between(many, a.dp, b.dp))
+          join(a.first_rank + each.from * tp + t, b.first_rank + each.to * tp + t);
+    }
+  return of;
+}
+
+std::vector<RankSet> circles(const std::vector<RankSet>& counterparts) {
+  std::vector<RankSet> of(counterparts.size());
+  for (std::size_t r = 0; r < of.size(); ++r) {
+    RankSet reached = just(static_cast<int>(r));
+    for (RankSet before = 0; before != reached;) {
+      before = reached;
+      for (const int each : ranks_in(before)) reached |= counterparts[static_cast<std::size_t>(each)];
+    }
+    of[r] = reached;
+  }
+  return of;
 }
 
 }  // namespace mixcomm

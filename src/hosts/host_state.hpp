@@ -7,6 +7,7 @@
 
 #include "cpu/shared_state.hpp"
 #include "mixcomm/grid.hpp"
+#include "rank_set.hpp"
 
 namespace mixcomm {
 
@@ -16,6 +17,8 @@ struct HostState {
   cpu::Failure failure;
   /// By rank of this host: whether it waits for other hosts. Who waits for it in turn does not blame it.
   std::array<std::atomic<std::uint32_t>, max_ranks> waits_for_hosts{};
+  /// By rank of this host: for which ranks of others it has waited for half of its deadline. GPUs alone.
+  std::array<std::atomic<RankSet>, max_ranks> late{};
   /// By rank of another host: when something of it came to this host last, in ms of the steady clock.
   std::array<std::atomic<std::int64_t>, max_ranks> heard_ms{};
 };

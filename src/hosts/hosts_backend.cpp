@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <exception>
 #include <new>
 #include <thread>
 #include <utility>
@@ -12,9 +13,12 @@
 #include "all_or_none.hpp"
 #include "bootstrap/deadline.hpp"
 #include "cpu/cpu_backend.hpp"
-#include "hosts/crossing.hpp"
+#include "cuda/cuda_backend.hpp"
+#include "cuda/nccl_crossing.hpp"
 #include "hosts/host_map.hpp"
+#include "hosts/host_state.hpp"
 #include "hosts/shares.hpp"
+#include "hosts/transport_crossing.hpp"
 #include "mixcomm/device/lanes.hpp"
 #include "mixcomm/epilogue.hpp"
 #include "mixcomm/error.hpp"
@@ -34,12 +38,14 @@ Milliseconds head_start(Milliseconds timeout) {
 constexpr int part_bits = 8;
 static_assert(1 + 2 * max_ranks < 1 << part_bits);
 
-CommunicatorOptions of_one_host(CommunicatorOptions options, int tp, int dp) {
-  options.tp = tp;
-  options.dp = dp;
-  options.timeout -= 2 * head_start(options.timeout);
-  options.tuning.reset();
-  return options;
+CommunicatorOptions of_one_host(const CommunicatorOptions& options, int tp, int dp) {
+  CommunicatorOptions own = options;
+  own.tp = tp;
+  own.dp = dp;
+  own.timeout -= 2 * head_start(options.timeout);
+  own.tuning.reset();
+  own.cuda.nccl = nullptr;  // it is of all ranks
+  return own;
 }
 
 /// Elements of one dtype, all ranks' of a call: each host's are one run.
@@ -60,69 +66,76 @@ class HostsBackend final : public Backend {
         parts_(parts_of(hosts_, options.tp)),
         host_(hosts_.of[static_cast<std::size_t>(bootstrap.rank())]),
         state_memory_(own_.share_memory(sizeof(HostState))),
-        state_(std::launder(reinterpret_cast<HostState*>(state_memory_.get()))),
-        crossing_(setup()) {
-    const HostPart& part = here();
-    in_numbers_of_all([&] {
-      team_ = cpu::make_backend(own_, Grid::of(options.tp, part.dp, own_.rank()),
-                                of_one_host(options, options.tp, part.dp));
-      flat_ =
-          cpu::make_backend(own_, Grid::of(1, part.ranks, own_.rank()), of_one_host(options, 1, part.ranks));
+        state_(std::launder(reinterpret_cast<HostState*>(state_memory_.get()))) {
+    const auto crowds = all_or_none(bootstrap, "making each host's part of a communicator", [&] {
+      make_own_part();
+      return std::string(own_part_ != nullptr && own_part_->crowded() ? "crowded" : "");
     });
-    for (const std::string& each :
-         bootstrap.exchange("comparing how crowded hosts are", team_->crowded() ? "crowded" : ""))
-      crowded_ = crowded_ || !each.empty();
+    if (late_) std::rethrow_exception(late_);
+    crowded_ = std::ranges::any_of(crowds, [](const std::string& each) { return !each.empty(); });
+    crossing_ = options.backend == BackendKind::cuda ? over_nccl() : over_transport();
   }
 
   SymmetricMemory allocate(std::size_t bytes) override {
     SymmetricMemory memory;
     all_or_none(bootstrap_, "allocating on all hosts", [&] {
-      memory = team_->allocate(bytes);
+      memory = own_part_->allocate(bytes);
       return std::string();
     });
     return memory;
   }
   [[nodiscard]] Placement place(const void* data, std::size_t bytes) const override {
-    return team_->place(data, bytes);
+    return own_part_->place(data, bytes);
   }
-  [[nodiscard]] std::string machine() const override { return team_->machine(); }
+  [[nodiscard]] std::string machine() const override { return own_part_->machine(); }
   [[nodiscard]] bool crowded() const override { return crowded_; }
-  [[nodiscard]] BackendKind kind() const override { return BackendKind::cpu; }
-  [[nodiscard]] int threads() const override { return team_->threads(); }
+  [[nodiscard]] BackendKind kind() const override { return own_part_->kind(); }
+  [[nodiscard]] int device() const override { return own_part_->device(); }
+  [[nodiscard]] Link link() const override { return own_part_->link(); }
+  [[nodiscard]] int threads() const override { return own_part_->threads(); }
   [[nodiscard]] bool reads_in_place(const Call& call) const override {
-    return !crowded_ && team_->reads_in_place(call);
+    return !crowded_ && own_part_->reads_in_place(call);
   }
-  void copy(const RowCopy& copy, void* stream) override { team_->copy(copy, stream); }
-  void clear(void* data, std::size_t bytes, void* stream) override { team_->clear(data, bytes, stream); }
+  void copy(const RowCopy& copy, void* stream) override { own_part_->copy(copy, stream); }
+  void clear(void* data, std::size_t bytes, void* stream) override { own_part_->clear(data, bytes, stream); }
   void apply(const Epilogue& epilogue, const ConstTensor& in, const Tensor& out, void* stream) override {
-    team_->apply(epilogue, in, out, stream);
+    own_part_->apply(epilogue, in, out, stream);
   }
-  void run_nccl(const Call& /*call*/) override { throw no_nccl(); }
+  void run_nccl(const Call& call) override {
+    check_alive();
+    if (!crossing_->run_nccl(call)) throw no_nccl();
+  }
   DeviceLanes device_lanes(const DeviceLanesOptions& /*options*/) override { throw no_lanes(); }
-  void settle() override {}
-  void pause() override {
-    team_->pause();
-    flat_->pause();
+  void settle() override {
+    own_part_->settle();
+    check_alive();
   }
+  void pause() override { own_part_->pause(); }
   void resume() override {
-    team_->resume();
-    flat_->resume();
+    own_part_->resume();
     (void)bootstrap_.exchange("taking memory again on all hosts", "");
   }
   void check_alive() const override {
     state_->failure.rethrow();
-    in_numbers_of_all([this] { team_->check_alive(); });
+    or_fail([this] { own_part_->check_alive(); });
+    if (const Finding finding = crossing_->check(); !finding.text.empty()) fail(finding);
   }
 
   void run(Call& call) override {
     check_alive();
-    if (call.team == TeamKind::tp) return on_this_host(*team_, call, 0);
+    if (call.team == TeamKind::tp) return on_this_host(call, 0);
     if (call.body == Body::scatter)
       throw Unsupported(
           fmt::format("{}: DP ranks are on {} hosts ({}), and sums over DP are made on one host so far; "
                       "all_reduce, all_gather and "
                       "all_reduce_all_gather go across hosts",
                       name(call.record.op), hosts_.count(), fmt::join(hosts_.names, "; ")));
+    if (call.device_rows != nullptr)
+      throw Unsupported(
+          fmt::format("{}: row counts are in device memory, and what crosses hosts ({}) needs them on the "
+                      "host; pass counts on "
+                      "the host",
+                      name(call.record.op), fmt::join(hosts_.names, "; ")));
     gather_here(call);
     const DType dtype = call.epilogue.quantizes() ? DType::fp8_e4m3 : call.dtype;
     across(call, {static_cast<std::byte*>(call.out), dtype, runs(call, 1, 1)}, 1);
@@ -135,20 +148,43 @@ class HostsBackend final : public Backend {
  private:
   [[nodiscard]] const HostPart& here() const { return parts_[static_cast<std::size_t>(host_)]; }
 
-  Crossing::Setup setup() {
+  /// Ranks that do not come are named on this host; others find out in the next step.
+  void make_own_part() try {
+    const HostPart& part = here();
+    const auto make_backend = options_.backend == BackendKind::cuda ? cuda::make_backend : cpu::make_backend;
+    in_numbers_of_all([&] {
+      own_part_ = make_backend(own_, Grid::of(options_.tp, part.dp, own_.rank()),
+                               of_one_host(options_, options_.tp, part.dp));
+    });
+  } catch (const Timeout&) {
+    late_ = std::current_exception();
+  }
+
+  [[nodiscard]] std::unique_ptr<Crossing> over_transport() {
     Transport& transport = *bootstrap_.transport();
     std::vector<RankSet> ranks;
     for (int h = 0; h < hosts_.count(); ++h) ranks.push_back(set_of(hosts_.ranks_on(h)));
     const int data_tag = transport.new_tag();
-    return {.transport = &transport,
-            .state = state_,
-            .hosts = std::move(ranks),
-            .host = host_,
-            .timeout = options_.timeout - head_start(options_.timeout),
-            .chunk_bytes = options_.workspace_bytes,
-            .data_tag = data_tag,
-            .notice_tag = transport.new_tag(),
-            .spins = 0};
+    return std::make_unique<TransportCrossing>(
+        TransportCrossing::Setup{.transport = &transport,
+                                 .state = state_,
+                                 .hosts = std::move(ranks),
+                                 .host = host_,
+                                 .timeout = options_.timeout - head_start(options_.timeout),
+                                 .chunk_bytes = options_.workspace_bytes,
+                                 .data_tag = data_tag,
+                                 .notice_tag = transport.new_tag(),
+                                 .spins = 0});
+  }
+
+  [[nodiscard]] std::unique_ptr<Crossing> over_nccl() {
+    return cuda::make_nccl_crossing({.whole = bootstrap_,
+                                     .own_part = *own_part_,
+                                     .state = *state_,
+                                     .parts = parts_,
+                                     .grid = grid_,
+                                     .timeout = options_.timeout - head_start(options_.timeout),
+                                     .nccl = options_.cuda.nccl});
   }
 
   /// Each host's run of the blocks, of which `numerator` of `denominator` elements count.
@@ -176,7 +212,7 @@ class HostsBackend final : public Backend {
     mine.out_placement.offset += mine.out_placement.kind == Placement::Kind::symmetric ? skipped : 0;
     if (call.epilogue.scales != nullptr)
       mine.epilogue.scales += begin / call.hidden * scales_per_row(call.epilogue.quantize, call.hidden);
-    on_this_host(*team_, mine, 0);
+    on_this_host(mine, 0);
   }
 
   /// Every host's run, complete there, goes to all others: each member sends its share to a member there, and
@@ -207,7 +243,7 @@ class HostsBackend final : public Backend {
           in.push_back(
               {rank_of(there, each.from), at(theirs.begin + each.elements.begin), each.elements.size * size});
     }
-    if (!out.empty() || !in.empty()) cross(call.record, std::move(out), std::move(in));
+    if (!out.empty() || !in.empty()) cross(call, std::move(out), std::move(in));
     if (members(here()) == 1) return;
     for (int h = 0; h < hosts_.count(); ++h) {
       const Range& theirs = gathered.of_host[static_cast<std::size_t>(h)];
@@ -216,7 +252,8 @@ class HostsBackend final : public Backend {
           shares_between(theirs.size, members(parts_[static_cast<std::size_t>(h)]), members(here()));
       const auto received = [&](int member) { return received_by(shares, member, theirs.size); };
       Call gather{.body = Body::gather,
-                  .team = world ? TeamKind::world : TeamKind::dp,
+                  .team = call.team,
+                  .by_rank = world,
                   .algorithm = Algorithm::two_shot,
                   .dtype = gathered.dtype,
                   .in = at(theirs.begin + received(own).begin),
@@ -226,40 +263,48 @@ class HostsBackend final : public Backend {
                   .reads_in_place = false,
                   .blocks = Blocks(members(here()), [&](int m) { return received(m).size; }),
                   .hidden = call.hidden,
-                  .stream = nullptr,
+                  .stream = call.stream,
                   .epilogue = {},
                   .shape = {},
                   .record = call.record};
-      gather.algorithm = choose({.op = Op::all_gather,
-                                 .tp = 1,
-                                 .dp = members(here()),
-                                 .bytes = theirs.size * size,
-                                 .crowded = crowded_,
-                                 .backend = BackendKind::cpu});
+      const Circumstances circumstances{.op = Op::all_gather,
+                                        .tp = 1,
+                                        .dp = members(here()),
+                                        .bytes = theirs.size * size,
+                                        .crowded = crowded_,
+                                        .backend = kind(),
+                                        .link = options_.cuda.lines ? link() : Link::pcie};
+      gather.set_algorithm(choose(circumstances), *own_part_);
+      gather.shape = choose_shape(circumstances, gather.algorithm).with({.protocol = options_.cuda.protocol});
       gather.record.epilogue = 0;
-      gather.record.algorithm = gather.algorithm;
-      gather.record.all_blocks = {};
-      gather.record.one_block = {};
-      on_this_host(world ? *flat_ : *team_, gather, first_part + h);
+      on_this_host(gather, first_part + h);
     }
   }
 
-  void cross(const CallRecord& record, std::vector<Stream> out, std::vector<Stream> in) {
+  void cross(const Call& call, std::vector<Stream> out, std::vector<Stream> in) {
     Finding finding;
     try {
-      finding = crossing_.run(record, std::move(out), std::move(in));
+      finding = crossing_->run(call.record, std::move(out), std::move(in), call.stream);
     } catch (const SystemError& error) {
+      finding = {cpu::Failure::Kind::timeout, error.what(), 0};
+    } catch (const CudaError& error) {  // also NCCL's
       finding = {cpu::Failure::Kind::timeout, error.what(), 0};
     }
     if (!finding.text.empty()) fail(finding);
   }
 
   /// One part of a call, by a number that all ranks of this host give it.
-  void on_this_host(Backend& backend, Call call, int part) {
+  void on_this_host(Call call, int part) {
     call.record.part_bits = part_bits;
     call.record.number = (call.record.number << part_bits) + static_cast<std::uint64_t>(part);
+    or_fail([&] { own_part_->run(call); });
+  }
+
+  /// Does `call` of this host's part. What that finds wrong fails all.
+  template <class F>
+  void or_fail(const F& call) const {
     try {
-      backend.run(call);
+      call();
     } catch (const PeerGone& error) {
       fail({cpu::Failure::Kind::gone, error.what() + numbers(), of_all(error.missing())});
     } catch (const Timeout& error) {
@@ -272,12 +317,11 @@ class HostsBackend final : public Backend {
   }
 
   /// Whoever of this host comes first says what is wrong; all ranks here throw it, and tell the other hosts.
-  [[noreturn]] void fail(const Finding& finding) {
+  [[noreturn]] void fail(const Finding& finding) const {
     const bool first = state_->failure.state.load() == 0;
     state_->failure.record(finding.kind, finding.text, finding.missing);
-    team_->fail("another rank of this host has failed");
-    flat_->fail("another rank of this host has failed");
-    if (first) crossing_.tell(finding);
+    own_part_->fail("another rank of this host has failed");
+    if (first) crossing_->tell(finding);
     state_->failure.rethrow();
     throw Timeout(finding.text, ranks_in(finding.missing));
   }
@@ -326,9 +370,9 @@ class HostsBackend final : public Backend {
   int host_;
   std::shared_ptr<std::byte> state_memory_;
   HostState* state_;
-  Crossing crossing_;
-  std::unique_ptr<Backend> team_;  ///< this host's part of the grid
-  std::unique_ptr<Backend> flat_;  ///< its ranks, each with rows of its own
+  std::unique_ptr<Backend> own_part_;  ///< this host's part of the grid
+  std::exception_ptr late_;            ///< of a rank that did not come while it was made
+  std::unique_ptr<Crossing> crossing_;
   bool crowded_ = false;
 };
 
@@ -336,7 +380,13 @@ class HostsBackend final : public Backend {
 
 std::unique_ptr<Backend> make_backend(Bootstrap& bootstrap, const Grid& grid,
                                       const CommunicatorOptions& options) {
-  if (bootstrap.own_host() == nullptr) return cpu::make_backend(bootstrap, grid, options);
+  if (options.backend == BackendKind::cuda) {
+    // Windows reach as far as NVLink does, over several hosts where it joins these.
+    if (options.cuda.nccl_windows || bootstrap.own_host() == nullptr)
+      return cuda::make_backend(bootstrap, grid, options);
+  } else if (bootstrap.transport() == nullptr) {
+    return cpu::make_backend(bootstrap, grid, options);
+  }
   return std::make_unique<HostsBackend>(bootstrap, grid, options);
 }
 

@@ -560,6 +560,47 @@ TEST(HostsOfRanks, ProcessesSeeWhoIsElsewhere) {
   EXPECT_EQ(failures(results), "");
 }
 
+/// Hosts make steps of their own: here each another number of them, with other names.
+TEST(HostsOfRanks, ThoseOfAHostMeetByThemselves) {
+  const auto results = spawn(Ranks::processes, 5, [](Bootstrap& b) -> std::string {
+    const std::vector<int> of{0, 0, 1, 2, 1};
+    const int host = of[static_cast<std::size_t>(b.rank())];
+    setenv("NCCL_HOSTID", fmt::format("machine {}", host).c_str(), 1);
+    if (b.hosts().of != of) return "wrong hosts";
+    Bootstrap* own = b.own_host();
+    if (own == nullptr || own != b.own_host() || b.transport() != nullptr) return "no host of its own";
+    const std::vector<int> ranks = b.hosts().ranks_on(host);
+    if (own->world() != static_cast<int>(ranks.size())) return "wrong ranks";
+    for (int step = 0; step <= host; ++step)
+      for (int m = 0; m < own->world(); ++m)
+        if (own->rank_in_whole(m) != ranks[static_cast<std::size_t>(m)] ||
+            own->exchange(fmt::format("step {}", step),
+                          std::to_string(b.rank()))[static_cast<std::size_t>(m)] !=
+                std::to_string(ranks[static_cast<std::size_t>(m)]))
+          return "wrong member";
+    const auto memory = own->share_memory(64);
+    memory.get()[own->rank()] = static_cast<std::byte>(b.rank() + 1);
+    (void)own->exchange("written", "");
+    for (int m = 0; m < own->world(); ++m)
+      if (memory.get()[m] != static_cast<std::byte>(ranks[static_cast<std::size_t>(m)] + 1))
+        return "not shared";
+    return own->processes().size() == ranks.size() ? "" : "wrong processes";
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+/// Without a transport between hosts' memory, CPU ranks stay on one.
+TEST(HostsOfRanks, CpuRanksOfSeveralAreRefusedWithoutATransport) {
+  const auto results = spawn(Ranks::processes, 2, [](Bootstrap& b) -> std::string {
+    setenv("NCCL_HOSTID", std::to_string(b.rank()).c_str(), 1);
+    const auto text = error_of<Unsupported>([&] { const Communicator communicator(b, {.tp = 1, .dp = 2}); });
+    return contains(text, "rank 1 run on another host than rank 0") && contains(text, "which NCCL joins")
+               ? ""
+               : text;
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
 TEST_P(Bootstraps, RanksOfOneProcessKnowIt) {
   const auto results = spawn(GetParam(), 3, [](Bootstrap& b) -> std::string {
     const auto hosts = b.exchange("hosts", host_identity());

@@ -205,6 +205,29 @@ TEST(HostMap, RefusesWhatLiesAcross) {
                        "3, 1"));
 }
 
+TEST(HostMap, CounterpartsAreThoseAtOnePlaceOfHostsOfOneSize) {
+  const std::vector<HostPart> parts{{0, 4, 0, 2}, {4, 4, 2, 2}, {8, 4, 4, 2}};
+  const auto of = counterparts(parts, 2);
+  EXPECT_EQ(ranks_in(of[0]), (std::vector{4, 8}));
+  EXPECT_EQ(ranks_in(of[7]), (std::vector{3, 11}));
+  const auto round = circles(of);
+  EXPECT_EQ(ranks_in(round[9]), (std::vector{1, 5, 9}));
+}
+
+TEST(HostMap, CounterpartsOfOtherSizesAreAllThatShareOnTheWorldOrADpTeam) {
+  const std::vector<HostPart> parts{{0, 4, 0, 4}, {4, 2, 4, 2}, {6, 1, 6, 1}};
+  const auto of = counterparts(parts, 1);
+  EXPECT_EQ(ranks_in(of[0]), (std::vector{4, 6}));
+  EXPECT_EQ(ranks_in(of[3]), (std::vector{5, 6}));
+  EXPECT_EQ(ranks_in(of[6]), (std::vector{0, 1, 2, 3, 4, 5}));
+  for (std::size_t r = 0; r < of.size(); ++r) {
+    EXPECT_FALSE(holds(of[r], static_cast<int>(r)));
+    for (const int each : ranks_in(of[r]))
+      EXPECT_TRUE(holds(of[static_cast<std::size_t>(each)], static_cast<int>(r)));
+    EXPECT_EQ(circles(of)[r], first_ranks(7));
+  }
+}
+
 // --- operations
 
 struct Layout {

@@ -19,19 +19,27 @@
 namespace mixcomm::tools {
 namespace {
 
+GpuTraffic traffic_of(const Row& row, const BenchOptions& options) {
+  return GpuTraffic({.op = row.cell.op,
+                     .tp = row.grid.tp,
+                     .dp = row.grid.dp,
+                     .bytes = tensor_bytes(row.cell, options.hidden, options.dtype),
+                     .largest_block_bytes = *std::max_element(row.cell.rows.begin(), row.cell.rows.end()) *
+                                            options.hidden * size_of(options.dtype)});
+}
+
 /// What no operation of one kernel can beat, by what was measured in the same run.
-double bound_us(const GpuBound& bound, const Row& row, const BenchOptions& options) {
-  const Circumstances c{.op = row.cell.op,
-                        .tp = row.grid.tp,
-                        .dp = row.grid.dp,
-                        .bytes = tensor_bytes(row.cell, options.hidden, options.dtype),
-                        .largest_block_bytes = *std::max_element(row.cell.rows.begin(), row.cell.rows.end()) *
-                                               options.hidden * size_of(options.dtype)};
-  const GpuTraffic traffic(c);
+double bound_us(const GpuBound& bound, const GpuTraffic& traffic) {
   const double us_per_byte = bound.gbps > 0 ? 1e-3 / bound.gbps : 0;
   const double one_shot = bound.hop_us + traffic.one_shot_bytes() * us_per_byte;
   const double two_shot = 2 * bound.hop_us + traffic.two_shot_bytes() * us_per_byte;
   return rounded(bound.kernel_us() + std::min(one_shot, two_shot));
+}
+
+/// What a rank sends each other rank in lines, at the least: 16 bytes for 15.
+std::size_t line_bytes(const GpuTraffic& traffic, int world) {
+  const double bytes = std::min(traffic.one_shot_bytes(), traffic.two_shot_bytes());
+  return static_cast<std::size_t>(bytes / (world - 1) * 16 / 15);
 }
 
 }  // namespace
@@ -92,16 +100,22 @@ Json GpuBench::drive(Bootstrap& bootstrap, const std::vector<GpuRank*>& ranks, R
   std::string wrong;
   for (std::size_t i = 0; i < rows.size() && wrong.empty(); ++i) {
     if (progress) progress->update(i, rows.size(), name(rows[i].cell.op));
+    // FP8 travels in fewer bytes than these count.
+    const bool bounded = grid_.world() > 1 && rows[i].cell.epilogue != EpilogueKind::add_rms_norm_fp8;
+    const GpuTraffic traffic = traffic_of(rows[i], options_);
+    const double writes = bounded ? measure_writes_us(bench, line_bytes(traffic, grid_.world())) : 0;
     auto [latencies, found] = bench.measure(rows[i].cell);
     wrong = std::move(found);
     if (!all_here)
       for (std::string& each : exchange_long(bootstrap, "comparing results", std::string(wrong)))
         if (wrong.empty()) wrong = std::move(each);
     if (!first) continue;
-    // FP8 travels in fewer bytes than the bound counts.
-    const bool bounded = grid_.world() > 1 && rows[i].cell.epilogue != EpilogueKind::add_rms_norm_fp8;
-    if (bounded) more["bound_us"] = bound_us(bound, rows[i], options_);
-    if (!bounded) more.erase("bound_us");
+    more.erase("bound_us");
+    more.erase("line_writes_us");
+    if (bounded) {
+      more["bound_us"] = bound_us(bound, traffic);
+      more["line_writes_us"] = writes;
+    }
     for (Json& result : cell_json(options_, rows[i], latencies, more)) results.push_back(std::move(result));
   }
   return {{"rows", results}, {"wrong", wrong}};

@@ -89,6 +89,7 @@ std::vector<std::string> spawn_on_gpu(int world, const std::function<std::string
 /// The same with an NCCL communicator over the ranks.
 std::vector<std::string> spawn_with_nccl(int world, const std::function<std::string(Bootstrap&, void*)>& fn) {
   return spawn_on_gpu(world, [&](Bootstrap& bootstrap) -> std::string {
+    (void)bootstrap.hosts();  // the bootstrap's, to which they are one
     if (world > 1) setenv("NCCL_HOSTID", fmt::format("mixcomm-test-{}", bootstrap.rank()).c_str(), 1);
     setenv("NCCL_SOCKET_IFNAME", "lo", 1);
     setenv("NCCL_IB_DISABLE", "1", 1);

@@ -1,4 +1,4 @@
-#include "hosts/crossing.hpp"
+#include "hosts/transport_crossing.hpp"
 
 #include <fmt/format.h>
 
@@ -35,12 +35,6 @@ struct Header {
 
 std::int64_t now_ms() {
   return std::chrono::duration_cast<Milliseconds>(Clock::now().time_since_epoch()).count();
-}
-
-/// Whether two ranks are in the same call. How a host carries out its part is its own affair.
-bool same_call(const CallRecord& a, const CallRecord& b) {
-  return a.number == b.number && a.op == b.op && a.dtype == b.dtype && a.hidden == b.hidden &&
-         a.row_blocks == b.row_blocks && a.rows_hash == b.rows_hash && a.epilogue == b.epilogue;
 }
 
 Verdict::Kind verdict_kind(cpu::Failure::Kind kind) {
@@ -80,7 +74,7 @@ class Waiting {
 }  // namespace
 
 /// One direction between this rank and a peer, in one call.
-struct Crossing::Lane {
+struct TransportCrossing::Lane {
   bool outgoing = false;
   Stream stream;
   std::vector<Letter>* letters = nullptr;
@@ -100,13 +94,13 @@ struct Crossing::Lane {
   }
 };
 
-std::vector<Letter>& Crossing::letters(int peer, bool outgoing) {
+std::vector<Letter>& TransportCrossing::letters(int peer, bool outgoing) {
   std::vector<Letter>& found = letters_[{peer, outgoing}];
   while (found.size() < depth) found.emplace_back(sizeof(Header) + setup_.chunk_bytes);
   return found;
 }
 
-bool Crossing::send_some(Lane& lane, const CallRecord& call) {
+bool TransportCrossing::send_some(Lane& lane, const CallRecord& call) {
   bool moved = false;
   while (lane.open > 0 && lane.letter(0).complete()) {
     lane.finish_oldest(std::min(setup_.chunk_bytes, lane.stream.bytes - lane.done));
@@ -125,7 +119,7 @@ bool Crossing::send_some(Lane& lane, const CallRecord& call) {
   return moved;
 }
 
-bool Crossing::receive_some(Lane& lane, const CallRecord& call, Finding& finding) {
+bool TransportCrossing::receive_some(Lane& lane, const CallRecord& call, Finding& finding) {
   bool moved = false;
   while (lane.open < depth && lane.begun < lane.stream.bytes) {
     lane.letter(lane.open).receive(*setup_.transport, lane.stream.peer, setup_.data_tag);
@@ -139,8 +133,9 @@ bool Crossing::receive_some(Lane& lane, const CallRecord& call, Finding& finding
       std::memcpy(static_cast<void*>(&header), letter.data(), sizeof(header));
     setup_.state->heard_ms[static_cast<std::size_t>(lane.stream.peer)].store(now_ms());
     const std::size_t expected = std::min(setup_.chunk_bytes, lane.stream.bytes - lane.done);
-    if (letter.bytes() != sizeof(header) + header.bytes || !same_call(header.call, call) ||
-        header.begin != lane.done || header.bytes != expected) {
+    if (letter.bytes() != sizeof(header) + header.bytes ||
+        hash_between_hosts(header.call) != hash_between_hosts(call) || header.begin != lane.done ||
+        header.bytes != expected) {
       finding = {cpu::Failure::Kind::disagreement,
                  disagreement_text(lane.stream.peer, header.call.describe(), rank(), call.describe()), 0};
       return true;
@@ -152,7 +147,8 @@ bool Crossing::receive_some(Lane& lane, const CallRecord& call, Finding& finding
   return moved;
 }
 
-Finding Crossing::run(const CallRecord& call, std::vector<Stream> out, std::vector<Stream> in) {
+Finding TransportCrossing::run(const CallRecord& call, std::vector<Stream> out, std::vector<Stream> in,
+                               void* /*stream*/) {
   std::vector<Lane> lanes;
   for (const Stream& each : in)
     lanes.push_back({.outgoing = false, .stream = each, .letters = &letters(each.peer, false)});
@@ -200,7 +196,7 @@ Finding Crossing::run(const CallRecord& call, std::vector<Stream> out, std::vect
   }
 }
 
-Finding Crossing::refused(int peer, const std::string& why) {
+Finding TransportCrossing::refused(int peer, const std::string& why) {
   const Deadline deadline(setup_.timeout / beats);
   for (Pause pause; !deadline.passed(); pause.once())
     if (Finding said = notice(); !said.text.empty()) return said;
@@ -208,7 +204,7 @@ Finding Crossing::refused(int peer, const std::string& why) {
           just(peer)};
 }
 
-Finding Crossing::notice() {
+Finding TransportCrossing::notice() {
   while (const std::optional<int> from = setup_.transport->probe(setup_.notice_tag)) {
     Letter letter(notice_bytes);
     letter.receive(*setup_.transport, *from, setup_.notice_tag);
@@ -229,7 +225,7 @@ Finding Crossing::notice() {
   return {};
 }
 
-void Crossing::to_all_others(const Message& message) {
+void TransportCrossing::to_all_others(const Message& message) {
   const std::string bytes = to_bytes(message);
   for (std::size_t h = 0; h < setup_.hosts.size(); ++h) {
     if (static_cast<int>(h) == setup_.host) continue;
@@ -243,11 +239,11 @@ void Crossing::to_all_others(const Message& message) {
   }
 }
 
-void Crossing::say_waiting() {
+void TransportCrossing::say_waiting() {
   to_all_others(Part{waiting_text, ""});
 }
 
-Finding Crossing::late(const std::vector<Lane>& lanes, const CallRecord& call) const {
+Finding TransportCrossing::late(const std::vector<Lane>& lanes, const CallRecord& call) const {
   const auto now = Clock::now();
   RankSet peers = 0;
   for (const Lane& lane : lanes)
@@ -275,7 +271,7 @@ Finding Crossing::late(const std::vector<Lane>& lanes, const CallRecord& call) c
           missing};
 }
 
-void Crossing::tell(const Finding& finding) {
+void TransportCrossing::tell(const Finding& finding) {
   setup_.transport->abandon();
   to_all_others(
       Verdict{verdict_kind(finding.kind), finding.text.substr(0, most_text), ranks_in(finding.missing)});
