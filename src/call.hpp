@@ -44,8 +44,8 @@ struct Call {
   void* stream = nullptr;
   Epilogue epilogue;  ///< with one, `out` holds fp8_e4m3 where that quantizes, else `dtype` as ever
   LaunchShape shape;  ///< CUDA: what is known better than launching knows
-  LaunchShape asked{};  ///< ... and what of it the caller, or the communicator's options, name
   CallRecord record;
+  LaunchShape asked{};  ///< what of `shape` the caller, or the communicator's options, name
 
   /// Gives it an algorithm that has a body (not automatic, not composed), and what follows from it.
   void set_algorithm(Algorithm chosen, const Backend& backend);

@@ -216,14 +216,10 @@ class CudaBackend final : public Backend {
     call.record.op = Op::all_reduce;
     check_alignment(call);
     const UseDevice use(device_);
-    if (try_is_rows()) {
-      const Team alone = Team::alone(grid_.rank());
-      return run_rows(call, {alone, alone, alone}, static_cast<cudaStream_t>(stream), true);
-    }
-    FinishArguments a = finish_arguments(call, in.rows);
-    a.epilogue.residual = epilogue.residual.data;
-    a.epilogue.residual_out = epilogue.residual_out.data;
-    launch_finish(a, call.dtype, static_cast<cudaStream_t>(stream));
+    const Team alone = Team::alone(grid_.rank());
+    const Grid grid{alone, alone, alone};
+    if (finishes_apart(call, grid, limits_)) return finish_alone(call, static_cast<cudaStream_t>(stream));
+    run_rows(call, grid, static_cast<cudaStream_t>(stream), true);
   }
 
   void run_nccl(const Call& call) override {
@@ -271,6 +267,7 @@ class CudaBackend final : public Backend {
                              : call.device_rows != nullptr ? call.most_rows
                                                            : call.blocks.elements() / hidden;
     if (!finishes_apart(call, grid, limits_)) return run_rows(call, grid, stream, false);
+    if (grid.world.size == 1) return finish_alone(call, stream);
     const Epilogue& epilogue = call.epilogue;
     AddArguments a;
     a.call = arguments(call, grid);
@@ -291,6 +288,13 @@ class CudaBackend final : public Backend {
       finish.count = gathers ? static_cast<std::uint32_t>(grid.dp.size) : 1;
     }
     launch_finish(finish, call.dtype, stream);
+  }
+
+  /// Rows of one rank, whose sum is `in`.
+  void finish_alone(const Call& call, cudaStream_t stream) const {
+    FinishArguments a = finish_arguments(call, call.blocks.elements() / std::max<std::size_t>(call.hidden, 1));
+    a.epilogue = epilogue_arguments(call.epilogue);
+    launch_finish(a, call.dtype, stream);
   }
 
   [[nodiscard]] static EpilogueArguments epilogue_arguments(const Epilogue& epilogue) {

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "epilogue/arithmetic.hpp"
 #include "mixcomm/error.hpp"
@@ -53,6 +52,12 @@ bool can_hold(const Call& call, Wire wire, std::size_t tiles) {
 Wire wire_of(const Call& call, const LaunchLimits& limits) {
   return limits.lines && call.shape.protocol != Protocol::packets ? Wire::lines : Wire::packets;
 }
+
+/// Kernels for whole rows are quicker for fewer rows than these: of the tensor with all rows, of a rank's own,
+/// and of those that are only made FP8. Measured, see docs/performance.md.
+constexpr std::size_t few_gathered = 256;
+constexpr std::size_t few_scattered = 128;
+constexpr std::size_t few_quantized = 64;
 
 /// What a lane needs room for, in a pass that covers so many rows.
 class RowSizes {
@@ -193,21 +198,17 @@ RowLaunch row_launch_for(const Call& call, const Grid& grid, const LaunchLimits&
   return launch;
 }
 
-bool try_is_rows() {
-  const char* text = std::getenv("MIXCOMM_TRY");
-  return text != nullptr && text[0] == 'r';
-}
-
 bool finishes_apart(const Call& call, const Grid& grid, const LaunchLimits& limits) {
-  if (try_is_rows() || call.dtype != DType::bf16) return false;
-  if (grid.world.size == 1) return false;
-  if (!call.epilogue.quantizes()) return true;
-  // What the rank with the most rows has of them, so that all ranks find the same.
-  std::size_t most = 0;
-  for (int d = 0; d < call.blocks.dp(); ++d) most = std::max(most, call.blocks.full_size(d));
-  if (call.body == Body::gather)
-    most = call.device_rows != nullptr ? call.most_rows * call.hidden : call.blocks.elements();
-  return most * size_of(call.dtype) <= limits.area_bytes;
+  const bool gathers = call.body == Body::gather;
+  const std::size_t hidden = std::max<std::size_t>(call.hidden, 1);
+  // Of the rank that has most, so that all ranks find the same.
+  std::size_t rows = 0;
+  for (int d = 0; d < call.blocks.dp(); ++d) rows = std::max(rows, call.blocks.full_size(d) / hidden);
+  if (gathers) rows = call.device_rows != nullptr ? call.most_rows : call.blocks.elements() / hidden;
+  if (grid.world.size == 1)
+    return call.device_rows == nullptr && (rows >= few_quantized || !call.epilogue.quantizes());
+  if (rows < (gathers ? few_gathered : few_scattered)) return false;
+  return !call.epilogue.quantizes() || rows * hidden * size_of(call.dtype) <= limits.area_bytes;
 }
 
 }  // namespace mixcomm::cuda

@@ -5,7 +5,6 @@
 
 #include "cuda/launch.hpp"
 #include "cuda/row_launch.hpp"
-#include "cuda/tail_arguments.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm::cuda {
@@ -178,26 +177,30 @@ TEST(RowLaunches, EveryRowFitsOrIsRefused) {
   EXPECT_GT(launched, 5 * refused);
 }
 
-/// What a pass of a lane takes of an area, on the wire.
-std::size_t bytes_of_tail_pass(const Call& call, const Grid& grid, const Launch& launch) {
+/// What a pass of a lane takes of the larger area, where rows are finished apart: counted from the blocks.
+std::size_t bytes_of_adding_pass(const Call& call, const Grid& grid, const Launch& launch) {
   const auto& blocks = launch.blocks;
   const auto on_wire = [&](std::size_t elements) {
     const std::size_t bytes = elements * size_of(call.dtype);
     return over_lines(launch.way) ? bytes / 120 * 128 : bytes * 2;
   };
   const bool gathers = call.body == Body::gather;
-  const bool one_shot = is_one_shot(launch.way);
-  const std::size_t sources = static_cast<std::size_t>(gathers ? grid.tp.size : grid.world.size) +
-                              (one_shot && gathers && grid.dp.size > 1 ? 1 : 0);
-  const std::size_t in = sources * extent_of(one_shot, call.body, blocks, grid.world.size);
-  return on_wire(one_shot ? in : std::max(in, blocks.packed_size()));
+  const auto sources = static_cast<std::size_t>(gathers ? grid.tp.size : grid.world.size);
+  std::size_t longest = 0;
+  std::size_t longest_part = 0;
+  for (int d = 0; d < blocks.dp(); ++d) {
+    const std::size_t room = blocks.packed_end(d) - blocks.start(Coordinates::packed, d);
+    longest = std::max(longest, room);
+    longest_part = std::max(longest_part, share_of(room, grid.tp.size, blocks.step()));
+  }
+  if (!is_one_shot(launch.way))
+    return on_wire(std::max(sources * longest_part, blocks.packed_size()));
+  if (!gathers) return on_wire(sources * longest);
+  return on_wire((sources + (grid.dp.size > 1 ? 1 : 0)) * blocks.packed_size());
 }
 
-/// Every grid, row and workspace: what a pass sends fits a lane's part of each area, residuals with it; lanes
-/// have whole rows where the workspace has room for them; and who sums a row is of its own DP group.
-TEST(TailLaunches, EveryRowFits) {
-  int whole = 0;
-  int cut = 0;
+/// Every grid, row and workspace: what a pass sends fits a lane's part of each area, residuals with it.
+TEST(Launch, EveryMessageWithAnEpiloguePassesThroughEveryWorkspace) {
   for (const auto& [tp, dp] : {std::pair{2, 1}, {1, 2}, {2, 2}, {4, 2}, {3, 5}, {1, 16}, {16, 1}})
     for (const int lanes : {1, 3, 22, most_lanes})
       for (const std::size_t workspace :
@@ -206,38 +209,47 @@ TEST(TailLaunches, EveryRowFits) {
           for (const Op op : {Op::all_reduce_all_gather, Op::reduce_scatter_all_reduce})
             for (const Algorithm algorithm : {Algorithm::one_shot, Algorithm::two_shot})
               for (const DType dtype : {DType::bf16, DType::fp32})
-                for (const bool whole_rows : {false, true})
-                  for (const std::size_t hidden : {1UL, 130UL, 2880UL, 7168UL, 30000UL})
-                    for (const std::size_t rows : {1UL, 7UL, 1000UL}) {
-                      const Grid grid = Grid::of(tp, dp, 0);
-                      const Call call =
-                          row_call(op, algorithm, protocol, dtype, grid, rows, hidden, Quantize::none);
-                      const Launch launch =
-                          tail_launch_for(call, grid, whole_rows, limits_for(lanes, workspace, true));
-                      (launch.whole_rows ? whole : cut) += whole_rows ? 1 : 0;
-                      ASSERT_TRUE(whole_rows || !launch.whole_rows);
-                      ASSERT_FALSE(over_barriers(launch.way));
-                      ASSERT_FALSE(is_one_shot(launch.way) && is_wide(launch.way));
-                      ASSERT_EQ(is_one_shot(launch.way), algorithm == Algorithm::one_shot);
-                      ASSERT_LE(launch.lanes, lanes);
-                      ASSERT_LE(launch.threads, most_threads_of(launch.way));
-                      ASSERT_LE(launch.lane_bytes * static_cast<std::size_t>(launch.lanes), workspace);
-                      ASSERT_LE(bytes_of_tail_pass(call, grid, launch), launch.lane_bytes);
-                      if (launch.whole_rows) {
-                        ASSERT_EQ(launch.run, hidden);
-                        ASSERT_EQ(launch.threads % finish_threads, 0);
-                        ASSERT_LE(static_cast<std::size_t>(launch.lanes) * hidden, launch.blocks.elements());
-                      }
-                      if (is_one_shot(launch.way)) continue;
-                      BasicBlocks<most_ranks> blocks = launch.blocks;
-                      blocks.cover(0);
-                      for (int m = 0; m < grid.world.size; ++m)
-                        for (int d = 0; d < dp; ++d) {
-                          const Range of_block = blocks.overlap(blocks.share(m, grid.world.size), d);
-                          ASSERT_TRUE(d == m / tp || of_block.size == 0) << m << " sums of block " << d;
-                        }
-                    }
-  EXPECT_GT(whole, 2 * cut);
+                for (const std::size_t hidden : {1UL, 130UL, 2880UL, 7168UL, 30000UL})
+                  for (const std::size_t rows : {1UL, 7UL, 1000UL}) {
+                    const Grid grid = Grid::of(tp, dp, 0);
+                    const Call call =
+                        row_call(op, algorithm, protocol, dtype, grid, rows, hidden, Quantize::none);
+                    const Launch launch = launch_for(call, grid, false, limits_for(lanes, workspace, true));
+                    ASSERT_FALSE(over_barriers(launch.way));
+                    ASSERT_FALSE(is_wide(launch.way));
+                    ASSERT_EQ(is_one_shot(launch.way), algorithm == Algorithm::one_shot);
+                    ASSERT_LE(launch.lanes, lanes);
+                    ASSERT_LE(launch.threads, most_threads_of(launch.way));
+                    ASSERT_LE(launch.lane_bytes * static_cast<std::size_t>(launch.lanes), workspace);
+                    ASSERT_LE(bytes_of_adding_pass(call, grid, launch), launch.lane_bytes);
+                  }
+}
+
+/// By the rows of the rank that has most: all ranks find the same.
+TEST(RowLaunches, ManyRowsAreFinishedApart) {
+  const auto apart = [](Op op, const std::pair<int, int>& grid, std::size_t rows, Quantize quantize) {
+    const LaunchLimits limits = limits_for(most_lanes, std::size_t{4} << 20U, true);
+    std::vector<bool> found;
+    for (int rank = 0; rank < grid.first * grid.second; ++rank) {
+      const Grid mine = Grid::of(grid.first, grid.second, rank);
+      found.push_back(finishes_apart(row_call(op, Algorithm::two_shot, Protocol::lines, DType::bf16, mine,
+                                              rows, 4096, quantize),
+                                     mine, limits));
+    }
+    EXPECT_EQ(std::count(found.begin(), found.end(), found[0]), std::ssize(found));
+    return found[0];
+  };
+  using enum Quantize;
+  EXPECT_FALSE(apart(Op::all_reduce_all_gather, {2, 2}, 64, none));  // and 32 of the other block
+  EXPECT_TRUE(apart(Op::all_reduce_all_gather, {2, 2}, 256, none));
+  EXPECT_FALSE(apart(Op::reduce_scatter_all_reduce, {2, 2}, 64, none));
+  EXPECT_TRUE(apart(Op::reduce_scatter_all_reduce, {2, 2}, 128, none));
+  // FP8 leaves no room for the sums: there must be some in the workspace.
+  EXPECT_TRUE(apart(Op::reduce_scatter_all_reduce, {2, 2}, 512, per_128_columns));
+  EXPECT_FALSE(apart(Op::reduce_scatter_all_reduce, {2, 2}, 513, per_128_columns));
+  // Alone, with nothing to sum.
+  EXPECT_TRUE(apart(Op::all_reduce, {1, 1}, 1, none));
+  EXPECT_FALSE(apart(Op::all_reduce, {1, 1}, 1, per_token));
 }
 
 TEST(RowLaunches, FewRowsTakeALaneEachAndManyAllLanes) {
