@@ -79,12 +79,14 @@ def placements(total):
     return found
 
 
-def run(args, grid, ops, rows, threads, dtype, processors, against):
+def run(args, grid, ops, rows, threads, dtype, processors, against, in_place):
     """The rows of one `mixcomm bench`, and its command; None if it failed, with what it said on stderr."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         words = ["bench", "--processes", "--grids", grid, "--op", ops, "--rows", rows, "--hidden", "4096",
-                 "--dtype", dtype, "--algorithm", "auto", "--buffers", "all", "--threads", str(threads),
-                 "--seconds", str(args.seconds)] + (["--against", against] if against else [])  # fmt: skip
+                 "--dtype", dtype, "--algorithm", "auto", "--threads", str(threads),
+                 "--seconds", str(args.seconds)]  # fmt: skip
+        words += ["--buffers", "plain", "--in-place"] if in_place else ["--buffers", "all"]
+        words += ["--against", against] if against else []
         done = subprocess.run(
             [args.command, *words, "--json", file.name],
             stdout=subprocess.DEVNULL,
@@ -114,22 +116,25 @@ def measure(args):
             for ranks in (2, 4):
                 threads = max(total // ranks, 1)
                 for dtype in ("bf16", "fp32"):
-                    work += [
-                        (name, processors, ranks, threads, dtype, *cell, args.rows) for cell in GRIDS[ranks]
-                    ]
+                    cells = [(grid, ops, args.rows, False) for grid, ops in GRIDS[ranks]]
+                    cells.append((f"{ranks}x1", "all_reduce", args.rows, True))
+                    work += [(name, processors, ranks, threads, dtype, *cell) for cell in cells]
                 if ranks == 2:  # what it is without, and that small messages stay what they are
-                    work.append((name, processors, ranks, threads, "bf16", "2x1", "all_reduce", "1,4"))
-                    work.append((name, processors, ranks, 1, "bf16", "2x1", "all_reduce", f"1,4,{args.rows}"))
+                    work.append((name, processors, ranks, threads, "bf16", "2x1", "all_reduce", "1,4", False))
+                    work.append(
+                        (name, processors, ranks, 1, "bf16", "2x1", "all_reduce", f"1,4,{args.rows}", False)
+                    )
     begin = time.monotonic()
     failed = []
-    for i, (name, processors, ranks, threads, dtype, grid, ops, rows) in enumerate(work):
+    for i, (name, processors, ranks, threads, dtype, grid, ops, rows, in_place) in enumerate(work):
         if time.monotonic() - begin > args.limit:
             failed += [" ".join(map(str, each[2:])) for each in work[i:]]
             print(f"cpu_threads: {len(work) - i} runs left out after {args.limit} s", file=sys.stderr)
             break
         at = f"{time.monotonic() - begin:4.0f} s, {i + 1}/{len(work)}"
-        print(f"[{at}] {name}, {ranks} x {threads}, {grid}, {dtype}: {ops}", flush=True)
-        command, part = run(args, grid, ops, rows, threads, dtype, processors, args.against)
+        how = ", in place" if in_place else ""
+        print(f"[{at}] {name}, {ranks} x {threads}, {grid}, {dtype}: {ops}{how}", flush=True)
+        command, part = run(args, grid, ops, rows, threads, dtype, processors, args.against, in_place)
         if part is None:
             failed.append(command)
             continue
@@ -155,7 +160,7 @@ def show(result):
         key = (
             row["placement"],
             f"{row['ranks']} x {row['threads']}",
-            row["op"],
+            row["op"] + (" in place" if row.get("in_place") else ""),
             row["buffers"],
             row["dtype"],
         )

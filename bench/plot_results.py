@@ -162,9 +162,8 @@ def threads(plt):
     for i, (ranks, buffers) in enumerate(cells):
         lines = []
         for op, colour in colours.items():
-            rows = rows_of(
-                "cpu-threads", ranks=ranks, threads=16 // ranks, op=op, buffers=buffers, dtype="bf16"
-            )
+            rows = rows_of("cpu-threads", ranks=ranks, threads=16 // ranks, op=op, buffers=buffers,
+                           dtype="bf16", in_place=None)  # fmt: skip
             pairs = [(row["rows"][0], row["p50_us"] / row["against"]["deepspeed"]) for row in rows
                      if "deepspeed" in row["against"]]  # fmt: skip
             lines.append(

@@ -45,6 +45,7 @@ struct Cell {
   Buffers buffers = Buffers::symmetric;
   std::vector<Variant> variants;
   EpilogueKind epilogue = EpilogueKind::none;
+  bool in_place = false;  ///< CPU, all_reduce: the result is written over the input
 };
 
 /// How long to measure a cell.

@@ -127,9 +127,11 @@ CellResult CpuBench::measure(const Cell& cell, const Effort& effort) {
 }
 
 CpuBench::Memory CpuBench::memory_of(const Cell& cell) const {
-  return cell.buffers == Buffers::symmetric
-             ? Memory{in_.data(), out_.data(), sums_.data()}
-             : Memory{aligned(plain_in_), aligned(plain_out_), aligned(plain_sums_)};
+  Memory memory = cell.buffers == Buffers::symmetric
+                      ? Memory{in_.data(), out_.data(), sums_.data()}
+                      : Memory{aligned(plain_in_), aligned(plain_out_), aligned(plain_sums_)};
+  if (cell.in_place) memory.out = memory.in;
+  return memory;
 }
 
 void CpuBench::call(const Cell& cell, const Variant& variant) {
@@ -214,7 +216,9 @@ std::uint64_t CpuBench::chunk_calls(const Cell& cell, std::size_t contestant) {
 
 double CpuBench::copy_us(const Cell& cell) {
   const std::size_t bytes = tensor_bytes(cell, options_.hidden, options_.dtype);
-  const Memory memory = memory_of(cell);
+  Cell apart = cell;
+  apart.in_place = false;
+  const Memory memory = memory_of(apart);
   for (std::uint64_t i = 0; i < most_calls; ++i) {
     meeting_.barrier();
     const auto begin = Clock::now();

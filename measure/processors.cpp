@@ -7,6 +7,8 @@
 #include <fstream>
 #include <vector>
 
+#include "cpu/processors.hpp"
+
 namespace mixcomm::tools {
 namespace {
 
@@ -34,9 +36,8 @@ std::vector<int> processors() {
 
 int processors_at_start() {
   static const int count = [] {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+    const cpu::RankProcessors own = cpu::own_processors({});
+    return cpu::usable_processors({&own, 1});
   }();
   return count;
 }

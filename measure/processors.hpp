@@ -3,9 +3,8 @@
 
 namespace mixcomm::tools {
 
-/// How many processors this process may run on, as the first call finds it: it must come before any rank is
-/// bound. (The library asks another question, in cpu/processors.hpp: which processors all ranks may use
-/// together, as they are bound now.)
+/// How many processors this process may use, counted as the library does (cpu::usable_processors(): no more
+/// than the control group grants), as the first call finds it: it must come before any rank is bound.
 [[nodiscard]] int processors_at_start();
 
 /// The calling thread, and those that it starts, run on `threads` usable processors from here on, as ranks do

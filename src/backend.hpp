@@ -66,6 +66,8 @@ class Backend {
   [[nodiscard]] virtual int device() const { return -1; }
   /// With how many threads at most an operation runs on this rank.
   [[nodiscard]] virtual int threads() const { return 1; }
+  /// Circumstances::lanes.
+  [[nodiscard]] virtual int lanes_of_calls() const { return 1; }
   /// How the devices of all ranks are joined.
   [[nodiscard]] virtual Link link() const { return Link::shared; }
 

@@ -14,6 +14,7 @@
 #include "all_or_none.hpp"
 #include "backend.hpp"
 #include "check_call.hpp"
+#include "check_lanes.hpp"
 #include "environment.hpp"
 #include "epilogue/check_epilogue.hpp"
 #include "hosts/hosts_backend.hpp"
@@ -262,11 +263,8 @@ DeviceLanes Communicator::device_lanes(const DeviceLanesOptions& given) {
   const int most = state.backend->most_lanes();
   if (options.lanes == 0) options.lanes = most;
   agree(state.bootstrap, "making lanes for kernels", [&] {
-    if (most > 0 && (options.lanes < 1 || options.lanes > most))
-      throw InvalidArgument(
-          fmt::format("device_lanes: lanes is {}; there is room for 1 to {}, or give 0 for all of them",
-                      options.lanes, most));
     check_workspace_bytes("device_lanes: bytes", options.bytes);
+    if (most > 0) check_lanes(options, most, grid_of(state.grid, options.team).world.size);
     return fmt::format("team {}, {} lanes, {} bytes", static_cast<int>(options.team), options.lanes,
                        options.bytes);
   });
@@ -379,7 +377,8 @@ struct Communicator::CallRun {
                          // What may not travel in lines goes by the rules of links that have none.
                          .link = state.options.cuda.lines ? state.backend->link() : Link::pcie,
                          .tuning = state.options.tuning ? &*state.options.tuning : nullptr,
-                         .epilogue = call.epilogue.any()};
+                         .epilogue = call.epilogue.any(),
+                         .lanes = state.backend->lanes_of_calls()};
   }
 
   /// `step` is the operation, or one of those that it is carried out as.

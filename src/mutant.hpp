@@ -17,7 +17,7 @@ enum class Mutant : std::uint8_t {
   no_first_barrier,     ///< the first barrier of each pass is left out
   no_second_barrier,    ///< the second one
   one_workspace,        ///< workspaces do not alternate from pass to pass
-  work_behind_barrier,  ///< CPU: what several threads are to do before a barrier is done behind it
+  one_slice,            ///< CPU: the lanes of a call work in the same slice of the workspace
   data_not_waited_for,  ///< CUDA: packets and lines are read without a look at their numbers
   no_greeting,          ///< CUDA: ranks that exchange no data do not greet each other
   // Epilogues:

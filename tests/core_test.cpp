@@ -5,7 +5,7 @@
 #include <cmath>
 #include <optional>
 
-#include "algorithms/blocks.hpp"
+#include "check_lanes.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "steps.hpp"
 #include "support/spawn.hpp"
@@ -84,117 +84,6 @@ TEST(Operation, ComposedIsTwoStepsWhereBothTeamsHaveSeveralRanks) {
     EXPECT_EQ(alone[0].op, Op::all_reduce_all_gather);
   }
   EXPECT_EQ(steps_of(Op::all_reduce, Algorithm::composed, grid).size(), 1U);
-}
-
-TEST(Blocks, PartsCoverEverythingOnce) {
-  for (const std::size_t size : {0UL, 1UL, 63UL, 64UL, 65UL, 1000UL, 4096UL})
-    for (int n = 1; n <= 8; ++n) {
-      std::size_t next = 0;
-      for (int m = 0; m < n; ++m) {
-        const Range r = part(size, m, n);
-        if (r.size == 0) continue;
-        EXPECT_EQ(r.begin, next);
-        next = r.begin + r.size;
-      }
-      EXPECT_EQ(next, size);
-    }
-}
-
-const std::vector<std::vector<std::size_t>>& block_sizes() {
-  static const std::vector<std::vector<std::size_t>> sizes = {{0},
-                                                              {1},
-                                                              {64},
-                                                              {1000},
-                                                              {0, 0},
-                                                              {7, 0, 65},
-                                                              {4096, 64, 1},
-                                                              {63, 64, 65, 129},
-                                                              {0, 5000, 0, 0, 3},
-                                                              {128, 128, 128}};
-  return sizes;
-}
-
-Blocks blocks_of(const std::vector<std::size_t>& sizes) {
-  return {static_cast<int>(sizes.size()), [&](int d) { return sizes[static_cast<std::size_t>(d)]; }};
-}
-
-TEST(Blocks, PiecesCoverEveryBlockOnceAndPackInGranules) {
-  for (const auto& sizes : block_sizes())
-    for (const int pieces : {1, 2, 3, 7, 64}) {
-      Blocks blocks = blocks_of(sizes);
-      std::vector<std::size_t> next(sizes.size());
-      for (int piece = 0; piece < pieces; ++piece) {
-        blocks.cut(pieces);
-        blocks.cover(piece);
-        std::size_t packed = 0;
-        std::size_t before = 0;
-        for (int d = 0; d < blocks.dp(); ++d) {
-          const auto block = static_cast<std::size_t>(d);
-          EXPECT_EQ(blocks.full_size(d), sizes[block]);
-          if (blocks.size(d) != 0) {
-            EXPECT_EQ(blocks.start(Coordinates::one_block, d), next[block]);
-            EXPECT_EQ(blocks.start(Coordinates::all_blocks, d), before + next[block]);
-          }
-          EXPECT_EQ(blocks.start(Coordinates::packed, d), packed);
-          EXPECT_EQ(blocks.block(d).begin, packed);
-          EXPECT_EQ(blocks.block(d).size, blocks.size(d));
-          EXPECT_EQ(blocks.overlap(blocks.everything(), d).size, blocks.size(d));
-          for (int other = 0; other < blocks.dp(); ++other)
-            EXPECT_EQ(blocks.overlap(blocks.block(other), d).size, other == d ? blocks.size(d) : 0);
-          EXPECT_EQ(packed % granule, 0U);
-          next[block] += blocks.size(d);
-          EXPECT_GE(blocks.packed_end(d) - packed, blocks.size(d));
-          packed = blocks.packed_end(d);
-          before += sizes[block];
-        }
-        EXPECT_EQ(blocks.packed_size(), packed);
-        EXPECT_EQ(blocks.elements(), before);
-      }
-      EXPECT_EQ(next, sizes) << pieces << " pieces";
-    }
-}
-
-TEST(Blocks, SharesOfAllMembersHoldEveryElementOnce) {
-  for (const auto& sizes : block_sizes())
-    for (const int pieces : {1, 3})
-      for (int members = 1; members <= 16; ++members) {
-        Blocks blocks = blocks_of(sizes);
-        for (int piece = 0; piece < pieces; ++piece) {
-          blocks.cut(pieces);
-          blocks.cover(piece);
-          const std::size_t fair = part(blocks.packed_size(), 0, members).size;
-          std::vector<std::size_t> shared(static_cast<std::size_t>(members));
-          for (int d = 0; d < blocks.dp(); ++d) {
-            std::vector<int> times(blocks.size(d));
-            for (int m = 0; m < members; ++m) {
-              const Range share = blocks.overlap(blocks.share(m, members), d);
-              if (share.size == 0) continue;
-              EXPECT_EQ(share.begin % granule, 0U);
-              ASSERT_LE(share.begin + share.size, blocks.size(d));
-              for (std::size_t i = 0; i < share.size; ++i) ++times[share.begin + i];
-              shared[static_cast<std::size_t>(m)] += share.size;
-            }
-            EXPECT_EQ(times, std::vector<int>(blocks.size(d), 1)) << members << " members, block " << d;
-          }
-          for (const std::size_t each : shared) EXPECT_LE(each, fair);
-        }
-      }
-}
-
-TEST(Blocks, PassesFitTheWorkspaceAndAreFew) {
-  for (const auto& sizes : block_sizes())
-    for (const std::size_t granules : {5UL, 6UL, 16UL, 1000UL}) {
-      const std::size_t capacity = granules * granule;  // five blocks at most, each of at least a granule
-      Blocks blocks = blocks_of(sizes);
-      const int passes = passes_for(blocks, capacity);
-      for (int pass = 0; pass < passes; ++pass) {
-        blocks.cover(pass);
-        EXPECT_LE(blocks.packed_size(), capacity);
-      }
-      if (passes == 1) continue;
-      blocks.cut(passes - 1);
-      EXPECT_GT(blocks.packed_size(), capacity) << passes << " passes where fewer would do";
-    }
 }
 
 /// The checker's own numbers, against rounding that looks at both neighbours.
@@ -313,6 +202,26 @@ TEST(Rules, CountsInDeviceMemoryAndNcclNeedTheCudaBackend) {
   EXPECT_EQ(failures(results), "");
 }
 
+TEST(Rules, LanesOfKernelsHaveRoomForATileOfEachRank) {
+  const auto refused = [](int lanes, std::size_t bytes, int members) -> std::string {
+    try {
+      check_lanes({.lanes = lanes, .bytes = bytes}, 128, members);
+    } catch (const InvalidArgument& error) {
+      return error.what();
+    }
+    return "";
+  };
+  constexpr std::size_t small = std::size_t{64} << 10U;
+  EXPECT_EQ(refused(128, small, 2), "");
+  EXPECT_EQ(refused(64, small, 4), "");
+  const std::string text = refused(128, small, 4);
+  EXPECT_NE(text.find("each of 128 lanes has 512"), std::string::npos) << text;
+  EXPECT_NE(text.find("give 131072 bytes or more"), std::string::npos) << text;
+  EXPECT_EQ(refused(128, 131072, 4), "");
+  EXPECT_NE(refused(129, small, 2).find("room for 1 to 128"), std::string::npos);
+  EXPECT_NE(refused(0, small, 2).find("lanes is 0"), std::string::npos);
+}
+
 TEST(Rules, AGridMustHoldAllRanks) {
   const auto results = spawn(Ranks::threads, 2, [](Bootstrap& bootstrap) -> std::string {
     Communicator c(bootstrap, {.tp = 3, .dp = 1});
@@ -321,104 +230,6 @@ TEST(Rules, AGridMustHoldAllRanks) {
   for (const auto& result : results)
     EXPECT_EQ(result.substr(0, 87),
               "InvalidArgument: rank 0, creating a communicator: a grid of tp 3 x dp 1 needs 3 ranks, ");
-}
-
-TEST(Choose, DependsOnWhatAWaitCosts) {
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 4096, .symmetric = true}), Algorithm::two_shot);
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 4096}), Algorithm::one_shot);
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 4096, .symmetric = true, .crowded = true}),
-            Algorithm::one_shot);
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 4, .bytes = 1 << 20, .crowded = true}), Algorithm::two_shot);
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 20, .crowded = true}), Algorithm::two_shot);
-  // One pass of one_shot holds 512 KiB.
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = 1 << 19}), Algorithm::one_shot);
-  EXPECT_EQ(choose({.op = Op::all_reduce, .tp = 2, .bytes = (1 << 19) + 8192}), Algorithm::two_shot);
-}
-
-/// What need not be pushed, nor summed twice, is better read, at any size.
-TEST(Choose, ReadsWhereNothingIsReadManyTimes) {
-  constexpr std::size_t large = std::size_t{1} << 28U;
-  EXPECT_EQ(choose({.op = Op::all_gather, .dp = 2, .bytes = large, .symmetric = true}), Algorithm::one_shot);
-  EXPECT_EQ(choose({.op = Op::all_gather, .dp = 2, .bytes = large}), Algorithm::one_shot);
-  EXPECT_EQ(choose({.op = Op::reduce_scatter, .dp = 2, .bytes = large, .symmetric = true}),
-            Algorithm::two_shot);
-}
-
-/// hidden 4096 in bf16.
-Circumstances on_gpus(Op op, std::size_t rows_each, Link link) {
-  return {.op = op,
-          .tp = 2,
-          .dp = 2,
-          .bytes = rows_each * 2 * 8192,
-          .largest_block_bytes = rows_each * 8192,
-          .backend = BackendKind::cuda,
-          .link = link};
-}
-
-TEST(Choose, FinishesRowsOnceWhereThatPays) {
-  constexpr std::size_t row = 8192;
-  constexpr auto in = Op::all_reduce_all_gather;
-  constexpr auto out = Op::reduce_scatter_all_reduce;
-  for (const bool crowded : {false, true}) {
-    EXPECT_EQ(choose({.op = in, .tp = 2, .dp = 2, .bytes = 2 * row, .crowded = crowded, .epilogue = true}),
-              Algorithm::two_shot);
-    EXPECT_EQ(choose({.op = out, .tp = 2, .dp = 2, .bytes = 2 * row, .crowded = crowded, .epilogue = true}),
-              Algorithm::one_shot);
-  }
-  EXPECT_EQ(choose({.op = in, .tp = 2, .bytes = row, .symmetric = true, .epilogue = true}),
-            Algorithm::one_shot);
-  EXPECT_EQ(choose({.op = in, .tp = 2, .bytes = 4 * row, .symmetric = true, .epilogue = true}),
-            Algorithm::two_shot);
-  EXPECT_EQ(choose({.op = out, .tp = 2, .dp = 2, .bytes = 4 * row, .crowded = true, .epilogue = true}),
-            Algorithm::two_shot);
-}
-
-TEST(Choose, OnGpusGoesByTheirLink) {
-  constexpr auto in = Op::all_reduce_all_gather;
-  constexpr auto out = Op::reduce_scatter_all_reduce;
-  EXPECT_EQ(choose(on_gpus(in, 16, Link::nvlink)), Algorithm::one_shot);
-  EXPECT_EQ(choose(on_gpus(in, 16, Link::shared)), Algorithm::two_shot);
-  EXPECT_EQ(choose(on_gpus(in, 64, Link::nvlink)), Algorithm::two_shot);
-  EXPECT_EQ(choose(on_gpus(out, 64, Link::nvlink)), Algorithm::two_shot);
-  EXPECT_EQ(choose(on_gpus(out, 256, Link::nvlink)), Algorithm::two_shot);
-
-  const auto protocol = [](const Circumstances& c) { return choose_shape(c, choose(c)).protocol; };
-  EXPECT_EQ(protocol(on_gpus(in, 1, Link::nvlink)), Protocol::packets);
-  EXPECT_EQ(protocol(on_gpus(in, 16, Link::nvlink)), Protocol::lines);
-  EXPECT_EQ(protocol(on_gpus(in, 256, Link::nvlink)), Protocol::lines);
-  Circumstances symmetric = on_gpus(in, 256, Link::nvlink);
-  symmetric.symmetric = true;
-  EXPECT_EQ(protocol(symmetric), Protocol::lines);
-  symmetric.bytes *= 2;
-  EXPECT_EQ(protocol(symmetric), Protocol::barriers);
-  for (const Link link : {Link::shared, Link::pcie})
-    for (const std::size_t rows : {1U, 16U, 256U})
-      EXPECT_NE(protocol(on_gpus(out, rows, link)), Protocol::lines) << name(link) << rows;
-}
-
-TEST(Choose, ShapesAreForAProtocol) {
-  const LaunchShape rule{Protocol::packets, 0, 128};
-  EXPECT_EQ(rule.with({}), rule);
-  EXPECT_EQ(rule.with({.protocol = Protocol::lines}), (LaunchShape{Protocol::lines, 0, 0}));
-  EXPECT_EQ(rule.with({.threads = 64}), (LaunchShape{Protocol::packets, 0, 64}));
-  EXPECT_EQ(rule.with({.protocol = Protocol::packets, .lanes = 8}), (LaunchShape{Protocol::packets, 8, 128}));
-}
-
-/// Without sums over TP ranks a second hop sends no byte less.
-TEST(Choose, OnGpusASecondHopMustPay) {
-  for (const Op op : {Op::all_gather, Op::reduce_scatter}) {
-    Circumstances c = on_gpus(op, 4096, Link::nvlink);
-    c.tp = 1;
-    EXPECT_EQ(choose(c), Algorithm::one_shot);
-  }
-}
-
-/// One_shot sends the largest block to everyone; two_shot shares it out.
-TEST(Choose, OnGpusUnevenRowsCount) {
-  Circumstances c = on_gpus(Op::all_reduce_all_gather, 16, Link::nvlink);
-  EXPECT_EQ(choose(c), Algorithm::one_shot);
-  c.largest_block_bytes = c.bytes;
-  EXPECT_EQ(choose(c), Algorithm::two_shot);
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ struct Circumstances {
   Link link = Link::nvlink;             ///< CUDA: between the ranks' GPUs
   const TuningTable* tuning = nullptr;  ///< what was measured, where anything was
   bool epilogue = false;                ///< the call has one
+  int lanes = 1;  ///< CPU: of a large call: as many as the rank with the fewest threads has
 };
 
 /// The algorithm that `automatic` runs.

@@ -23,8 +23,8 @@ namespace MIXCOMM_API mixcomm {
 inline constexpr int most_threads = 256;
 
 /// Runs piece(0), ..., piece(pieces - 1), each once, on any threads and in any order, and returns when all
-/// are through. Pieces wait for nothing and do not throw. What the caller wrote before is seen by all of
-/// them, and what they wrote by the caller.
+/// are through. Pieces wait for nobody longer than a fraction of a millisecond, and do not throw. What the
+/// caller wrote before is seen by all of them, and what they wrote by the caller.
 using RunPieces = std::function<void(int pieces, const std::function<void(int)>& piece)>;
 
 /// What only the CPU backend looks at. Ranks may differ in all of it: results are the same bits.
@@ -32,7 +32,8 @@ struct CpuOptions {
   /// With how many threads at most a rank copies and sums, the calling one included, 1 to most_threads. An
   /// operation takes as many of them as its size pays for, small ones the calling thread alone. 0: what
   /// MIXCOMM_THREADS says; else the cores that the thread which makes the communicator may run on, divided
-  /// among the ranks that share them, but no more than OMP_NUM_THREADS.
+  /// among the ranks that share them, but no more than OMP_NUM_THREADS. The rank with the fewest counts for
+  /// all: threads meet those of other ranks.
   int threads = 0;
   /// The caller's own threads, to serve in place of helpers that the library starts: for an engine whose
   /// worker threads would otherwise want the same processors.
@@ -51,8 +52,8 @@ struct CudaOptions {
           ///< ranks share a device half of each one's share of the SMs, so that other kernels of a late rank
           ///< always find room; a caller who runs no others may ask for the whole share
   bool multicast = false;     ///< store through NVLink multicast where the devices support it
-  void* nccl = nullptr;       ///< ncclComm_t over the same ranks, of the caller's, for Algorithm::nccl and
-                              ///< `nccl_windows`; it must outlive the communicator
+  void* nccl = nullptr;       ///< ncclComm_t over the same ranks, of the caller's, for Algorithm::nccl,
+                              ///< `nccl_windows` and between hosts; it must outlive the communicator
   bool nccl_windows = false;  ///< take symmetric memory from windows of `nccl` (NCCL >= 2.28), which then
                               ///< must outlive every SymmetricBuffer; ranks release these in the same order
 };

@@ -16,9 +16,10 @@ namespace MIXCOMM_API mixcomm {
 /// costs when nobody else uses the link and no rank is late.
 struct LinkConstants {
   std::string name;
-  double call_us = 0;          ///< of any operation: a kernel's start, a function call
-  double wait_us = 0;          ///< until all ranks know of each other
-  double gbps = 1;             ///< GB/s (10^9 bytes) that a rank can receive
+  double call_us = 0;  ///< of any operation: a kernel's start, a function call; of a network: what a message
+                       ///< costs the rank that sends or receives it
+  double wait_us = 0;  ///< until all ranks know of each other; of a network: its latency
+  double gbps = 1;     ///< GB/s (10^9 bytes) that a rank can receive; of a network: a NIC, in each direction
   Link joined = Link::nvlink;  ///< CUDA: what choose() goes by
   BackendKind backend = BackendKind::cuda;
   bool crowded = false;  ///< more ranks than processors, see Circumstances
@@ -31,12 +32,13 @@ struct LinkConstants {
 /// Throws InvalidArgument, with the names, for any other.
 [[nodiscard]] const LinkConstants& link_from_name(std::string_view name);
 
-/// Ranks 0 .. per_node - 1 are a node, and so on. Operations whose ranks lie in several nodes go through
-/// `network`.
+/// Ranks 0 .. per_node - 1 are a node, and so on. Operations whose ranks lie in several nodes run in two
+/// levels: inside each node over `link`, and between nodes over `network`.
 struct CostModel {
   LinkConstants link = link_from_name("nvlink4");
   LinkConstants network = link_from_name("network400");
   int per_node = 8;
+  int nics_per_node = 0;                ///< that the ranks of a node share; 0: one for each rank
   const TuningTable* tuning = nullptr;  ///< what `automatic` goes by on its grid; null: static rules
 };
 
@@ -54,14 +56,35 @@ struct Operation {
   int tp = 1;
   int dp = 1;
   std::size_t bytes = 0;
-  bool across_nodes = false;
+  int stride = 1;  ///< its ranks are { first + m * stride }, as PlanGrid has it
+  int world = 0;   ///< all ranks, on which it runs once for each `first`; 0: those of one grid
+  DType dtype = DType::bf16;
+};
+
+/// What of an operation is between nodes. Rows that are complete leave a node once for each other node that
+/// needs them. Sums over several nodes: each node's partial sum of a block, in fp32, goes once to the node
+/// whose rows they are. Of the rank and the node of which it is most, sent or received, all teams of the
+/// operation together; shares are taken as equal.
+struct AcrossNodes {
+  int nodes = 1;  ///< that the ranks of one team lie on; 1: nothing crosses
+  double bytes_per_rank = 0;
+  double bytes_per_node = 0;
+  double partial_bytes_per_node = 0;  ///< of these: partial sums
+  int messages = 0;                   ///< that a rank sends
+  double us = 0;                      ///< latency + bytes / bandwidth + messages * what one costs
+  std::string before;                 ///< what each node does first, within it; "": nothing
+  double before_us = 0;
+  std::string after;
+  double after_us = 0;
+  std::string not_yet;  ///< why the library does not run this yet; "": it does
 };
 
 struct Prediction {
-  Algorithm algorithm = Algorithm::two_shot;  ///< that `automatic` runs
+  Algorithm algorithm = Algorithm::two_shot;  ///< that `automatic` runs; of several nodes: within a node
   int waits = 0;
   double bytes_per_rank = 0;  ///< received, with that algorithm
   double us = 0;
+  AcrossNodes across{};
 };
 
 /// With `algorithm` one_shot, two_shot, or automatic for what the library chooses in symmetric memory. 0 for

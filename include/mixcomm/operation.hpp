@@ -70,7 +70,7 @@ struct TwoCalls {
 }
 
 /// How an operation is carried out. `automatic` picks one by a rule that all ranks share (see choose() in
-/// plan.hpp).
+/// choice.hpp).
 /// composed: two operations one after the other; nccl (CUDA): the same through the collectives of
 /// CudaOptions::nccl.
 enum class Algorithm : std::uint8_t { automatic, one_shot, two_shot, composed, nccl };

@@ -59,11 +59,18 @@ struct BasicTensor {
   [[nodiscard]] constexpr std::size_t elements() const { return rows * hidden; }
   [[nodiscard]] constexpr std::size_t bytes() const { return elements() * size_of(dtype); }
 
+#ifdef __CUDACC__  // which warns that in a constant view it is never used, before it asks what it requires
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 554
+#endif
   /// A writable view reads as a constant one.
   constexpr operator BasicTensor<const void>() const  // NOLINT(google-explicit-constructor)
       requires(!std::is_const_v<Void>) {
     return {data, rows, hidden, dtype};
   }
+#ifdef __CUDACC__
+#pragma nv_diagnostic pop
+#endif
 };
 using Tensor = BasicTensor<void>;
 using ConstTensor = BasicTensor<const void>;

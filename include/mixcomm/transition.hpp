@@ -56,6 +56,7 @@ struct Step {
 struct Traffic {
   std::vector<std::size_t> rows;  ///< per DP rank; empty: 16 each
   std::size_t row_bytes = 8192;
+  DType dtype = DType::bf16;  ///< partial sums cross nodes in fp32
 };
 
 /// What a sequence of operations takes.

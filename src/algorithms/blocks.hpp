@@ -185,14 +185,16 @@ class BasicBlocks {
 
 using Blocks = BasicBlocks<max_ranks>;
 
-/// The fewest passes, each covering one piece, that fit a packed workspace of `capacity` elements (at least
-/// `dp` steps of the cut, fewer than 2^31). The same on all ranks, since all know the sizes. Leaves `blocks`
-/// cut so.
-[[nodiscard]] inline int passes_for(Blocks& blocks, std::size_t capacity, std::size_t step = granule) {
-  const std::size_t least = (blocks.elements() + capacity - 1) / capacity;
-  for (auto pieces = static_cast<int>(least > 0 ? least : 1);; ++pieces) {
-    blocks.cut(pieces, step);
-    if (blocks.packed_size() <= capacity) return pieces;
+/// The fewest passes of each of `lanes` lanes, each covering one piece, that fit a packed workspace of
+/// `capacity` elements (at least `dp` steps of the cut, fewer than 2^31). The same on all ranks, since all
+/// know the sizes. Leaves `blocks` cut so: the first lane has the first pieces.
+[[nodiscard]] inline int passes_for(Blocks& blocks, std::size_t capacity, std::size_t step = granule,
+                                    int lanes = 1) {
+  const std::size_t at_once = capacity * static_cast<std::size_t>(lanes);
+  const std::size_t least = (blocks.elements() + at_once - 1) / at_once;
+  for (auto passes = static_cast<int>(least > 0 ? least : 1);; ++passes) {
+    blocks.cut(passes * lanes, step);
+    if (blocks.packed_size() <= capacity) return passes;
   }
 }
 

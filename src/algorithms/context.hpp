@@ -36,9 +36,9 @@ concept RowContext = requires(const C& c) {
 ///
 /// - publish(): my input for all who need it, ready when it returns.
 /// - store(tile, sum): the sum, rounded once, to my output.
-/// - retract(in): after my last sum; when it returns, my input may be overwritten. No wait is needed between
-/// it and
-///   the next pass.
+/// - retract(in): after my last sum; when it returns, my input may be overwritten. It waits for the others
+///   where they may still be reading it,
+///   so no wait is needed between it and the next pass.
 template <class C>
 concept OneShotContext = SummingContext<C> &&
     requires(C c, const SumOrder& order, typename C::Tile tile, typename C::Input in) {
@@ -51,9 +51,9 @@ concept OneShotContext = SummingContext<C> &&
 ///
 /// - share(): my input, where those who sum it can read it after the next barrier(); rank m sums the elements
 ///   b.share(m, ranks).
-/// - open(), close(out): my output, where those sums go that belong to it, between two barriers; close(),
-/// after the
-///   last one, completes it.
+/// - open(), close(out): my output, where those sums go that belong to it.
+///   They are sent between two barriers.
+///   close(), after the last barrier, completes it.
 /// - barrier(): every rank of the grid has come here, and what the others wrote before can be read.
 /// - store_all(team, out, tile, sum): the sum, rounded once, to the output of every member of `team`.
 template <class C>

@@ -13,6 +13,11 @@ bool sums_over_tp(const Circumstances& c) {
   return shape_of(c.op).team != TeamKind::dp && c.tp > 1;
 }
 
+/// Two ranks that have several threads each, and a processor for each of these.
+bool two_of_many_threads(const Circumstances& c) {
+  return c.lanes > 1 && !c.crowded && c.tp == 2 && (c.dp == 1 || shape_of(c.op).team == TeamKind::tp);
+}
+
 /// one_shot waits once, but each rank copies its input, and the ranks of a TP team all sum the same rows: it
 /// reads tp times what two_shot reads. This is the number of bytes up to which that costs less than
 /// two_shot's second wait.
@@ -20,8 +25,11 @@ std::size_t worth_a_wait_bytes(const Circumstances& c) {
   // What is read is not taken back from the reader's cache, as it is when it is pushed there. So where
   // nothing is read twice of what is staged anyway one_shot is quicker at any size, and between two ranks
   // that have a processor each as long as one pass holds it all: with several, that two_shot stages half as
-  // much counts for more.
+  // much counts for more. Two ranks of several threads each share what is staged out among their caches, so
+  // it is the other way round: two_shot up to 1 MiB of rows; beyond one_shot, whose many passes meet once.
   if (!c.symmetric && c.tp == 1) return any;
+  if (!c.symmetric && two_of_many_threads(c))
+    return c.bytes > (std::size_t{1} << 20U) && !c.epilogue ? any : std::size_t{128} << 10U;
   if (!c.symmetric && c.tp == 2 && !c.crowded) return std::size_t{1} << 20U;
   if (c.crowded) return std::size_t{64} << 10U;
   if (!c.symmetric) return std::size_t{16} << 10U;

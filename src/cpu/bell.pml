@@ -1,8 +1,9 @@
 /* How ranks of the CPU backend sleep and wake up: no wake-up is lost.
  *
- * scripts/check-model has spin look at every state of three ranks that make one barrier after the other, each at its
- * own pace, without end, and at mutants, each of which must be refuted. What is shown: no rank sleeps for ever, so the
- * slices of sleep_until_all_arrived() are there for failures alone; and nobody leaves a barrier before all have come.
+ * scripts/check-model has spin look at every state of three ranks that make one barrier after the other, each
+ * at its own pace, without end, and at mutants, each of which must be refuted. What is shown: no rank sleeps
+ * for ever, so the slices of sleep_until_all_arrived() are there for failures alone; and nobody leaves a
+ * barrier before all have come.
  *
  * Model            Code (cpu/channel.cpp; Bell in cpu/shared_state.hpp)
  * Rank             Channel::barrier
@@ -11,15 +12,15 @@
  * first_missing    Channel::first_missing: flags are read one after the other
  * ring             ring(): rings, then FUTEX_WAKE
  *
- * Abstracted: memory is sequentially consistent, as all accesses to flags, `sleepers` and `rings` are. Points are modulo
- * 3: passes.pml shows that members are never more than one apart. Rings are modulo 5: from a look at `rings` to the
- * sleep there come at most four, two of each other rank (with modulo 4, spin finds how that deadlocks). The look at the
- * flags before sleeping is given up at any time.
- * The futex sleeps if, in one step,
- * `rings` is what it was, and sleeps until it is woken. Deadlines, failures, and ranks that share a processor are left
- * out, as all of them only make ranks wake up sooner.
+ * Abstracted: memory is sequentially consistent, as all accesses to flags, `sleepers` and `rings` are. Points
+ * are modulo 3: passes.pml shows that members are never more than one apart. Rings are modulo 5: from a look
+ * at `rings` to the sleep there come at most four, two of each other rank (with modulo 4, spin finds how that
+ * deadlocks). The look at the flags before sleeping is given up at any time. The futex sleeps if, in one
+ * step, `rings` is what it was, and sleeps until it is woken. Deadlines, failures, and ranks that share a
+ * processor are left out, as all of them only make ranks wake up sooner.
  *
- * Mutants (-D): RING_TOO_EARLY, NO_RING, NO_LAST_LOOK, RINGS_TOO_LATE, NO_SLEEPER; see where they stand below.
+ * Mutants (-D): RING_TOO_EARLY, NO_RING, NO_LAST_LOOK, RINGS_TOO_LATE, NO_SLEEPER; see where they stand
+ * below.
  */
 #define N 3
 

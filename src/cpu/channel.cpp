@@ -36,12 +36,16 @@ constexpr std::uint32_t hash_of(std::uint64_t flag) {
 
 }  // namespace
 
+Lane& Channel::lane_of(int rank) const {
+  return shared_->ranks[static_cast<std::size_t>(rank)]->lanes[static_cast<std::size_t>(lane_)];
+}
+
 Flag& Channel::flag(int member) const {
-  return shared_->ranks[static_cast<std::size_t>(team_.rank(member))]->flags[static_cast<std::size_t>(kind_)];
+  return lane_of(team_.rank(member)).flags[static_cast<std::size_t>(kind_)];
 }
 
 Bell& Channel::bell() const {
-  return shared_->ranks[static_cast<std::size_t>(team_.first)]->bells[static_cast<std::size_t>(kind_)];
+  return lane_of(team_.first).bells[static_cast<std::size_t>(kind_)];
 }
 
 bool Channel::arrived(int member) const {
@@ -59,12 +63,14 @@ RankSet Channel::missing() const {
 RankSet Channel::awaited_by(int rank) const {
   const auto& ranks = shared_->ranks;
   const std::uint32_t on = ranks[static_cast<std::size_t>(rank)]->sleeps_on.load();
-  if (on == 0 || on > team_kinds) return 0;
-  const auto kind = static_cast<TeamKind>(on - 1);
+  if (on == 0 || on > static_cast<std::uint32_t>(team_kinds * shared_->lanes)) return 0;
+  const auto kind = static_cast<TeamKind>((on - 1) % team_kinds);
+  const std::size_t lane = (on - 1) / team_kinds;
   const auto world = static_cast<int>(ranks.size());
   const Team team = grid_of(Grid::of(shared_->tp, world / shared_->tp, rank), kind).world;
   const auto point = [&](int member) {
-    return point_of(ranks[static_cast<std::size_t>(team.rank(member))]->flags[on - 1].value.load());
+    const Lane& of_member = ranks[static_cast<std::size_t>(team.rank(member))]->lanes[lane];
+    return point_of(of_member.flags[static_cast<std::size_t>(kind)].value.load());
   };
   RankSet awaited = 0;
   for (int m = 0; m < team.size; ++m)
@@ -94,7 +100,7 @@ int Channel::first_missing(int from) const {
   return team_.size;
 }
 
-void Channel::barrier(const CallRecord& call, std::uint32_t call_hash) {
+void Channel::arrive(std::uint32_t call_hash) {
   ++point_;
   hash_ = call_hash;
   if (team_.size == 1) return;
@@ -104,22 +110,38 @@ void Channel::barrier(const CallRecord& call, std::uint32_t call_hash) {
   // Sequentially consistent with the sleeper's increment: either it sees this flag, or this rank sees the
   // sleeper.
   if (bell().sleepers.load() > 0 && first_missing(1) == team_.size) ring(bell());
+}
+
+void Channel::meet(const CallRecord& call) {
+  if (team_.size == 1) return;
   wait(call);
   // A rank that was late must not go on writing to ranks that have given up.
   if (shared_->failure->state.load(std::memory_order_relaxed) != 0) shared_->failure->rethrow();
   if (shared_->check_agreement) check_calls_agree(call);
 }
 
-void Channel::wait(const CallRecord& call) {
+bool Channel::has_met(int spins) const {
   int next = 1;
+  return team_.size == 1 ||
+         (spin(spins, next) && shared_->failure->state.load(std::memory_order_relaxed) == 0 &&
+          (!shared_->check_agreement || first_disagreeing() == team_.size));
+}
+
+bool Channel::spin(int spins, int& next) const {
   const int here = sched_getcpu();
-  for (int i = 0; i < shared_->spins; ++i) {
+  for (int i = 0; i < spins; ++i) {
     next = first_missing(next);
-    if (next == team_.size) return;
+    if (next == team_.size) return true;
     // A rank that shares this processor cannot come while this one looks out for it.
     if (flag((team_.member + next) % team_.size).processor.load(std::memory_order_relaxed) == here) break;
     pause();
   }
+  return false;
+}
+
+void Channel::wait(const CallRecord& call) {
+  int next = 1;
+  if (spin(shared_->spins, next)) return;
   // Where other programs want the processor, each time may take milliseconds.
   const auto yield_until = Clock::now() + std::chrono::milliseconds(2);
   for (int i = 0; i < shared_->yields && Clock::now() < yield_until; ++i) {
@@ -133,19 +155,22 @@ void Channel::wait(const CallRecord& call) {
 
 void Channel::sleep_until_all_arrived(const CallRecord& call) {
   struct Sleeper {
-    Sleeper(Bell& b, std::atomic<std::uint32_t>& on, TeamKind kind) : bell(b), sleeps_on(on) {
+    Sleeper(Bell& b, std::atomic<std::uint32_t>& on, std::uint32_t me) : bell(b), sleeps_on(on), mine(me) {
       bell.sleepers.fetch_add(1);
-      sleeps_on.store(static_cast<std::uint32_t>(kind) + 1, std::memory_order_relaxed);
+      sleeps_on.store(mine, std::memory_order_relaxed);
     }
     ~Sleeper() {
-      sleeps_on.store(0, std::memory_order_relaxed);
+      std::uint32_t named = mine;  // another lane may still sleep
+      sleeps_on.compare_exchange_strong(named, 0, std::memory_order_relaxed);
       bell.sleepers.fetch_sub(1);
     }
     Sleeper(const Sleeper&) = delete;
     Sleeper& operator=(const Sleeper&) = delete;
     Bell& bell;
     std::atomic<std::uint32_t>& sleeps_on;
-  } sleeper(bell(), shared_->ranks[static_cast<std::size_t>(shared_->rank)]->sleeps_on, kind_);
+    std::uint32_t mine;
+  } sleeper(bell(), shared_->ranks[static_cast<std::size_t>(shared_->rank)]->sleeps_on,
+            1 + static_cast<std::uint32_t>(kind_) + static_cast<std::uint32_t>(team_kinds * lane_));
 
   // Rings are never lost; the slices are for a peer that was killed, or that is in another call.
   constexpr std::chrono::milliseconds slice{10};
@@ -165,18 +190,24 @@ void Channel::sleep_until_all_arrived(const CallRecord& call) {
   }
 }
 
-void Channel::check_calls_agree(const CallRecord& call) const {
+int Channel::first_disagreeing() const {
   for (int i = 1; i < team_.size; ++i) {
     const int member = (team_.member + i) % team_.size;
     const std::uint64_t theirs = flag(member).value.load(std::memory_order_relaxed);
     // A member that is past this point has itself compared its call with mine.
-    if (point_of(theirs) != point_ || hash_of(theirs) == hash_) continue;
-    CallRecord record;
-    const int rank = team_.rank(member);
-    const CallLog& log = shared_->ranks[static_cast<std::size_t>(rank)]->calls;
-    if (!log.read(log.latest.load(std::memory_order_acquire), record)) record.number = 0;
-    fail_disagreement(call, record, rank);
+    if (point_of(theirs) == point_ && hash_of(theirs) != hash_) return member;
   }
+  return team_.size;
+}
+
+void Channel::check_calls_agree(const CallRecord& call) const {
+  const int member = first_disagreeing();
+  if (member == team_.size) return;
+  CallRecord record;
+  const int rank = team_.rank(member);
+  const CallLog& log = shared_->ranks[static_cast<std::size_t>(rank)]->calls;
+  if (!log.read(log.latest.load(std::memory_order_acquire), record)) record.number = 0;
+  fail_disagreement(call, record, rank);
 }
 
 void Channel::look_for_disagreement(const CallRecord& call) const {
@@ -198,7 +229,8 @@ void Channel::look_for_disagreement(const CallRecord& call) const {
 
 void Channel::ring_all() const {
   for (RankState* state : shared_->ranks)
-    for (Bell& each : state->bells) ring(each);
+    for (int lane = 0; lane < shared_->lanes; ++lane)
+      for (Bell& each : state->lanes[static_cast<std::size_t>(lane)].bells) ring(each);
 }
 
 void Channel::look_for_dead(const CallRecord& call) const {

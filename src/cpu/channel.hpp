@@ -22,20 +22,35 @@ struct ChannelShared {
   int tp = 1;
   int spins = 0;   ///< how often to look before giving up the processor
   int yields = 0;  ///< how often to give it up before sleeping
+  int lanes = 1;   ///< how many there are
   bool check_agreement = true;
 };
 
-/// One team kind of one rank. Points are counted per team, so teams need not keep step with each other.
+/// One lane of one team kind of one rank: what one thread of it meets others with. Points are counted per
+/// lane, so neither teams nor lanes need keep step with each other.
 class Channel {
  public:
-  Channel(const ChannelShared& shared, TeamKind kind, const Team& team)
-      : shared_(&shared), kind_(kind), team_(team) {}
+  Channel(const ChannelShared& shared, TeamKind kind, int lane, const Team& team)
+      : shared_(&shared), kind_(kind), lane_(lane), team_(team) {}
 
   /// Every member has come to this point of the same call, and sees what the others wrote before it. Throws
   /// Timeout, PeerGone or Disagreement, and the communicator is failed.
-  void barrier(const CallRecord& call, std::uint32_t call_hash);
+  void barrier(const CallRecord& call, std::uint32_t call_hash) {
+    arrive(call_hash);
+    meet(call);
+  }
+
+  // In two halves:
+
+  /// What this rank wrote before is there for those who meet it.
+  void arrive(std::uint32_t call_hash);
+  /// All have arrived. Throws as barrier() does.
+  void meet(const CallRecord& call);
+  /// Whether all have arrived, and nothing is wrong: else meet() says what. It looks `spins` times at most.
+  [[nodiscard]] bool has_met(int spins) const;
 
  private:
+  [[nodiscard]] Lane& lane_of(int rank) const;
   [[nodiscard]] Flag& flag(int member) const;
   [[nodiscard]] Bell& bell() const;
   [[nodiscard]] bool arrived(int member) const;
@@ -48,8 +63,12 @@ class Channel {
   /// The first member at or after `from` (counted from my successor, cyclically) that has not arrived, or
   /// team size.
   [[nodiscard]] int first_missing(int from) const;
+  /// Looks out for those that have not arrived, from `next` on, so many times. Whether all have.
+  [[nodiscard]] bool spin(int spins, int& next) const;
   void wait(const CallRecord& call);
   void sleep_until_all_arrived(const CallRecord& call);
+  /// A member that is at this point in another call; none, or one that has gone on: team size.
+  [[nodiscard]] int first_disagreeing() const;
   void check_calls_agree(const CallRecord& call) const;
   void look_for_disagreement(const CallRecord& call) const;
   /// Throws PeerGone if a member that has not arrived never will.
@@ -63,6 +82,7 @@ class Channel {
 
   const ChannelShared* shared_;
   TeamKind kind_;
+  int lane_;
   Team team_;
   std::uint32_t point_ = 0;
   std::uint32_t hash_ = 0;

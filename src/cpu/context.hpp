@@ -7,9 +7,6 @@
 #include <bit>
 #include <cstddef>
 #include <cstring>
-#include <functional>
-#include <memory>
-#include <vector>
 
 #include "algorithms/context.hpp"
 #include "algorithms/two_shot.hpp"
@@ -17,7 +14,6 @@
 #include "cpu/channel.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/staging.hpp"
-#include "cpu/thread_team.hpp"
 #include "mutant.hpp"
 
 namespace mixcomm::cpu {
@@ -31,40 +27,11 @@ struct View {
   bool mirrored = false;  ///< packed, the last block first
 };
 
-/// Something to be done with one tile between two barriers, by one thread or by several. What they are is up
-/// to CpuContext; a task can be cut up where blocks can.
-struct Task {
-  enum class Kind : std::uint8_t {
-    stage,           ///< the tile of my input, to where peers read it
-    stage_residual,  ///< the tile of my residual, likewise
-    store,           ///< its sum, to my output
-    store_all,       ///< its sum, to the output of each member of `team`
-    fetch,           ///< the tile of my output, from where member `team.member` left it
-  };
-  Kind kind = Kind::stage;
-  int block = 0;
-  Range range;
-  SumOrder order{};
-  View in;
-  View out;
-  Team team{};
-};
-
-/// The threads of a pass that has several: the library's own or the caller's.
-struct Helpers {
-  std::shared_ptr<ThreadTeam> team;
-  RunPieces workers;  ///< in place of the team
-  int threads = 1;
-  std::vector<Task> tasks;  ///< noted, and not done yet
-
-  /// piece(i), 0 <= i < pieces, once each; all are through when it returns.
-  template <class Piece>
-  void run(int pieces, const Piece& piece) {
-    if (workers)
-      workers(pieces, std::cref(piece));
-    else
-      team->run(pieces, piece);
-  }
+/// How far a pass has come that does not wait, but is begun anew when others have arrived.
+struct Progress {
+  int spins = 0;         ///< how often to look whether others have arrived
+  int segment = 0;       ///< the barriers behind it
+  bool arrived = false;  ///< at the next one: what there was to do before it is done
 };
 
 /// What a pass works with. `in` and `out` are only looked at where the call's placement is not plain.
@@ -77,7 +44,7 @@ struct PassBuffers {
   View staged_scales;
   Stores staging = Stores::cached;  ///< how input is staged
   Stores pushing = Stores::cached;  ///< how sums are written to peers
-  Helpers* helpers = nullptr;       ///< none: the caller alone, at once
+  Progress* progress = nullptr;     ///< null: a pass that waits where others have not arrived
 };
 
 template <class T>
@@ -98,26 +65,31 @@ class CpuContext {
   };
 
   CpuContext(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers)
-      : call_(call), grid_(grid), channel_(channel), buffers_(buffers), hash_(call.record.hash()) {}
+      : call_(call), grid_(grid), channel_(channel), buffers_(buffers), hash_(call.record.hash()) {
+    if (buffers.progress != nullptr) done_ = *buffers.progress;
+  }
 
   Input share() {
     if (call_.in_placement.kind != Placement::Kind::plain) return buffers_.in;
     const Range not_read = share_of(grid_.world.member);  // nobody else sums it
     const std::size_t end = not_read.begin + not_read.size;
-    stage_input({0, not_read.begin});
-    stage_input({end, call_.blocks.packed_size() - end});
+    if (acts()) {
+      stage_input({0, not_read.begin});
+      stage_input({end, call_.blocks.packed_size() - end});
+    }
     return buffers_.staged_in;
   }
 
   Input publish() {
-    if (!call_.reads_in_place) stage_input(call_.blocks.everything());
-    if (call_.shares_residuals()) stage_residual();
+    if (acts()) {
+      if (!call_.reads_in_place) stage_input(call_.blocks.everything());
+      if (call_.shares_residuals()) stage_residual();
+    }
     barrier();
     return call_.reads_in_place ? buffers_.in : buffers_.staged_in;
   }
 
   void retract(const Input& in) {
-    do_noted();
     if (!in.staged) barrier();  // peers may still be reading it
   }
 
@@ -127,26 +99,32 @@ class CpuContext {
 
   /// Fetches from each other rank's workspace what it has summed of my output.
   void close(const Output& out) {
-    if (!out.staged && !keeps_for_team() && scales_ == 0) return;
+    if ((!out.staged && !keeps_for_team() && scales_ == 0) || !acts()) return;
     const int world = grid_.world.size;
     for (int i = 1; i < world; ++i) {
       const int member = (grid_.world.member + i) % world;
       for (const Tile tile : tiles(share_of(member)))
-        if (!needs(tile.block))
-          continue;
-        else if (buffers_.helpers == nullptr)
-          fetch(out, member, tile);
-        else
-          note({Task::Kind::fetch, tile.block, tile.range, {}, {}, out, {.member = member}});
+        if (needs(tile.block)) fetch(out, member, tile);
     }
-    do_noted();
   }
 
   void barrier() {
-    const bool late = current_mutant() == Mutant::work_behind_barrier;
-    if (!late) do_noted();
-    meet();
-    if (late) do_noted();
+    const int segment = segment_;
+    if (segment < done_.segment) {
+      ++segment_;
+    } else if (!parked_) {
+      parked_ = !passes_barrier(segment);
+      if (parked_) return;
+      done_.segment = segment + 1;
+      done_.arrived = false;
+      ++segment_;
+    }
+  }
+  /// Whether the pass is through; else it is to be run again when the others have arrived, and goes on where
+  /// it stopped.
+  [[nodiscard]] bool is_through() {
+    if (buffers_.progress != nullptr) *buffers_.progress = done_;
+    return !parked_;
   }
   [[nodiscard]] bool has_epilogue() const { return call_.epilogue.any(); }
   /// How much of the time, in ticks(), this rank has been in barriers.
@@ -194,72 +172,49 @@ class CpuContext {
   }
 
   void store(const Tile& tile, const Sum& sum) {
-    if (buffers_.helpers == nullptr) return store_now(tile, sum);
-    note({Task::Kind::store, tile.block, tile.range, sum.order, sum.in, {}, {}});
+    if (!acts()) return;
+    if (has_epilogue()) return finish_rows(tile, sum, Team::alone(grid_.rank()), {});
+    void* destination = mine(call_.out, gathers(), tile.block) + tile.range.begin;
+    add_up(tile, sum, {&destination, 1}, 0);
   }
 
   void store_all(const Team& team, const Output& out, const Tile& tile, const Sum& sum) {
-    if (buffers_.helpers == nullptr) return store_all_now(team, out, tile, sum);
-    note({Task::Kind::store_all, tile.block, tile.range, sum.order, sum.in, out, team});
+    if (!acts()) return;
+    if (has_epilogue()) return finish_rows(tile, sum, team, out);
+    std::array<void*, max_ranks> destinations;
+    std::size_t count = 0;
+    if (needs(tile.block)) destinations[count++] = mine(call_.out, gathers(), tile.block) + tile.range.begin;
+    const std::size_t kept = count;
+    if (out.staged) {  // the others fetch it, once
+      if (team.size > 1 || kept == 0)
+        destinations[count++] = at(out, grid_.rank(), tile.block, tile.range.begin);
+    } else {
+      for (int m = 0; m < team.size; ++m)
+        if (team.rank(m) != grid_.rank())
+          destinations[count++] = at(out, team.rank(m), tile.block, tile.range.begin);
+    }
+    add_up(tile, sum, {destinations.data(), count},
+           buffers_.pushing == Stores::streamed ? static_cast<int>(count - kept) : 0);
   }
 
  private:
-  void meet() {
-    const bool first = barriers_++ == 0;
-    if (current_mutant() == (first ? Mutant::no_first_barrier : Mutant::no_second_barrier)) return;
+  /// Whether what a verb does is still to be done, and its turn has come.
+  [[nodiscard]] bool acts() const { return segment_ == done_.segment && !done_.arrived; }
+
+  /// Arrives at the barrier behind this segment, once; whether all have.
+  bool passes_barrier(int segment) {
+    if (current_mutant() == (segment == 0 ? Mutant::no_first_barrier : Mutant::no_second_barrier))
+      return true;
+    if (!done_.arrived) channel_.arrive(hash_);
+    done_.arrived = true;
     const std::uint64_t begin = ticks();
-    channel_.barrier(call_.record, hash_);
+    bool met = true;
+    if (buffers_.progress == nullptr)
+      channel_.meet(call_.record);
+    else
+      met = channel_.has_met(done_.spins);
     waited_ += ticks() - begin;
-  }
-
-  void note(const Task& task) { buffers_.helpers->tasks.push_back(task); }
-
-  /// Carries out what was noted since the last barrier, with all threads: one run, whatever tiles it has.
-  void do_noted() {
-    if (buffers_.helpers == nullptr || buffers_.helpers->tasks.empty()) return;
-    const std::vector<Task>& tasks = buffers_.helpers->tasks;
-    std::size_t granules = 0;
-    const std::size_t step = call_.blocks.step();
-    for (const Task& task : tasks) granules += granules_of(task);
-    const int pieces = static_cast<int>(
-        std::min<std::size_t>(granules, static_cast<std::size_t>(buffers_.helpers->threads)));
-    buffers_.helpers->run(pieces, [&](int i) {
-      // Steps [begin, end) of all tasks, one behind the other.
-      const auto count = static_cast<std::size_t>(pieces);
-      std::size_t begin = granules * static_cast<std::size_t>(i) / count;
-      const std::size_t end = granules * static_cast<std::size_t>(i + 1) / count;
-      std::size_t first = 0;
-      for (const Task& task : tasks) {
-        const std::size_t next = first + granules_of(task);
-        if (begin < end && begin < next) {
-          const std::size_t from = (begin - first) * step;
-          const std::size_t to = std::min((std::min(end, next) - first) * step, task.range.size);
-          carry_out(task, {task.range.begin + from, to - from});
-          begin = std::min(end, next);
-        }
-        first = next;
-      }
-    });
-    buffers_.helpers->tasks.clear();
-  }
-  /// What blocks are cut at multiples of.
-  [[nodiscard]] std::size_t granules_of(const Task& task) const {
-    return round_up(task.range.size, call_.blocks.step()) / call_.blocks.step();
-  }
-  void carry_out(const Task& task, Range range) {
-    const Tile tile{task.block, range};
-    switch (task.kind) {
-      case Task::Kind::stage:
-        return stage(tile);
-      case Task::Kind::stage_residual:
-        return stage_residual(tile);
-      case Task::Kind::store:
-        return store_now(tile, {task.order, task.in});
-      case Task::Kind::store_all:
-        return store_all_now(task.team, task.out, tile, {task.order, task.in});
-      case Task::Kind::fetch:
-        return fetch(task.out, task.team.member, tile);
-    }
+    return met;
   }
 
   /// The covered part of block d in a buffer of the caller's.
@@ -317,29 +272,17 @@ class CpuContext {
       if (gathers() && !own) continue;
       // Where nobody else sums my block of a scattered tensor, it stays where it is.
       if (!gathers() && alone && own && call_.algorithm == Algorithm::one_shot) continue;
-      if (buffers_.helpers == nullptr)
-        stage(tile);
-      else
-        note({Task::Kind::stage, tile.block, tile.range, {}, {}, {}, {}});
+      copy(at(buffers_.staged_in, grid_.rank(), tile.block, tile.range.begin),
+           mine(call_.in, !gathers(), tile.block) + tile.range.begin, tile.range.size * sizeof(T),
+           buffers_.staging);
     }
-  }
-  void stage(const Tile& tile) const {
-    copy(at(buffers_.staged_in, grid_.rank(), tile.block, tile.range.begin),
-         mine(call_.in, !gathers(), tile.block) + tile.range.begin, tile.range.size * sizeof(T),
-         buffers_.staging);
   }
 
   /// Each TP rank stages a part of the residual that they all have: the rows that it would sum in two_shot.
   void stage_residual() {
     for (const Tile tile : tiles(share_of(grid_.world.member)))
-      if (buffers_.helpers == nullptr)
-        stage_residual(tile);
-      else
-        note({Task::Kind::stage_residual, tile.block, tile.range, {}, {}, {}, {}});
-  }
-  void stage_residual(const Tile& tile) const {
-    copy(at(buffers_.staged_out, grid_.rank(), tile.block, tile.range.begin),
-         residual_of(tile.block, tile.range.begin), tile.range.size * sizeof(T), buffers_.staging);
+      copy(at(buffers_.staged_out, grid_.rank(), tile.block, tile.range.begin),
+           residual_of(tile.block, tile.range.begin), tile.range.size * sizeof(T), buffers_.staging);
   }
   /// The residual of the row that begins at element i: mine, or what a rank of its DP group has staged.
   [[nodiscard]] const void* residual_of(int d, std::size_t i) const {
@@ -350,12 +293,6 @@ class CpuContext {
   }
   [[nodiscard]] std::size_t share_of_size(std::size_t size) const {
     return mixcomm::share_of(size, grid_.tp.size, call_.blocks.step());
-  }
-
-  void store_now(const Tile& tile, const Sum& sum) const {
-    if (has_epilogue()) return finish_rows(tile, sum, Team::alone(grid_.rank()), {});
-    void* destination = mine(call_.out, gathers(), tile.block) + tile.range.begin;
-    add_up(tile, sum, {&destination, 1}, 0);
   }
 
   /// The rows of a tile with their epilogue: to my output, and to that of the others of `team`.
@@ -422,24 +359,6 @@ class CpuContext {
     finish_row(row);
   }
 
-  void store_all_now(const Team& team, const Output& out, const Tile& tile, const Sum& sum) const {
-    if (has_epilogue()) return finish_rows(tile, sum, team, out);
-    std::array<void*, max_ranks> destinations;
-    std::size_t count = 0;
-    if (needs(tile.block)) destinations[count++] = mine(call_.out, gathers(), tile.block) + tile.range.begin;
-    const std::size_t kept = count;
-    if (out.staged) {  // the others fetch it, once
-      if (team.size > 1 || kept == 0)
-        destinations[count++] = at(out, grid_.rank(), tile.block, tile.range.begin);
-    } else {
-      for (int m = 0; m < team.size; ++m)
-        if (team.rank(m) != grid_.rank())
-          destinations[count++] = at(out, team.rank(m), tile.block, tile.range.begin);
-    }
-    add_up(tile, sum, {destinations.data(), count},
-           buffers_.pushing == Stores::streamed ? static_cast<int>(count - kept) : 0);
-  }
-
   /// A tile of my output, from where member `member` left it.
   void fetch(const View& out, int member, const Tile& tile) const {
     const int rank = grid_.world.rank(member);
@@ -495,7 +414,9 @@ class CpuContext {
   std::size_t out_bytes_ = call_.epilogue.quantizes() ? 1 : sizeof(T);  ///< of an element of the output
   std::size_t scales_ = scales_per_row(call_.epilogue.quantize, call_.hidden);
   std::uint64_t waited_ = 0;
-  int barriers_ = 0;  ///< of this pass
+  Progress done_;        ///< what need not be done again, and what has been done since
+  int segment_ = 0;      ///< barriers come to so far
+  bool parked_ = false;  ///< others had not arrived at the one behind segment_
 };
 
 static_assert(OneShotContext<CpuContext<float>> && TwoShotContext<CpuContext<float>>);

@@ -15,6 +15,7 @@
 #include "allocations.hpp"
 #include "bootstrap/memory.hpp"
 #include "cpu/context.hpp"
+#include "cpu/helpers.hpp"
 #include "cpu/numa.hpp"
 #include "cpu/processors.hpp"
 #include "cpu/staging.hpp"
@@ -46,9 +47,14 @@ Slices share_slices(Bootstrap& bootstrap, std::size_t bytes) {
   return slices;
 }
 
-/// Runs one pass; returns how much of its time the rank waited.
+struct PassEnd {
+  std::uint64_t waited = 0;  ///< how much of its time
+  bool is_through = true;    ///< else it is to be run again
+};
+
+/// Runs one pass, or goes on with it.
 template <class T>
-std::uint64_t run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
+PassEnd run_body(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
   CpuContext<T> context(call, grid, channel, buffers);
   const bool one_shot = call.algorithm == Algorithm::one_shot;
   if (call.body == Body::gather && one_shot)
@@ -59,10 +65,10 @@ std::uint64_t run_body(const Call& call, const Grid& grid, Channel& channel, con
     reduce_scatter_all_reduce_one_shot(context, grid, call.blocks);
   else
     reduce_scatter_all_reduce_two_shot(context, grid, call.blocks);
-  return context.waited();
+  return {context.waited(), context.is_through()};
 }
 
-std::uint64_t run_pass(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
+PassEnd run_pass(const Call& call, const Grid& grid, Channel& channel, const PassBuffers& buffers) {
   switch (call.dtype) {
     case DType::bf16:
       return run_body<bf16>(call, grid, channel, buffers);
@@ -98,12 +104,16 @@ class CpuBackend final : public Backend {
                .tp = grid.tp.size,
                .spins = crowded_ ? 1 : 2000,
                .yields = 64,
+               .lanes = most_lanes_,
                .check_agreement = options.check_agreement.value_or(true)};
     for (int k = 0; k < team_kinds; ++k) {
       const auto kind = static_cast<TeamKind>(k);
       grids_.push_back(grid_of(grid, kind));
-      channels_.emplace_back(shared_, kind, grids_.back().world);
+      auto& channels = channels_.emplace_back();
+      for (int lane = 0; lane < most_lanes_; ++lane)
+        channels.emplace_back(shared_, kind, lane, grids_.back().world);
     }
+    open_lanes_.reserve(static_cast<std::size_t>(most_lanes_));
   }
 
   SymmetricMemory allocate(std::size_t bytes) override {
@@ -117,7 +127,8 @@ class CpuBackend final : public Backend {
     return allocations_.place(data, bytes);
   }
 
-  [[nodiscard]] int threads() const override { return threads_; }
+  [[nodiscard]] int threads() const override { return own_threads_; }
+  [[nodiscard]] int lanes_of_calls() const override { return most_lanes_; }
 
   void settle() override {}  // a call ends when its results are there
 
@@ -201,52 +212,125 @@ class CpuBackend final : public Backend {
         std::memcpy(call.out, call.in, call.blocks.elements() * size_of(call.dtype));
       return;
     }
-    if (helpers_.team && thread_count_->is_shared(call.blocks.elements() * size_of(call.dtype)))
-      helpers_.team->rouse(threads_);
-
     // A pass holds what the workspace does, or everything where it is not needed.
     const bool staged = is_staged(call);
     const bool changes_hands = staged && grid.world.size == 2 && call.algorithm == Algorithm::one_shot;
-    const std::size_t capacity = changes_hands ? std::min(area_bytes_, most_kept_bytes) : area_bytes_;
-    const int passes = cut(call, grid, staged ? capacity / staged_bytes(call) : most_elements);
-    PassBuffers buffers{.in = direct(call.seen_input()),
-                        .out = direct(call.seen_output()),
-                        .staged_in = {},
-                        .staged_out = {},
-                        .staged_kept = {},
-                        .staged_scales = {},
-                        .pushing = Stores::streamed};
+    Passes passes{.kind = kind,
+                  .lanes = lanes_of(call, grid),
+                  .in = direct(call.seen_input()),
+                  .out = direct(call.seen_output())};
+    const std::size_t room = slice_bytes(passes.lanes);
+    const std::size_t bytes = changes_hands ? std::min(room, most_kept_bytes) : room;
+    passes.of_lane = cut(call, grid, staged ? bytes / staged_bytes(call) : most_elements, passes.lanes);
+
+    const std::size_t call_bytes = call.blocks.elements() * size_of(call.dtype);
+    const StagingStores::Work work{kind * 8 + (call.epilogue.any() ? 4 : 0) +
+                                       (call.body == Body::gather ? 2 : 0) +
+                                       (call.algorithm == Algorithm::one_shot ? 1 : 0),
+                                   call_bytes / static_cast<std::size_t>(passes.lanes)};
+    const ThreadCount::Work shared_work{work.kind * 2 + (staged ? 1 : 0), call_bytes};
+    if (passes.lanes > 1) passes.threads = thread_count_->choose(shared_work, passes.lanes);
+    if (passes.threads > 1 && helpers_.team) helpers_.team->rouse(passes.threads);
+    const Stores learnt = staging_.choose(work);
     // Ranks that share a processor share its caches, others do not: then which stores push better is
     // measured, too. Two ranks already have the lines that they stage in, if all of them are read.
     const bool learns = crowded_ || (staged && !changes_hands);
-    for (int pass = 0; pass < passes; ++pass) {
-      call.blocks.cover(pass);
-      buffers.staged_in = area(kind, 0);
-      buffers.staged_out = area(kind, 1);
-      buffers.staged_kept = area(kind, 2);
-      buffers.staged_scales = area(kind, 3);
-      const StagingStores::Work work{kind * 8 + (call.epilogue.any() ? 4 : 0) +
-                                         (call.body == Body::gather ? 2 : 0) +
-                                         (call.algorithm == Algorithm::one_shot ? 1 : 0),
-                                     call.blocks.packed_size() * size_of(call.dtype)};
-      const ThreadCount::Work shared_work{work.kind * 2 + (staged ? 1 : 0), work.bytes};
-      helpers_.threads = thread_count_->choose(shared_work, passes_[kind]);
-      buffers.helpers = helpers_.threads > 1 ? &helpers_ : nullptr;
-      helpers_.tasks.clear();  // what a call that failed has left
-      const Stores learnt = staging_.choose(work, passes_[kind]);
-      buffers.staging = changes_hands ? Stores::cached : learnt;
-      if (crowded_) buffers.pushing = learnt;
-      ++passes_[kind];
-      const std::uint64_t begin = ticks();
-      const std::uint64_t waited = run_pass(call, grid, channels_[kind], buffers);
-      if (!learns && !thread_count_->is_shared(work.bytes)) continue;
-      const std::uint64_t cost = ticks() - begin - waited;
-      if (learns) staging_.note(work, learnt, cost);
-      thread_count_->note(shared_work, helpers_.threads, cost);
-    }
+    passes.staging = changes_hands ? Stores::cached : learnt;
+    passes.pushing = crowded_ ? learnt : Stores::streamed;
+    const std::uint64_t begin = ticks();
+    const std::uint64_t waited = passes.lanes == 1 ? run_alone(call, passes) : run_lanes(call, passes);
+    passes_[kind] += static_cast<std::size_t>(passes.of_lane);
+    const std::uint64_t cost = ticks() - begin - waited;
+    if (learns) staging_.note(work, learnt, cost);
+    if (passes.lanes > 1) thread_count_->note(shared_work, passes.threads, cost);
   }
 
  private:
+  /// What the passes of a call have in common. Its blocks are cut into as many pieces as all lanes make
+  /// passes.
+  struct Passes {
+    std::size_t kind = 0;
+    int lanes = 1;
+    int of_lane = 1;
+    int threads = 1;  ///< of this rank
+    View in;
+    View out;
+    Stores staging = Stores::cached;
+    Stores pushing = Stores::streamed;
+  };
+  /// Lines of its own: whoever carries the lane writes it.
+  struct alignas(line_bytes) LaneProgress {
+    int lane = 0;
+    int pass = 0;
+    Progress in_pass{};
+    std::uint64_t waited = 0;  ///< when it went on last
+  };
+
+  /// All passes, by the calling thread; returns how much of its time it waited.
+  std::uint64_t run_alone(Call& call, const Passes& passes) {
+    std::uint64_t waited = 0;
+    for (int pass = 0; pass < passes.of_lane; ++pass)
+      waited += run_pass_of(call, passes, {.lane = 0, .pass = pass}, nullptr).waited;
+    return waited;
+  }
+
+  /// Lane by lane, with whoever helps.
+  std::uint64_t run_lanes(const Call& call, const Passes& passes) {
+    std::uint64_t waited = 0;
+    // Who has several lanes goes on with the next one instead of waiting.
+    const int spins = shares_processors_ || passes.threads < passes.lanes ? 1 : shared_.spins;
+    open_lanes_.clear();
+    for (int lane = 0; lane < passes.lanes; ++lane)
+      open_lanes_.push_back({.lane = lane, .in_pass = {.spins = spins}});
+    for (;;) {
+      const auto open = open_lanes_.size();
+      const auto pieces = std::min(open, static_cast<std::size_t>(passes.threads));
+      helpers_.run(static_cast<int>(pieces), [&](int piece) {
+        Call mine = call;
+        for (auto i = static_cast<std::size_t>(piece); i < open; i += pieces)
+          go_on(mine, passes, open_lanes_[i]);
+      });
+      waited += open_lanes_.front().waited;
+      std::erase_if(open_lanes_, [&](const LaneProgress& each) { return each.pass == passes.of_lane; });
+      if (open_lanes_.empty()) return waited;
+      // Only this thread waits for as long as it takes, and can fail.
+      const std::uint64_t begin = ticks();
+      channels_[passes.kind][static_cast<std::size_t>(open_lanes_.front().lane)].meet(call.record);
+      waited += ticks() - begin;
+    }
+  }
+
+  /// Goes on with a lane until it is through, or others are late.
+  void go_on(Call& call, const Passes& passes, LaneProgress& lane) {
+    lane.waited = 0;
+    for (; lane.pass < passes.of_lane; ++lane.pass, lane.in_pass = {.spins = lane.in_pass.spins}) {
+      const PassEnd end = run_pass_of(call, passes, lane, &lane.in_pass);
+      lane.waited += end.waited;
+      if (!end.is_through) return;
+    }
+  }
+
+  PassEnd run_pass_of(Call& call, const Passes& passes, const LaneProgress& at, Progress* progress) {
+    call.blocks.cover(at.lane * passes.of_lane + at.pass);
+    const auto view = [&](std::size_t which) {
+      return area({.kind = passes.kind,
+                   .which = which,
+                   .pass = passes_[passes.kind] + static_cast<std::size_t>(at.pass),
+                   .slice = slice_bytes(passes.lanes) * static_cast<std::size_t>(at.lane)});
+    };
+    const PassBuffers buffers{.in = passes.in,
+                              .out = passes.out,
+                              .staged_in = view(0),
+                              .staged_out = view(1),
+                              .staged_kept = view(2),
+                              .staged_scales = view(3),
+                              .staging = passes.staging,
+                              .pushing = passes.pushing,
+                              .progress = progress};
+    return run_pass(call, grids_[passes.kind], channels_[passes.kind][static_cast<std::size_t>(at.lane)],
+                    buffers);
+  }
+
   void use_threads(const std::vector<RankProcessors>& ranks, const RunPieces& workers) {
     const int processors = usable_processors(ranks);
     crowded_ = grid_.world.size > processors;
@@ -254,17 +338,26 @@ class CpuBackend final : public Backend {
     int of_all = 0;
     for (const ThreadShare& each : shares) of_all += each.threads;
     const auto own = static_cast<std::size_t>(grid_.rank());
-    threads_ = shares[own].threads;
-    thread_count_.emplace(threads_, StagingStores::most_kinds * 2);
+    own_threads_ = shares[own].threads;
+    // As many as the rank with the fewest has: others would wait for it. And a slice holds some of each
+    // block.
+    most_lanes_ = std::min(lanes_at_most, static_cast<int>(area_bytes_ / least_slice_bytes));
+    for (const ThreadShare& each : shares) most_lanes_ = std::min(most_lanes_, each.threads);
+    most_lanes_ = std::max(most_lanes_, 1);
+    thread_count_.emplace(most_lanes_, StagingStores::most_kinds * 2);
     helpers_.workers = workers;
-    if (threads_ == 1 || workers) return;
+    shares_processors_ = of_all > processors;
+    if (most_lanes_ == 1 || workers) return;
     helpers_.team = ThreadTeam::of_this_thread();
-    if (of_all > processors || threads_ > CPU_COUNT(&ranks[own].usable)) helpers_.team->share_processors();
+    if (shares_processors_ || own_threads_ > CPU_COUNT(&ranks[own].usable)) helpers_.team->share_processors();
   }
 
   static constexpr std::size_t areas_each = 4;  ///< input; output, or residuals; for residual_out; scales
   static constexpr std::size_t areas = std::size_t{team_kinds} * 2 * areas_each;
   static constexpr std::size_t state_bytes = round_up(sizeof(Failure) + sizeof(RankState), page);
+
+  /// passes_for() needs some granules of each block.
+  static constexpr std::size_t least_slice_bytes = std::size_t{max_ranks} * granule * sizeof(float);
 
   static constexpr std::size_t most_elements = std::size_t{1} << 30U;  ///< that Blocks can cut
 
@@ -281,18 +374,41 @@ class CpuBackend final : public Backend {
     return scales ? std::max(sizeof(float), size_of(call.dtype)) : size_of(call.dtype);
   }
 
-  /// Cuts the blocks into passes of `capacity` elements at most: of whole rows where there is an epilogue.
-  static int cut(Call& call, const Grid& grid, std::size_t capacity) {
-    if (!call.epilogue.any()) return passes_for(call.blocks, capacity);
+  /// What each of so many lanes has of an area.
+  [[nodiscard]] std::size_t slice_bytes(int lanes) const {
+    return lanes == 1 ? area_bytes_ : area_bytes_ / static_cast<std::size_t>(lanes) / page * page;
+  }
+
+  /// How many lanes a call has: the same on all ranks. Rows with an epilogue stay whole, one for each rank
+  /// that sums, and one of each DP rank in a slice.
+  [[nodiscard]] int lanes_of(const Call& call, const Grid& grid) const {
+    int lanes = lanes_for(call.blocks.elements() * size_of(call.dtype), most_lanes_);
+    if (lanes == 1 || !call.epilogue.any()) return lanes;
+    const std::size_t rows = call.blocks.elements() / call.hidden / static_cast<std::size_t>(grid.tp.size);
+    lanes = std::clamp(static_cast<int>(std::min<std::size_t>(rows, lanes_at_most)), 1, lanes);
+    while (lanes > 1 && slice_bytes(lanes) < least_elements(call, grid) * staged_bytes(call)) --lanes;
+    return lanes;
+  }
+
+  /// Of a pass with an epilogue: a row of each DP rank.
+  [[nodiscard]] static std::size_t least_elements(const Call& call, const Grid& grid) {
     std::size_t least = 0;
     for (int d = 0; d < grid.dp.size; ++d) least += call.blocks.full_size(d) > 0 ? call.hidden : 0;
+    return least;
+  }
+
+  /// Cuts the blocks into passes of `capacity` elements at most, of whole rows where there is an epilogue;
+  /// how many each lane makes.
+  static int cut(Call& call, const Grid& grid, std::size_t capacity, int lanes) {
+    if (!call.epilogue.any()) return passes_for(call.blocks, capacity, granule, lanes);
+    const std::size_t least = least_elements(call, grid);
     if (least > capacity)
       throw InvalidArgument(fmt::format(
           "{}: with an epilogue a pass holds a row of each DP rank, together {} elements of up to {} bytes, "
           "but "
           "the workspace has room for {}; make the communicator with workspace_bytes of {} or more",
           name(call.record.op), least, staged_bytes(call), capacity, least * staged_bytes(call)));
-    return passes_for(call.blocks, capacity, call.hidden);
+    return passes_for(call.blocks, capacity, call.hidden, lanes);
   }
 
   /// The view of a buffer in symmetric memory, as seen from rank 0's slice; empty for a plain one.
@@ -305,18 +421,29 @@ class CpuBackend final : public Backend {
             buffer.all_blocks ? Coordinates::all_blocks : Coordinates::one_block, false};
   }
 
+  /// One of a pass.
+  struct Area {
+    std::size_t kind = 0;
+    std::size_t which = 0;
+    std::size_t pass = 0;
+    std::size_t slice = 0;  ///< where the lane's part of it begins
+  };
   /// Areas alternate from pass to pass: when a rank writes one again, all have come to the pass in between,
   /// so none reads the old contents any more. And they change hands, the first rank's with the last one's:
   /// two ranks so write where they have just read, in lines that need not be taken back from the other's
   /// cache (3 instead of 8 ns each where they share a cache). Which lines those are depends on the block,
   /// too.
-  [[nodiscard]] View area(std::size_t kind, std::size_t which) const {
-    const std::size_t parity = current_mutant() == Mutant::one_workspace ? 0 : passes_[kind] % 2;
-    const std::size_t index = (kind * 2 + parity) * areas_each + which;
-    std::byte* first = slices_.memory.get() + state_bytes + index * area_bytes_;
+  ///
+  /// Within a call lanes have slices of their own. The next call may cut areas otherwise: its first pass has
+  /// the area that nobody has read since all came to the last passes of this one.
+  [[nodiscard]] View area(const Area& of) const {
+    const std::size_t parity = current_mutant() == Mutant::one_workspace ? 0 : of.pass % 2;
+    const std::size_t index = (of.kind * 2 + parity) * areas_each + of.which;
+    const std::size_t slice = current_mutant() == Mutant::one_slice ? 0 : of.slice;
+    std::byte* first = slices_.memory.get() + state_bytes + index * area_bytes_ + slice;
     const auto stride = static_cast<std::ptrdiff_t>(slices_.stride);
-    if (passes_[kind] / 2 % 2 == 0) return {first, stride, Coordinates::packed, true, false};
-    const Team& team = grids_[kind].world;
+    if (of.pass / 2 % 2 == 0) return {first, stride, Coordinates::packed, true, false};
+    const Team& team = grids_[of.kind].world;
     const int both_ends = team.rank(0) + team.rank(team.size - 1);
     return {first + both_ends * stride, -stride, Coordinates::packed, true, true};
   }
@@ -330,12 +457,15 @@ class CpuBackend final : public Backend {
   DeathWatch watch_;
   ChannelShared shared_;
   std::vector<Grid> grids_;
-  std::vector<Channel> channels_;
+  std::vector<std::vector<Channel>> channels_;  ///< by team kind and lane
   std::array<std::size_t, team_kinds> passes_{};
   StagingStores staging_;
-  int threads_ = 1;
+  int own_threads_ = 1;  ///< of this rank at most
+  int most_lanes_ = 1;   ///< of a call; the same on all ranks
+  bool shares_processors_ = false;
   std::optional<ThreadCount> thread_count_;
   Helpers helpers_;
+  std::vector<LaneProgress> open_lanes_;  ///< of the call
   static_assert(StagingStores::most_kinds == std::size_t{team_kinds} * 8,
                 "kinds are told apart by team, epilogue, body and algorithm, where a pass is cut (run())");
   Allocations<std::size_t> allocations_;  ///< with their strides

@@ -1,9 +1,9 @@
 /* The passes of the CPU backend: flags, barriers and alternating areas, for any number of calls.
  *
- * scripts/check-model has spin look at every state that this model can reach, and at mutants of it, each of which
- * must be refuted. What is shown: whatever the ranks' speeds, (1) what a rank reads of another is what that one
- * wrote for this very pass, neither older nor newer; (2) members of a team are never more than one point apart, so
- * comparing points that wrap around is sound; (3) no rank waits for ever.
+ * scripts/check-model has spin look at every state that this model can reach, and at mutants of it, each of
+ * which must be refuted. What is shown: whatever the ranks' speeds, (1) what a rank reads of another is what
+ * that one wrote for this very pass, neither older nor newer; (2) members of a team are never more than one
+ * point apart, so comparing points that wrap around is sound; (3) no rank waits for ever.
  *
  * Model              Code
  * barrier()          Channel::barrier, ::arrived, ::first_missing   cpu/channel.cpp
@@ -12,23 +12,24 @@
  * whose()            the same: areas change hands
  * one_shot_pass      CpuContext::publish; the bodies                cpu/context.hpp, algorithms/one_shot.hpp
  * two_shot_pass      CpuContext::share, open, close; the bodies     cpu/context.hpp, algorithms/two_shot.hpp
- * direct_pass        the same with symmetric buffers, which the     cpu_backend.cpp (direct), algorithms/two_shot.hpp
+ * direct_pass        the same with symmetric buffers, which the     CpuBackend::direct; the bodies
  *                    caller writes before and reads after the call
  * choose()           all ranks of a team make the same calls in the same order
  *
  * Configurations:
  *   CHANNELS=1  3 ranks and one communicator, with any sequence of the three kinds of passes.
- *   CHANNELS=2  3 ranks and two communicators that take turns, with any sequence of one_shot and staged two_shot passes on
- *               either.
- *   TEAMS       4 ranks as a grid of 2 x 2: calls on the world and on TP teams, in any sequence; the second TP team takes as
- *               many passes as it likes. one_shot passes only.
+ *   CHANNELS=2  3 ranks and two communicators that take turns, with any sequence of one_shot and staged
+ *               two_shot passes on either.
+ *   TEAMS       4 ranks as a grid of 2 x 2: calls on the world and on TP teams, in any sequence; the second
+ *               TP team takes as many passes as it likes. one_shot passes only.
  *
- * Abstracted: the data of a rank's pass is one number, the pass it was written in; a sum is the reads of all members'
- * numbers, one by one. Counters are modulo 4 (points, passes), so that the number of calls is unbounded. A rank that
- * finds a flag missing waits for it: once a member has arrived it has arrived until this rank goes on, so looking
- * again at those before it changes nothing; sleeping and waking up is bell.pml. Memory is sequentially consistent:
- * flags are (seq_cst), and data is only read behind the flag that says that it was written. Calls that disagree,
- * failures and deadlines are not modelled. A rank may start one call that another has not taken yet.
+ * Abstracted: the data of a rank's pass is one number, the pass it was written in; a sum is the reads of all
+ * members' numbers, one by one. Counters are modulo 4 (points, passes), so that the number of calls is
+ * unbounded. A rank that finds a flag missing waits for it: once a member has arrived it has arrived until
+ * this rank goes on, so looking again at those before it changes nothing; sleeping and waking up is bell.pml.
+ * Memory is sequentially consistent: flags are (seq_cst), and data is only read behind the flag that says
+ * that it was written. Calls that disagree, failures and deadlines are not modelled. A rank may start one
+ * call that another has not taken yet.
  *
  * Mutants (-D): ONE_AREA, NO_WAIT_1, NO_WAIT_2, EXACT, SHARED_AREAS, ONE_FLAG; see where they stand below.
  */
@@ -48,7 +49,8 @@ mtype = { undecided, one_shot, two_shot, direct };
 
 /* By channel (a team kind of a communicator) and rank. */
 byte flag[CHANNELS * N];
-/* What was written: 1 + the pass modulo 4; 0: nothing yet. By channel, parity, whose area, and for outputs by writer. */
+/* What was written: 1 + the pass modulo 4; 0: nothing yet. By channel, parity, whose area, and for outputs by
+ * writer. */
 byte in_area[CHANNELS * 2 * N];
 byte out_area[CHANNELS * 2 * N * N];
 byte in_buffer[CHANNELS * N];
@@ -74,7 +76,7 @@ byte pass_takers[2];
 #endif
 #define whose(channel, pass, rank) ((pass) / 2 % 2 == 0 -> (rank) : mirrored(channel, rank))
 
-#ifdef SHARED_AREAS /* both communicators, or all team kinds, in the same areas, each with a parity of its own */
+#ifdef SHARED_AREAS /* both communicators, or all team kinds, in the same areas, each with its parity */
 #define area(channel, pass, rank) (((pass) % 2) * N + whose(channel, pass, rank))
 #elif defined(ONE_AREA) /* areas do not alternate */
 #define area(channel, pass, rank) (((channel) * 2) * N + whose(channel, pass, rank))
@@ -143,7 +145,7 @@ inline barrier_2() {
 /* What a rank does before its first barrier. */
 inline write_input() {
   if
-  :: kind == direct -> /* the caller writes its input, and still uses its output: peers may not write there yet */
+  :: kind == direct -> /* the caller still uses its output: no peer may write there yet */
      direct_in_of(me) = now;
      each_member(direct_out_of(me, m) = 0)
   :: else -> in_of(me) = now

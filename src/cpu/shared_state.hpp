@@ -16,8 +16,8 @@ namespace mixcomm::cpu {
 /// Two cache lines: processors fetch them in pairs.
 inline constexpr std::size_t line_bytes = 128;
 
-/// One rank's flag on one team kind. Low half: how many points (barriers) it has reached. High half: the hash
-/// of the call it is in. Written by that rank alone.
+/// One rank's flag on one team kind, in one lane. Low half: how many points (barriers) it has reached. High
+/// half: the hash of the call it is in. Written by one thread of that rank at a time.
 struct alignas(line_bytes) Flag {
   std::atomic<std::uint64_t> value{0};
   std::atomic<int> processor{0};  ///< where the rank ran when it wrote `value`
@@ -43,14 +43,24 @@ struct alignas(line_bytes) CallLog {
   [[nodiscard]] bool read(std::uint64_t number, CallRecord& record) const;
 };
 
-/// One rank's part. The whole lies in zeroed shared memory, which is a valid initial state.
-struct RankState {
+/// Of a call.
+inline constexpr int lanes_at_most = 128;
+
+/// Where a thread of each rank meets that of the others which has the same lane. By team kind.
+struct Lane {
   std::array<Flag, team_kinds> flags;
   std::array<Bell, team_kinds> bells;
+};
+
+/// One rank's part. The whole lies in zeroed shared memory, which is a valid initial state; of lanes that are
+/// not used there is no memory.
+struct RankState {
   CallLog calls;
   std::array<LearningNotes, team_kinds> learning;
   /// 1 + the team kind on which the rank sleeps, or 0: so that others do not take it for the one to blame.
+  /// Lanes of the same call sleep on the same team; one of them is named: 1 + kind + team_kinds * lane.
   alignas(line_bytes) std::atomic<std::uint32_t> sleeps_on{0};
+  std::array<Lane, lanes_at_most> lanes;
 };
 
 /// The first failure of the communicator, by whichever rank found it; every rank reports the same.

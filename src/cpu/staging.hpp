@@ -25,11 +25,11 @@ namespace mixcomm::cpu {
 /// Streamed stores save taking a line back from the cache of the processor that has read it, which costs 6 ns
 /// where they share a cache and 25 ns where they do not; but what they wrote comes from memory. So which are
 /// better depends on where the ranks run and on the size, and virtual processors move. Both are tried: the
-/// better one almost always, and the other now and then, on all ranks in the same pass, because its cost
+/// better one almost always, and the other now and then, on all ranks in the same call, because its cost
 /// falls to the readers too. A rank's choice has no effect on results, so ranks need not agree.
 class StagingStores {
  public:
-  /// Passes that cost about the same: of one kind (which operation, algorithm and team: a number below
+  /// Calls that cost about the same: of one kind (which operation, algorithm and team: a number below
   /// most_kinds) and one size, rounded to a power of two.
   struct Work {
     std::size_t kind = 0;
@@ -37,17 +37,19 @@ class StagingStores {
   };
   static constexpr std::size_t most_kinds = 24;
 
-  /// For pass number `pass` of a team.
-  [[nodiscard]] Stores choose(const Work& work, std::size_t pass) const {
-    const Costs& costs = costs_[index(work)];
-    const bool streams = costs[0] == 0 || costs[1] <= costs[0];
-    const bool tries = pass % trial_period == trial_period - 1;
+  /// For the team's next call of that work.
+  [[nodiscard]] Stores choose(const Work& work) {
+    Known& known = known_[index(work)];
+    const bool streams = known.costs[0] == 0 || known.costs[1] <= known.costs[0];
+    const std::size_t call = ++known.calls;
+    if (call <= first_trials) return call % 2 == 0 ? Stores::cached : Stores::streamed;
+    const bool tries = call % trial_period == 0;
     return streams != tries ? Stores::streamed : Stores::cached;
   }
 
-  /// What a pass took, without its waits.
+  /// What a call took, without its waits.
   void note(const Work& work, Stores stores, std::uint64_t cost) {
-    auto& known = costs_[index(work)][stores == Stores::streamed ? 1 : 0];
+    auto& known = known_[index(work)].costs[stores == Stores::streamed ? 1 : 0];
     if (known == 0 || cost < known)
       known = cost;
     else  // interruptions must not count for much, and a change of the machine must be noticed
@@ -55,14 +57,18 @@ class StagingStores {
   }
 
  private:
-  using Costs = std::array<std::uint64_t, 2>;  ///< cached, streamed; 0: not known
+  struct Known {
+    std::array<std::uint64_t, 2> costs{};  ///< cached, streamed; 0: not known
+    std::size_t calls = 0;
+  };
+  static constexpr std::size_t first_trials = 6;  ///< of both in turn
   static constexpr std::size_t trial_period = 32;
   static constexpr std::size_t sizes = 65;
   static std::size_t index(const Work& work) {
     return work.kind * sizes + static_cast<std::size_t>(std::bit_width(work.bytes));
   }
 
-  std::array<Costs, most_kinds * sizes> costs_{};
+  std::array<Known, most_kinds * sizes> known_{};
 };
 
 }  // namespace mixcomm::cpu

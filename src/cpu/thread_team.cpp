@@ -22,9 +22,11 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 /// How often a helper looks for work, some 5 us, before it gives up its processor in between; for how long it
-/// goes on with that, before it sleeps. Who takes over the processor has it for as long as the system says.
+/// goes on with that, before it sleeps: about as long as libgomp's threads, since what an engine computes
+/// between two large operations takes milliseconds, and helpers that sleep come 80 us late. Who takes over
+/// the processor has it for as long as the system says.
 constexpr int looks = 100;
-constexpr std::chrono::microseconds awake{1000};
+constexpr std::chrono::microseconds awake{10'000};
 /// ... where there are fewer processors than threads.
 constexpr std::chrono::microseconds briefly_awake{50};
 

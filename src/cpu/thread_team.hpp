@@ -12,9 +12,9 @@
 
 namespace mixcomm::cpu {
 
-/// A rank's helpers. They take pieces of work and wait for nobody, so a piece ends, however ranks fail; all
-/// waiting for other ranks is the caller's. Made when they are first needed, for the processors that the
-/// thread which made the team could run on: an engine may bind its threads to one each later on.
+/// A rank's helpers. They take pieces of work, which wait for nobody for long, so a piece ends, however ranks
+/// fail; all other waiting for ranks is the caller's. Made when they are first needed, for the processors
+/// that the thread which made the team could run on: an engine may bind its threads to one each later on.
 ///
 /// Each helper has a slot. It looks at it for a while, giving its processor up in between, then it sleeps. A
 /// piece that its helper has not taken when the caller has time is the caller's: one that sleeps, or has no

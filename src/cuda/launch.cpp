@@ -9,8 +9,7 @@ std::size_t divide_up(std::size_t a, std::size_t b) {
   return (a + b - 1) / b;
 }
 
-/// Parts of areas begin at multiples of this.
-constexpr std::size_t unit_bytes = 512;
+constexpr std::size_t unit_bytes = device::lane_unit_bytes;
 
 /// What a kernel's threads work on at a time.
 struct TileShape {

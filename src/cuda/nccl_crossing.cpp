@@ -22,6 +22,7 @@
 #include "cuda/driver.hpp"
 #include "cuda/nccl_collectives.hpp"
 #include "cuda/nccl_library.hpp"
+#include "cuda/notice_findings.hpp"
 #include "cuda/notices.hpp"
 #include "failure_text.hpp"
 #include "mixcomm/error.hpp"
@@ -41,12 +42,6 @@ constexpr Milliseconds others_are_told{100};
 /// How long a call of NCCL's may keep its lock before the watch goes on without it.
 constexpr Milliseconds longest_call{1000};
 
-CallRecord record_of(const std::uint64_t (&words)[record_words]) {
-  CallRecord record;
-  static_assert(std::is_trivially_copyable_v<CallRecord> && sizeof(record) == sizeof(words));
-  std::memcpy(static_cast<void*>(&record), words, sizeof(record));
-  return record;
-}
 template <class T>
 T load(const T& word) {
   return __atomic_load_n(&word, __ATOMIC_ACQUIRE);
@@ -81,8 +76,7 @@ class Circle {
   };
   explicit Circle(Place place) : place_(std::move(place)) {}
   ~Circle() {
-    if (comm_ == nullptr) return;
-    end(nccl_library().comm_destroy);
+    if (comm_ != nullptr) end(nccl_library().comm_destroy);
     if (ending_.valid()) (void)ending_.wait_for(longest_call);
   }
   Circle(const Circle&) = delete;
@@ -176,8 +170,8 @@ struct Road {
     launch(begin_crossing_kernel());
     in_one_group([&](const auto& also) {
       for (const int peer : ranks_in(arguments.peers)) {
-        also(send(&memory.get()->out[peer], sizeof(Notice), peer, stream));
-        also(receive(&memory.get()->in[peer], sizeof(Notice), peer, stream));
+        also(send(&memory->out[peer], sizeof(Notice), peer, stream));
+        also(receive(&memory->in[peer], sizeof(Notice), peer, stream));
       }
       for (const Stream& each : out) also(send(each.data, each.bytes, each.peer, stream));
       for (const Stream& each : in) also(receive(each.data, each.bytes, each.peer, stream));
@@ -187,10 +181,10 @@ struct Road {
 
   /// The last that `peers` hear of this rank.
   void say_last(const Notice& notice, RankSet peers, cudaStream_t stream) const {
-    check(cudaMemcpyAsync(&memory.get()->last, &notice, sizeof(notice), cudaMemcpyHostToDevice, stream),
+    check(cudaMemcpyAsync(&memory->last, &notice, sizeof(notice), cudaMemcpyHostToDevice, stream),
           "telling other hosts");
     in_one_group([&](const auto& also) {
-      for (const int peer : ranks_in(peers)) also(send(&memory.get()->last, sizeof(Notice), peer, stream));
+      for (const int peer : ranks_in(peers)) also(send(&memory->last, sizeof(Notice), peer, stream));
     });
   }
 
@@ -224,7 +218,8 @@ class NcclCrossing final : public Crossing {
       : state_(setup.state),
         timeout_(setup.timeout),
         rank_(setup.whole.rank()),
-        device_(setup.own_part.device()) {
+        device_(setup.own_part.device()),
+        reader_{rank_, timeout_} {
     const std::vector<RankSet> all = counterparts(setup.parts, setup.grid.tp.size);
     counterparts_ = all[static_cast<std::size_t>(rank_)];
     const std::vector<RankSet> circles_of = circles(all);
@@ -268,6 +263,21 @@ class NcclCrossing final : public Crossing {
   NcclCrossing(const NcclCrossing&) = delete;
   NcclCrossing& operator=(const NcclCrossing&) = delete;
 
+  void check_call(const Call& call) const override {
+    if (call.device_rows != nullptr)
+      throw Unsupported(fmt::format(
+          "{}: row counts are in device memory, and what crosses hosts needs them on the host; pass "
+          "counts on the host",
+          name(call.record.op)));
+    // Ranks of a host gather FP8 two bytes at a time.
+    const bool even = reinterpret_cast<std::uintptr_t>(call.out) % 2 == 0 && call.hidden % 2 == 0;
+    if (call.epilogue.quantizes() && !even && own_host_ != just(rank_))
+      throw Unsupported(fmt::format(
+          "{}: on GPUs of several hosts FP8 rows must begin at even addresses, and hidden be even; the "
+          "output is at {}, and hidden is {}",
+          name(call.record.op), call.out, call.hidden));
+  }
+
   [[nodiscard]] Finding run(const CallRecord& call, std::vector<Stream> out, std::vector<Stream> in,
                             void* stream) override {
     const std::lock_guard lock(calls_);
@@ -286,7 +296,7 @@ class NcclCrossing final : public Crossing {
 
   [[nodiscard]] Finding check() override {
     if (load(record_->complete) == 0) return {};
-    return finding_of(static_cast<int>(record_->from), record_->theirs, record_of(record_->mine.call));
+    return reader_.bad(static_cast<int>(record_->from), record_->theirs, record_of(record_->mine.call));
   }
 
   bool run_nccl(const Call& call) override {
@@ -405,15 +415,17 @@ class NcclCrossing final : public Crossing {
     if (const Finding bad = check(); !bad.text.empty())
       state_.failure.record(bad.kind, bad.text, bad.missing);
     if (aborted_) return;
-    if (waits && now - since_ >= looks_ * timeout_ / looks_at_notices) {
+    const bool failed = state_.failure.state.load() != 0;
+    if (!failed && waits && now - since_ >= looks_ * timeout_ / looks_at_notices) {
       const Finding finding = who_is_missing();
       if (!finding.text.empty()) return give_up(finding);
       if (++looks_ > looks_at_notices / 2) state_.late[index(rank_)].store(finding.missing);
     }
-    if (waits && now - since_ >= timeout_) return give_up(blame(nullptr));
+    if (waits && now - since_ >= timeout_) return failed ? abort() : give_up(blame(nullptr));
     ncclResult_t status = ncclSuccess;
     if (nccl_library().comm_get_async_error(circle_->get(), &status) != ncclSuccess) return;
     if (waits && status != ncclSuccess && status != ncclInProgress) {
+      if (failed) return abort();
       const std::string words = nccl_library().get_error_string(status);
       return give_up(blame(&words));
     }
@@ -449,8 +461,7 @@ class NcclCrossing final : public Crossing {
     return finding;
   }
 
-  /// Of the peers of the crossing under way, those from which no notice has come; all, where each has sent
-  /// one, or where that is not to be seen. With a text: what a peer has said that has failed.
+  /// NoticeReader::so_far(); all peers, where notices are not to be seen.
   [[nodiscard]] Finding who_is_missing() {
     Finding finding{cpu::Failure::Kind::timeout, "", load(record_->peers)};
     if (cudaMemcpyAsync(copy_.get(), memory_.get(), sizeof(NoticeMemory), cudaMemcpyDeviceToHost,
@@ -461,32 +472,7 @@ class NcclCrossing final : public Crossing {
       if (deadline.passed()) return finding;
       std::this_thread::sleep_for(Milliseconds(1));
     }
-    RankSet missing = 0;
-    for (const int peer : ranks_in(finding.missing)) {
-      const Notice& theirs = copy_->in[peer];
-      const Notice& mine = copy_->out[peer];
-      if (theirs.crossing < mine.crossing)
-        missing |= just(peer);
-      else if (theirs.failed != 0 || theirs.hash != mine.hash)
-        return finding_of(peer, theirs, record_of(mine.call));
-    }
-    if (missing != 0) finding.missing = missing;
-    return finding;
-  }
-
-  /// What to make of a notice that is not what it should be.
-  [[nodiscard]] Finding finding_of(int from, const Notice& theirs, const CallRecord& mine) const {
-    const std::string call = record_of(theirs.call).describe();
-    if (theirs.failed == FailureRecord::timeout && theirs.missing != 0)
-      return {cpu::Failure::Kind::timeout, timeout_text(from, timeout_, ranks_in(theirs.missing), call),
-              theirs.missing};
-    if (theirs.failed != 0)
-      return {cpu::Failure::Kind::disagreement,
-              fmt::format(
-                  "rank {} has failed, and says so in {}: look at its output. The communicator is failed.",
-                  from, call),
-              0};
-    return {cpu::Failure::Kind::disagreement, disagreement_text(from, call, rank_, mine.describe()), 0};
+    return reader_.so_far(*copy_, finding.missing);
   }
 
   /// Tells the counterparts who is missing, once. They may be in no crossing with this rank; then they do not
@@ -522,6 +508,7 @@ class NcclCrossing final : public Crossing {
   Milliseconds timeout_;
   int rank_;
   int device_;
+  NoticeReader reader_;
   RankSet own_host_ = 0;
   RankSet counterparts_ = 0;
   NoticeArguments arguments_;

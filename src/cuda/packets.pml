@@ -1,24 +1,24 @@
-/* The packets and lines of the CUDA backend: data that says itself that it has come, areas that alternate, and
- * nothing that is reset.
+/* The packets and lines of the CUDA backend: data that says itself that it has come, areas that alternate,
+ * and nothing that is reset.
  *
- * scripts/check-model has spin look at every state that three ranks can reach in any sequence of passes, and at mutants,
- * each of which must be refuted. What is shown: no rank overwrites a packet that its receiver has not read yet, and no
- * rank waits for ever.
+ * scripts/check-model has spin look at every state that three ranks can reach in any sequence of passes, and
+ * at mutants, each of which must be refuted. What is shown: no rank overwrites a packet that its receiver has
+ * not read yet, and no rank waits for ever.
  *
  * Model                Code (cuda/message_context.cuh)
  * Rank                 Lane's loop over passes (cuda/lane.cuh, kernel_body.cuh): begin_pass, a body, end_pass
  * greets               MessageContext::prepare: a pair of ranks may have no data for each other
- * in_place, out_place  Area::in and Area::out of a parity (mixcomm/device/workspace.hpp), where a rank's packets for
- *                      another lie: in_area, out_offset
+ * in_place, out_place  Area::in and Area::out of a parity (mixcomm/device/workspace.hpp), where a rank's
+ *                      packets for another lie: in_area, out_offset
  * hello                hello()
  * send                 send(), store_all()
  * await                load_sum(), close(), end_pass(): until the packet's number is that of the pass
- * kind, wide, own      what a pass is. gathers, scatters: one_shot, in which the ranks in `wide` have rows, which go to
- *                      all, or which come from all. two_shot_gathers: the rows of the ranks in `wide` are summed by
- *                      all ranks, or those of the ranks in `own` by themselves; others have none; all sums go to all.
- *                      two_shot_scatters: all send to the ranks in `wide` or `own`, which sum; sums of those in
- *                      `wide` go to all, of those in `own` nowhere else. The sets are any: blocks may be empty, and
- *                      shares too
+ * kind, wide, own      what a pass is. gathers, scatters: one_shot, in which the ranks in `wide` have rows,
+ *                      which go to all, or which come from all. two_shot_gathers: the rows of the ranks in
+ *                      `wide` are summed by all ranks, or those of the ranks in `own` by themselves; others
+ *                      have none; all sums go to all. two_shot_scatters: all send to the ranks in `wide` or
+ *                      `own`, which sum; sums of those in `wide` go to all, of those in `own` nowhere else.
+ *                      The sets are any: blocks may be empty, and shares too
  *
  * Two configurations: passes that gather, in any sequence (default), or passes that scatter (SCATTERS).
  *
@@ -34,11 +34,11 @@
  * through with the last pass, in which each has heard of every other rank.
  *
  * Abstracted: one lane (within an operation lanes share nothing); a rank's packets for another, of one phase
- * of a pass, are one packet, and a rank's threads end a pass together. All packets of a phase are sent in one step: a place that is taken when one of
- * them comes was taken before, and a receiver that gets its one later is one that looks later. They are read in one step,
- * as late as may be. A packet is one access, of data and number together, as in PTX's memory model. Numbers are 1 and 2
- * (64 bits in the code): a place's parity says which packet lies in it, as long as none is overwritten unread. Deadlines
- * and failures are left out.
+ * of a pass, are one packet, and a rank's threads end a pass together. All packets of a phase are sent in one
+ * step: a place that is taken when one of them comes was taken before, and a receiver that gets its one later
+ * is one that looks later. They are read in one step, as late as may be. A packet is one access, of data and
+ * number together, as in PTX's memory model. Numbers are 1 and 2 (64 bits in the code): a place's parity says
+ * which packet lies in it, as long as none is overwritten unread. Deadlines and failures are left out.
  *
  * Mutants (-D): NO_HELLO, NO_HELLO_IN_TWO_SHOT, ONE_WORKSPACE; see where they stand below.
  */
@@ -47,9 +47,9 @@
 
 mtype = { undecided, gathers, scatters, two_shot_gathers, two_shot_scatters };
 
-/* Places of packets, by what they are for, parity, receiver and sender: the number of the pass that a packet was sent
- * in, 1 or 2, or 0: nothing, or a packet that has been read. In the code that one stays; its number is never waited for
- * again. */
+/* Places of packets, by what they are for, parity, receiver and sender: the number of the pass that a packet
+ * was sent in, 1 or 2, or 0: nothing, or a packet that has been read. In the code that one stays; its number
+ * is never waited for again. */
 #define in_place 0
 #define out_place 1
 #define hello 2

@@ -26,10 +26,18 @@ struct Finding {
   RankSet missing = 0;  ///< ranks of the whole job
 };
 
+/// Streams are cut into messages of as many bytes at most: over TCP, MPIs ask before they send more than 64
+/// KiB at once (Open MPI's btl_tcp_eager_limit), and what is copied in and out beside the network is small.
+inline constexpr std::size_t most_chunk_bytes = std::size_t{56} << 10U;
+/// Of each stream, messages that may be under way at once.
+inline constexpr std::size_t chunks_under_way = 2;
+
 class Crossing {
  public:
   virtual ~Crossing() = default;
 
+  /// Throws Unsupported for a call that cannot cross, before anything of it is sent.
+  virtual void check_call(const Call& /*call*/) const {}
   /// Sends and receives all of it, or puts that on `stream`. `call` is compared with that of each peer.
   /// Returns what went wrong; an empty text where nothing did, or is not known yet.
   [[nodiscard]] virtual Finding run(const CallRecord& call, std::vector<Stream> out, std::vector<Stream> in,

@@ -11,6 +11,7 @@ namespace mixcomm {
 std::vector<HostPart> parts_of(const Hosts& hosts, int tp) {
   std::vector<HostPart> parts;
   std::vector<int> sizes;
+  sizes.reserve(hosts.names.size());
   for (int h = 0; h < hosts.count(); ++h) sizes.push_back(static_cast<int>(hosts.ranks_on(h).size()));
   for (int h = 0; h < hosts.count(); ++h) {
     const std::vector<int> ranks = hosts.ranks_on(h);

@@ -19,10 +19,10 @@
 #include "hosts/host_state.hpp"
 #include "hosts/shares.hpp"
 #include "hosts/transport_crossing.hpp"
+#include "mixcomm/choice.hpp"
 #include "mixcomm/device/lanes.hpp"
 #include "mixcomm/epilogue.hpp"
 #include "mixcomm/error.hpp"
-#include "mixcomm/plan.hpp"
 
 namespace mixcomm::hosts {
 namespace {
@@ -93,6 +93,8 @@ class HostsBackend final : public Backend {
   [[nodiscard]] int device() const override { return own_part_->device(); }
   [[nodiscard]] Link link() const override { return own_part_->link(); }
   [[nodiscard]] int threads() const override { return own_part_->threads(); }
+  /// What is chosen by it stays on one host: calls of one TP team.
+  [[nodiscard]] int lanes_of_calls() const override { return own_part_->lanes_of_calls(); }
   [[nodiscard]] bool reads_in_place(const Call& call) const override {
     return !crowded_ && own_part_->reads_in_place(call);
   }
@@ -118,7 +120,7 @@ class HostsBackend final : public Backend {
   void check_alive() const override {
     state_->failure.rethrow();
     or_fail([this] { own_part_->check_alive(); });
-    if (const Finding finding = crossing_->check(); !finding.text.empty()) fail(finding);
+    if (const Finding finding = crossing_->check(); !finding.text.empty()) give_up(finding);
   }
 
   void run(Call& call) override {
@@ -130,12 +132,7 @@ class HostsBackend final : public Backend {
                       "all_reduce, all_gather and "
                       "all_reduce_all_gather go across hosts",
                       name(call.record.op), hosts_.count(), fmt::join(hosts_.names, "; ")));
-    if (call.device_rows != nullptr)
-      throw Unsupported(
-          fmt::format("{}: row counts are in device memory, and what crosses hosts ({}) needs them on the "
-                      "host; pass counts on "
-                      "the host",
-                      name(call.record.op), fmt::join(hosts_.names, "; ")));
+    crossing_->check_call(call);
     gather_here(call);
     const DType dtype = call.epilogue.quantizes() ? DType::fp8_e4m3 : call.dtype;
     across(call, {static_cast<std::byte*>(call.out), dtype, runs(call, 1, 1)}, 1);
@@ -163,6 +160,7 @@ class HostsBackend final : public Backend {
   [[nodiscard]] std::unique_ptr<Crossing> over_transport() {
     Transport& transport = *bootstrap_.transport();
     std::vector<RankSet> ranks;
+    ranks.reserve(parts_.size());
     for (int h = 0; h < hosts_.count(); ++h) ranks.push_back(set_of(hosts_.ranks_on(h)));
     const int data_tag = transport.new_tag();
     return std::make_unique<TransportCrossing>(
@@ -171,7 +169,7 @@ class HostsBackend final : public Backend {
                                  .hosts = std::move(ranks),
                                  .host = host_,
                                  .timeout = options_.timeout - head_start(options_.timeout),
-                                 .chunk_bytes = options_.workspace_bytes,
+                                 .chunk_bytes = std::min(options_.workspace_bytes, most_chunk_bytes),
                                  .data_tag = data_tag,
                                  .notice_tag = transport.new_tag(),
                                  .spins = 0});
@@ -290,7 +288,7 @@ class HostsBackend final : public Backend {
     } catch (const CudaError& error) {  // also NCCL's
       finding = {cpu::Failure::Kind::timeout, error.what(), 0};
     }
-    if (!finding.text.empty()) fail(finding);
+    if (!finding.text.empty()) give_up(finding);
   }
 
   /// One part of a call, by a number that all ranks of this host give it.
@@ -306,18 +304,18 @@ class HostsBackend final : public Backend {
     try {
       call();
     } catch (const PeerGone& error) {
-      fail({cpu::Failure::Kind::gone, error.what() + numbers(), of_all(error.missing())});
+      give_up({cpu::Failure::Kind::gone, error.what() + numbers(), of_all(error.missing())});
     } catch (const Timeout& error) {
       // Who waits for another host says itself who is missing there.
       if (waits_for_hosts(error.missing())) wait_for_finding();
-      fail({cpu::Failure::Kind::timeout, error.what() + numbers(), of_all(error.missing())});
+      give_up({cpu::Failure::Kind::timeout, error.what() + numbers(), of_all(error.missing())});
     } catch (const Disagreement& error) {
-      fail({cpu::Failure::Kind::disagreement, error.what() + numbers(), 0});
+      give_up({cpu::Failure::Kind::disagreement, error.what() + numbers(), 0});
     }
   }
 
   /// Whoever of this host comes first says what is wrong; all ranks here throw it, and tell the other hosts.
-  [[noreturn]] void fail(const Finding& finding) const {
+  [[noreturn]] void give_up(const Finding& finding) const {
     const bool first = state_->failure.state.load() == 0;
     state_->failure.record(finding.kind, finding.text, finding.missing);
     own_part_->fail("another rank of this host has failed");
@@ -328,7 +326,8 @@ class HostsBackend final : public Backend {
 
   [[nodiscard]] bool waits_for_hosts(const std::vector<int>& local) const {
     return std::ranges::any_of(local, [this](int r) {
-      return state_->waits_for_hosts[static_cast<std::size_t>(here().first_rank + r)].load() != 0;
+      const int rank = here().first_rank + r;
+      return state_->waits_for_hosts[static_cast<std::size_t>(rank)].load() != 0;
     });
   }
   void wait_for_finding() const {

@@ -15,8 +15,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Letters of a lane that may be under way at once.
-constexpr std::size_t depth = 2;
+constexpr std::size_t depth = chunks_under_way;
 /// A notice, which is one of the messages of set-up.
 constexpr std::size_t notice_bytes = 4096;
 /// What a rank that waits says, and how often it does before its deadline.
@@ -121,11 +120,6 @@ bool TransportCrossing::send_some(Lane& lane, const CallRecord& call) {
 
 bool TransportCrossing::receive_some(Lane& lane, const CallRecord& call, Finding& finding) {
   bool moved = false;
-  while (lane.open < depth && lane.begun < lane.stream.bytes) {
-    lane.letter(lane.open).receive(*setup_.transport, lane.stream.peer, setup_.data_tag);
-    lane.begun += std::min(setup_.chunk_bytes, lane.stream.bytes - lane.begun);
-    ++lane.open;
-  }
   while (lane.open > 0 && lane.letter(0).complete()) {
     const Letter& letter = lane.letter(0);
     Header header;
@@ -144,12 +138,19 @@ bool TransportCrossing::receive_some(Lane& lane, const CallRecord& call, Finding
     lane.finish_oldest(header.bytes);
     moved = true;
   }
+  // Behind the look: at first nothing can have come, and looking would keep what is to be sent.
+  while (lane.open < depth && lane.begun < lane.stream.bytes) {
+    lane.letter(lane.open).receive(*setup_.transport, lane.stream.peer, setup_.data_tag);
+    lane.begun += std::min(setup_.chunk_bytes, lane.stream.bytes - lane.begun);
+    ++lane.open;
+  }
   return moved;
 }
 
 Finding TransportCrossing::run(const CallRecord& call, std::vector<Stream> out, std::vector<Stream> in,
                                void* /*stream*/) {
   std::vector<Lane> lanes;
+  lanes.reserve(in.size() + out.size());
   for (const Stream& each : in)
     lanes.push_back({.outgoing = false, .stream = each, .letters = &letters(each.peer, false)});
   for (const Stream& each : out)

@@ -7,6 +7,7 @@
 
 #include "mixcomm/choice.hpp"
 #include "mixcomm/error.hpp"
+#include "plan/across_nodes.hpp"
 
 namespace mixcomm {
 namespace {
@@ -38,8 +39,14 @@ std::vector<LinkConstants> make_links() {
           "NVIDIA DGX B200 datasheet: 1.8 TB/s NVLink per GPU, half of it in each direction"),
       gpu("pcie4", pci_us, 31.5, "PCI Express 4.0 x16: 16 GT/s, 128b/130b"),
       gpu("pcie5", pci_us, 63, "PCI Express 5.0 x16: 32 GT/s, 128b/130b"),
-      gpu("network400", network_us, 50, "NVIDIA ConnectX-7 datasheet: 400 Gb/s per GPU"),
   };
+  links.push_back({.name = "network400",
+                   .call_us = 0,
+                   .wait_us = network_us,
+                   .gbps = 50,
+                   .source =
+                       "NVIDIA ConnectX-7 datasheet: 400 Gb/s in each direction; latency: NCCL, "
+                       "src/graph/tuning.cc, hwLat of LL between nodes; a message costs its rank nothing"});
   links.push_back(
       {.name = "one-h200",
        .call_us = 1.5,
@@ -93,8 +100,8 @@ double wire_bytes(Op op, int tp, int dp, std::size_t bytes) {
   return (t - 1) / t * all / d + (t * d - 1) / (t * d) * all;
 }
 
-Prediction predict(const Operation& operation, const CostModel& model, Algorithm algorithm) {
-  const LinkConstants& link = operation.across_nodes ? model.network : model.link;
+Prediction predict_on_one_node(const Operation& operation, const CostModel& model, Algorithm algorithm) {
+  const LinkConstants& link = model.link;
   Operation o = operation;
   const Grid team = grid_of(Grid::of(o.tp, o.dp, 0), shape_of(o.op).team);
   o.tp = team.tp.size;
@@ -117,6 +124,11 @@ Prediction predict(const Operation& operation, const CostModel& model, Algorithm
   Prediction p{algorithm, once ? 1 : 2, once ? one_shot_bytes(o) : wire_bytes(o.op, o.tp, o.dp, o.bytes)};
   p.us = link.call_us + p.waits * link.wait_us + p.bytes_per_rank / (link.gbps * 1000);
   return p;
+}
+
+Prediction predict(const Operation& operation, const CostModel& model, Algorithm algorithm) {
+  return lies_on_one_node(operation, model) ? predict_on_one_node(operation, model, algorithm)
+                                            : predict_across_nodes(operation, model, algorithm);
 }
 
 }  // namespace mixcomm

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "call.hpp"
 #include "mixcomm/error.hpp"
 
 namespace mixcomm {

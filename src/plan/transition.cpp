@@ -159,10 +159,13 @@ Operation operation_of(const Step& step, const Parallelism& parallelism, const P
   std::size_t most = 0;
   for (int rank = 0; rank < parallelism.world(); rank += width)
     most = std::max(most, plan.range(width, rank).count);
-  Operation operation{step.op, g.tp, g.dp, most * options.traffic.row_bytes,
-                      g.stride * g.tp * g.dp > options.model.per_node};
-  const bool over_tp = step.kind == Step::Kind::collective && shape_of(step.op).team == TeamKind::tp;
-  if (over_tp) operation.across_nodes = g.stride * g.tp > options.model.per_node;
+  Operation operation{.op = step.op,
+                      .tp = g.tp,
+                      .dp = g.dp,
+                      .bytes = most * options.traffic.row_bytes,
+                      .stride = g.stride,
+                      .world = parallelism.world(),
+                      .dtype = options.traffic.dtype};
   if (step.kind == Step::Kind::gather_columns) operation.op = Op::all_gather;
   return operation;
 }

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "cpu/processors.hpp"
+#include "cpu/shared_state.hpp"
 #include "cpu/thread_count.hpp"
 #include "cpu/thread_team.hpp"
 #include "mixcomm/mixcomm.hpp"
@@ -121,13 +122,14 @@ TEST(ThreadShare, NumbersThatCannotBeAreRefused) {
 // How many of them
 
 /// A machine on which `best` threads are the quickest. Returns how often each number ran.
-std::map<int, int> choices(ThreadCount& count, int passes, int best, std::size_t bytes = 1 << 20) {
+std::map<int, int> choices(ThreadCount& count, int calls, int best, int lanes = 8) {
   std::map<int, int> chosen;
-  for (int pass = 0; pass < passes; ++pass) {
-    const int threads = count.choose({0, bytes}, static_cast<std::size_t>(pass));
+  for (int call = 0; call < calls; ++call) {
+    const ThreadCount::Work work{0, std::size_t{1} << 20U};
+    const int threads = count.choose(work, lanes);
     ++chosen[threads];
     const int apart = threads > best ? threads / best : best / threads;
-    count.note({0, bytes}, threads, 1000 * static_cast<std::uint64_t>(apart));
+    count.note(work, threads, 1000 * static_cast<std::uint64_t>(apart));
   }
   return chosen;
 }
@@ -135,7 +137,7 @@ std::map<int, int> choices(ThreadCount& count, int passes, int best, std::size_t
 TEST(ThreadCountTest, FindsTheNumberThatIsQuickest) {
   for (const int best : {1, 2, 4, 8}) {
     ThreadCount count(8, 1);
-    EXPECT_GT(choices(count, 640, best)[best], 500) << best;
+    EXPECT_GT(choices(count, 640, best)[best], 480) << best;
   }
 }
 
@@ -144,19 +146,43 @@ TEST(ThreadCountTest, NoticesThatTheMachineChanges) {
   (void)choices(count, 320, 8);
   (void)choices(count, 640, 2);
   EXPECT_GT(choices(count, 320, 2)[2], 280);
+  (void)choices(count, 640, 8);
+  EXPECT_GT(choices(count, 320, 8)[8], 280);
 }
 
-TEST(ThreadCountTest, SmallPassesAreTheCallersAlone) {
-  ThreadCount count(8, 1);
-  EXPECT_EQ(choices(count, 100, 8, cpu::thread_rule().least_bytes - 1), (std::map<int, int>{{1, 100}}));
-  ThreadCount of_one(1, 1);
-  EXPECT_EQ(choices(of_one, 100, 1), (std::map<int, int>{{1, 100}}));
+TEST(ThreadCountTest, AllThreadsUnlessFewerAreClearlyQuicker) {
+  ThreadCount count(6, 1);
+  for (int call = 0; call < 320; ++call) {
+    const int threads = count.choose({0, 1 << 20}, 6);
+    EXPECT_TRUE(threads == 6 || threads == 4) << threads;
+    count.note({0, 1 << 20}, threads, threads == 6 ? 1000 : 800);
+  }
+  EXPECT_GT(choices(count, 100, 6, 3)[3], 80);  // no more than there are lanes
 }
 
-TEST(ThreadCountTest, BeginsWithWhatTheSizePaysFor) {
-  const ThreadCount count(6, 1);
-  EXPECT_EQ(count.choose({0, 64 << 10}, 0), 4);
-  EXPECT_EQ(count.choose({0, 8 << 20}, 0), 6);
+/// Calls of several kinds in turn: each has its trials.
+TEST(ThreadCountTest, EachWorkHasItsTrials) {
+  ThreadCount count(8, 2);
+  int alone = 0;
+  for (std::size_t call = 0; call < 1280; ++call) {
+    const ThreadCount::Work work{call % 2, std::size_t{1} << 20U};
+    const int threads = count.choose(work, 8);
+    if (work.kind == 1 && threads == 1) ++alone;
+    count.note(work, threads, static_cast<std::uint64_t>(1000 * threads));
+  }
+  EXPECT_GT(alone, 480);
+}
+
+TEST(LaneRule, SmallCallsAreTheCallersAlone) {
+  EXPECT_EQ(cpu::lanes_for(cpu::thread_rule().least_bytes - 1, 8), 1);
+  EXPECT_EQ(cpu::lanes_for(std::size_t{8} << 20U, 1), 1);
+}
+
+TEST(LaneRule, LargeOnesHaveAllThreadsThatFindSomethingToDo) {
+  EXPECT_EQ(cpu::lanes_for(std::size_t{64} << 10U, 6), 4);
+  EXPECT_EQ(cpu::lanes_for(std::size_t{128} << 10U, 6), 6);
+  EXPECT_EQ(cpu::lanes_for(std::size_t{8} << 20U, 6), 6);
+  EXPECT_EQ(cpu::lanes_for(std::size_t{8} << 20U, cpu::lanes_at_most), cpu::lanes_at_most);
 }
 
 // The team
@@ -188,13 +214,13 @@ TEST(Team, WakesHelpersThatSleep) {
   ThreadTeam team;
   for (int i = 0; i < 20; ++i) {
     ASSERT_TRUE(each_once(team, 8));
-    std::this_thread::sleep_for(std::chrono::milliseconds(3));  // longer than they stay awake
+    std::this_thread::sleep_for(std::chrono::milliseconds(12));  // longer than they stay awake
     if (i % 2 == 0) team.rouse(8);
   }
   // With pieces that wait for each other, each has a thread: nobody sleeps on.
   std::atomic<int> here{0};
   std::atomic<bool> late{false};
-  std::this_thread::sleep_for(std::chrono::milliseconds(3));
+  std::this_thread::sleep_for(std::chrono::milliseconds(12));
   team.run(8, [&](int) {
     ++here;
     const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
@@ -327,7 +353,7 @@ TEST(Threads, CallersOwnWorkersServeAsWell) {
   };
   const auto results = spawn(Ranks::threads, 2, [&](Bootstrap& bootstrap) {
     Communicator communicator(bootstrap, {.tp = 2, .cpu = {.threads = 3, .workers = workers}});
-    for (int i = 0; i < 5; ++i)
+    for (int i = 0; i < 10; ++i)
       if (auto wrong = sum(communicator); !wrong.empty()) return wrong;
     return std::string();
   });
@@ -358,6 +384,32 @@ TEST(Threads, SeveralCommunicatorsShareATeamAndPauseInBetween) {
     return sum(first);
   });
   EXPECT_EQ(failures(results), "");
+}
+
+/// Later than helpers wait: they leave their lanes, and go on when it has come.
+TEST(Threads, ALateRankIsWaitedForByItsCallerAlone) {
+  const auto results = spawn(Ranks::threads, 3, [](Bootstrap& bootstrap) {
+    Communicator communicator(bootstrap, {.tp = 3, .cpu = {.threads = 3}});
+    for (int i = 0; i < 30; ++i) {
+      if (bootstrap.rank() == i % 3) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      if (auto wrong = sum(communicator); !wrong.empty()) return wrong;
+    }
+    return std::string();
+  });
+  EXPECT_EQ(failures(results), "");
+}
+
+TEST(Threads, CallsThatDisagreeAreNamed) {
+  for (const std::size_t other : {std::size_t{1} << 17U, (std::size_t{1} << 18U) - 64}) {
+    const auto results = spawn(Ranks::threads, 2, [&](Bootstrap& bootstrap) {
+      Communicator communicator(bootstrap, {.tp = 2, .cpu = {.threads = 3}});
+      if (auto wrong = sum(communicator); !wrong.empty()) return wrong;
+      const std::string said = error_of<Disagreement>(
+          [&] { (void)sum(communicator, bootstrap.rank() == 0 ? std::size_t{1} << 18U : other); });
+      return said.find(std::to_string(other)) != std::string::npos ? std::string() : "it said: " + said;
+    });
+    EXPECT_EQ(failures(results), "");
+  }
 }
 
 TEST(Threads, ARankThatDoesNotComeIsATimeout) {

@@ -135,7 +135,7 @@ TEST(LayerCommunicator, OneCommunicatorIsEnoughForItsOwnGrid) {
 }
 
 /// What the CPU can tell of counts in device memory: which boundaries can go by them, and what is refused
-/// before anything is sent. tests/cuda/layers_cuda_test.cpp runs them.
+/// before anything is sent. tests/cuda/streams/layers_test.cpp runs them.
 TEST(LayerCommunicator, CountsInDeviceMemory) {
   const auto results = spawn(Ranks::threads, 4, [](Bootstrap& bootstrap) -> std::string {
     const Parallelism p{.attn_tp = 2, .attn_dp = 2, .moe_tp = 2, .moe_ep = 2, .mlp_tp = 1};

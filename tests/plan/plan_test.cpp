@@ -1,4 +1,5 @@
 // The decision layer: layouts, transitions, what modules declare, rows, costs. No communication.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -411,11 +412,103 @@ TEST(Cost, ConstantsNameTheirSourceAndAreUsed) {
   EXPECT_DOUBLE_EQ(p.bytes_per_rank, wire_bytes(large.op, 4, 2, large.bytes));
   EXPECT_DOUBLE_EQ(p.us,
                    model.link.call_us + 2 * model.link.wait_us + p.bytes_per_rank / (model.link.gbps * 1000));
-  Operation far = large;
-  far.across_nodes = true;
-  EXPECT_GT(predict(far, model).us, p.us);
+  CostModel apart;
+  apart.per_node = 4;
+  EXPECT_GT(predict(large, apart).us, p.us);
   EXPECT_EQ(predict({Op::all_reduce, 1, 8, 4096}, model).us, 0);
   EXPECT_EQ(predict({Op::all_reduce, 8, 1, 0}, model).us, 0);
+}
+
+CostModel cpu_nodes(int per_node, int nics) {
+  CostModel model;
+  model.link = link_from_name("shm");
+  model.network = {.name = "mine", .wait_us = 7, .gbps = 2, .source = "a ruler"};
+  model.per_node = per_node;
+  model.nics_per_node = nics;
+  return model;
+}
+
+/// 8x4 on four nodes: each node's block once to three others, by eight ranks.
+TEST(Cost, RowsLeaveANodeOnceForEachOther) {
+  const Operation o{Op::all_reduce_all_gather, 8, 4, 4096};
+  const CostModel one_nic = cpu_nodes(8, 1);
+  const Prediction p = predict(o, one_nic);
+  const AcrossNodes& across = p.across;
+  EXPECT_EQ(across.nodes, 4);
+  EXPECT_DOUBLE_EQ(across.bytes_per_node, 3 * 1024.0);
+  EXPECT_DOUBLE_EQ(across.bytes_per_rank, 3 * 128.0);
+  EXPECT_EQ(across.partial_bytes_per_node, 0);
+  EXPECT_EQ(across.messages, 3);
+  EXPECT_DOUBLE_EQ(across.us, 7 + 3 * 1024 / 2000.0);
+  EXPECT_DOUBLE_EQ(across.before_us, predict({Op::all_reduce_all_gather, 8, 1, 1024}, one_nic).us);
+  EXPECT_DOUBLE_EQ(across.after_us, 3 * predict({Op::all_gather, 1, 8, 1024}, one_nic).us);
+  EXPECT_DOUBLE_EQ(p.us, across.before_us + across.us + across.after_us);
+  EXPECT_EQ(across.not_yet, "");
+  EXPECT_DOUBLE_EQ(predict(o, cpu_nodes(8, 8)).across.us, 7 + 3 * 128 / 2000.0);
+  CostModel dear = one_nic;
+  dear.network.call_us = 0.5;
+  EXPECT_DOUBLE_EQ(predict(o, dear).across.us, across.us + 2 * 3 * 0.5);
+  EXPECT_EQ(predict(o, cpu_nodes(32, 1)).across.nodes, 1);
+  EXPECT_EQ(predict({Op::all_reduce, 8, 4, 4096}, one_nic).across.nodes, 1);  // each team is on one node
+}
+
+/// Ranks of one node that gather over DP alone have rows of their own each.
+TEST(Cost, TeamsOfANodeShareItsNetwork) {
+  const Prediction p = predict({Op::all_gather, 8, 2, 4096}, cpu_nodes(8, 1));
+  EXPECT_DOUBLE_EQ(p.across.bytes_per_rank, 2048);
+  EXPECT_DOUBLE_EQ(p.across.bytes_per_node, 8 * 2048.0);
+  EXPECT_EQ(p.across.after_us, 0);
+  // The same, as grids of ranks 8 apart.
+  const Operation strided{
+      .op = Op::all_gather, .tp = 1, .dp = 2, .bytes = 4096, .stride = 8, .world = 16, .dtype = DType::bf16};
+  EXPECT_DOUBLE_EQ(predict(strided, cpu_nodes(8, 1)).across.bytes_per_node, 8 * 2048.0);
+}
+
+TEST(Cost, PartialSumsCrossOnceInFp32) {
+  const Operation o{Op::reduce_scatter_all_reduce, 2, 4, 4096};
+  const AcrossNodes across = predict(o, cpu_nodes(4, 1)).across;
+  EXPECT_EQ(across.nodes, 2);
+  EXPECT_DOUBLE_EQ(across.bytes_per_node, 2 * 2048.0);
+  EXPECT_DOUBLE_EQ(across.partial_bytes_per_node, across.bytes_per_node);
+  EXPECT_EQ(across.not_yet, "sums over several nodes");
+  Operation fp32 = o;
+  fp32.dtype = DType::fp32;
+  EXPECT_DOUBLE_EQ(predict(fp32, cpu_nodes(4, 1)).across.bytes_per_node, 2048);
+}
+
+/// A TP group on two nodes: each is at home half of the sum, of which the other one sends its part.
+TEST(Cost, TpAcrossNodes) {
+  const AcrossNodes sum = predict({Op::all_reduce, 4, 1, 4096}, cpu_nodes(2, 1)).across;
+  EXPECT_DOUBLE_EQ(sum.partial_bytes_per_node, 2048 * 2.0);
+  EXPECT_DOUBLE_EQ(sum.bytes_per_node, 2048 * 2.0 + 2048);
+  EXPECT_EQ(sum.messages, 2);
+  EXPECT_EQ(sum.not_yet, "a TP group on several nodes");
+  CostModel gpus;
+  gpus.per_node = 2;
+  EXPECT_EQ(predict({Op::all_gather, 1, 4, 4096}, gpus).across.not_yet, "GPUs of several nodes");
+}
+
+/// However ranks lie: what is sent is received, no node lacks rows, and all teams are looked at.
+TEST(Cost, AnyNodesHaveWhatTheyNeed) {
+  constexpr std::size_t bytes = 240 * 1024;
+  for (const int tp : {1, 2, 3, 4})
+    for (const int dp : {1, 2, 3, 5})
+      for (int per_node = 1; per_node <= tp * dp; ++per_node)
+        for (const Op op : {Op::all_reduce, Op::all_gather, Op::reduce_scatter, Op::all_reduce_all_gather,
+                            Op::reduce_scatter_all_reduce}) {
+          const Prediction p = predict({op, tp, dp, bytes}, cpu_nodes(per_node, 1));
+          SCOPED_TRACE(fmt::format("{} {}x{}, {} per node", name(op), tp, dp, per_node));
+          const bool apart = p.across.nodes > 1;
+          EXPECT_EQ(p.across.bytes_per_node > 0, apart);
+          EXPECT_GE(p.across.bytes_per_node * 1.0001, p.across.bytes_per_rank);
+          EXPECT_GE(p.us, p.across.us);
+          if (op != Op::all_reduce_all_gather || !apart) continue;
+          // The node with the fewest rows of its own receives at the least the others.
+          int fewest = dp;
+          for (int first = 0; first < tp * dp; first += per_node)
+            fewest = std::min(fewest, (std::min(first + per_node, tp * dp) - 1) / tp - first / tp + 1);
+          EXPECT_GE(p.across.bytes_per_node, bytes * (1 - static_cast<double>(fewest) / dp) - 1);
+        }
 }
 
 /// The variables are read when a communicator is made.

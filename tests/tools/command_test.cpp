@@ -82,6 +82,13 @@ TEST(Command, MistakesAreExplainedAndExitWith2) {
       {{"plan", "--model", tiny_model, "--picture", files.file("plan.png")}, ".svg"},
       {{"plan", "--model", tiny_model, "--constants", damaged}, "damaged.jsonl"},
       {{"plan", "--model", tiny_model, "--compare"}, "--gpus"},
+      {{"plan", "--model", tiny_model, "--ranks-per-node", "0"}, "--ranks-per-node: 0 is not from 1 to 4096"},
+      {{"plan", "--model", tiny_model, "--nics-per-node", "x"}, "--nics-per-node"},
+      {{"plan", "--model", tiny_model, "--network-latency-us", "-1"}, "--network-latency-us: -1 is not from"},
+      {{"plan", "--model", tiny_model, "--network-latency-us", "nan"},
+       "--network-latency-us: nan is not from"},
+      {{"plan", "--model", tiny_model, "--network-gbps", "0"}, "--network-gbps: 0 is not from"},
+      {{"plan", "--model", tiny_model, "--network-gbps", "0x10"}, "'0x10' is no decimal number"},
       {{"check", "--real-ranks", "2"}, "--plan"},
       {{"decode", "--model", tiny_model}, "no prompt"},
       {{"decode", "--model", tiny_model, "--prompt-file", "/nonexistent"}, "/nonexistent"},
@@ -142,6 +149,9 @@ TEST(Command, InfoIsJson) {
   EXPECT_EQ(info["algorithms"], json({"auto", "one_shot", "two_shot", "composed"}));
   EXPECT_EQ(info["operations"].size(), 5U);
   EXPECT_TRUE(info["launcher"].is_null());
+  const bool between = info["between_hosts"]["available"].get<bool>();
+  EXPECT_CONTAINS(info["between_hosts"]["why"].get<std::string>(),
+                  between ? "bootstrap_mpi()" : "MIXCOMM_MPI");
   EXPECT_CONTAINS(run({"info"}).out, "AVX");
 }
 
@@ -202,6 +212,43 @@ TEST(Command, PlanCountsAndExplains) {
   const std::string text = run({"plan", "--model", tiny_model, "--attn-tp", "2", "--attn-dp", "2"}).out;
   EXPECT_CONTAINS(text, "reduce_scatter_all_reduce");
   EXPECT_CONTAINS(text, "source:");
+}
+
+TEST(Command, PlanOfSeveralNodesHasTwoLevels) {
+  Words words{"plan", "--model",        tiny_model, "--attn-tp", "2",    "--attn-dp",
+              "4",    "--rows",         "16",       "--dtype",   "bf16", "--network-latency-us",
+              "12",   "--network-gbps", "8"};
+  const auto plan_with = [&](const Words& more, bool as_json) {
+    Words all = words;
+    all.insert(all.end(), more.begin(), more.end());
+    if (as_json) all.emplace_back("--json");
+    const Outcome outcome = run(all);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome.out;
+  };
+  const json plan = json::parse(plan_with({"--ranks-per-node", "4"}, true));
+  const json& in = plan["boundaries"][1]["operations"][0];
+  EXPECT_EQ(in["operation"], "all_reduce_all_gather");
+  EXPECT_EQ(in["link"], "network400");
+  const json& across = in["across_nodes"];
+  EXPECT_EQ(across["nodes"], 2);
+  EXPECT_EQ(across["bytes_per_node"], 2 * 16 * 128 * 2);
+  EXPECT_EQ(across["bytes_per_rank"], 2 * 16 * 128 * 2 / 4);
+  EXPECT_NEAR(across["us"].get<double>(), 12 + 2 * 16 * 128 * 2 / 1000.0, 1e-9);
+  EXPECT_TRUE(across["not_yet"].is_null());
+  EXPECT_EQ(across["before"]["what"], "all_reduce_all_gather on 2x2");
+  const json& out = plan["boundaries"][2]["operations"][0]["across_nodes"];
+  EXPECT_EQ(out["partial_bytes_per_node"], 2 * 16 * 128 * 4);
+  EXPECT_EQ(out["not_yet"], "sums over several nodes");
+  EXPECT_EQ(plan["constants"]["ranks_per_node"], 4);
+  EXPECT_EQ(plan["constants"]["nics_per_node"], 1);
+  const std::string text = plan_with({"--ranks-per-node", "4"}, false);
+  EXPECT_CONTAINS(text, "across       2 nodes: 2 KiB of a rank, 8 KiB of a node, ");
+  EXPECT_CONTAINS(text, "within       all_reduce_all_gather on 2x2");
+  EXPECT_CONTAINS(text, "not yet      the library does not run sums over several nodes");
+  EXPECT_CONTAINS(plan_with({"--ranks-per-node", "3"}, false), "a TP group on several nodes");
+  // Without the flag ranks on CPUs are on one node.
+  EXPECT_TRUE(json::parse(plan_with({}, true))["boundaries"][1]["operations"][0]["across_nodes"].is_null());
 }
 
 /// Every shape that is shipped, by directory and by file, with each way that a module may be declared.
@@ -630,6 +677,19 @@ TEST(Command, BenchWritesItsSchema) {
     }
     EXPECT_EQ(chosen, 2);  // one for each kind of buffers
   }
+}
+
+TEST(Command, BenchMeasuresCallsInPlace) {
+  const TemporaryDirectory files;
+  const Outcome outcome =
+      run({"bench", "--tp", "2", "--hidden", "64", "--rows", "1,40", "--op", "all_reduce", "--buffers", "all",
+           "--in-place", "--threads", "2", "--iterations", "8", "--json", files.file("bench.json")});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;  // results are compared with exact sums
+  for (const json& row : json::parse(read_text(files.file("bench.json")))["rows"])
+    EXPECT_TRUE(row["in_place"].get<bool>());
+  const Outcome refused = run({"bench", "--in-place", "--op", "all_gather"});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_CONTAINS(refused.err, "--in-place is for --backend cpu and --op all_reduce");
 }
 
 TEST(Command, BenchMeasuresEpiloguesBesideSeparateSteps) {

@@ -51,6 +51,7 @@ Examples:
   mixcomm bench --processes --grids 2x1,2x2 --algorithm auto --buffers all --against openmpi,mpich
   mixcomm bench --processes --grids 2x1,2x2 --algorithm auto --epilogue all
   mixcomm bench --processes --tp 2 --threads 8 --rows 16,64,256,1024 --algorithm auto --buffers all
+  mixcomm bench --processes --tp 2 --op all_reduce --buffers plain --in-place --against deepspeed
   mixcomm bench --backend cuda --one-gpu --grids 4x2,2x4,2x2 --algorithm auto --buffers all --json bench.json
   mixcomm bench --backend cuda --one-gpu --tp 4 --dp 2 --uneven 9,3 --rows-on-device
   mixcomm bench --backend cuda --tp 2 --dp 2 --algorithm auto --epilogue all --json epilogues.json
@@ -187,6 +188,10 @@ void check_flags(const BenchOptions& options, bool seconds_given) {
     throw InvalidArgument(
         "--algorithm nccl has no epilogues; leave it out, or --epilogue (--against nccl stands beside those "
         "calls that have none)");
+  if (options.in_place && (cuda || options.ops != std::vector{Op::all_reduce} || options.has_epilogues()))
+    throw InvalidArgument(
+        "--in-place is for --backend cpu and --op all_reduce without an epilogue, whose input is as large as "
+        "its result; gathers and scatters find theirs in the other tensor");
   if (cuda) return;
   if (options.rows_on_device) throw InvalidArgument("--rows-on-device is for --backend cuda");
   if (options.with_launch) throw InvalidArgument("--with-launch is for --backend cuda");
@@ -276,6 +281,8 @@ void add_bench(CLI::App& app, Invocation& invocation) {
              epilogue_from_name,
              {EpilogueKind::none, EpilogueKind::add_rms_norm, EpilogueKind::add_rms_norm_fp8}},
             options->epilogues);
+  flags.yes("--in-place", options->in_place,
+            "CPU, all_reduce: the result is written over the input, as DeepSpeed's and vLLM's is");
   flags.list(
       "--against", options->against, "NAME,...",
       "What to compare with: composed, which is always measured; CPU: openmpi, mpich, deepspeed, vllm, "

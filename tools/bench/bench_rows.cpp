@@ -65,7 +65,8 @@ Row row_of(const BenchOptions& options, const GridSize& grid, Link link, Cell ce
                        .backend = options.backend.kind,
                        .link = link,
                        .tuning = options.tuning ? &*options.tuning : nullptr,
-                       .epilogue = row.cell.epilogue != EpilogueKind::none});
+                       .epilogue = row.cell.epilogue != EpilogueKind::none,
+                       .lanes = cuda ? 1 : std::max(options.threads.front(), 1)});
   // Where ranks share processors, the library learns what is quicker while it runs.
   const bool learns = !cuda && grid.world() > processors_at_start() && !options.tuning;
   for (const Algorithm each : options.algorithms) {
@@ -113,7 +114,8 @@ std::vector<Row> rows_of(const BenchOptions& options, const GridSize& grid, Link
       for (const Buffers buffers : options.buffers)
         for (const EpilogueKind epilogue : options.epilogues)
           rows.push_back(
-              row_of(options, grid, link, {op, counts, options.rows_on_device, buffers, {}, epilogue}));
+              row_of(options, grid, link,
+                     {op, counts, options.rows_on_device, buffers, {}, epilogue, options.in_place}));
   return rows;
 }
 
@@ -165,6 +167,7 @@ Json cell_json(const BenchOptions& options, const Row& row, const std::vector<La
                 {"busbw_gbps", rounded(gbps)},
                 {"chosen", chosen},
                 {"against", against}};
+    if (row.cell.in_place) result["in_place"] = true;
     const LaunchShape& shape = variant.shape;
     if (shape.protocol != Protocol::automatic) result["protocol"] = name(shape.protocol);
     if (shape.lanes != 0) result["lanes"] = shape.lanes;

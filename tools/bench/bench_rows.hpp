@@ -27,6 +27,7 @@ struct BenchOptions {
   std::vector<int> threads{0};  ///< ... threads; CPU: of each rank, the first alone
   std::vector<Buffers> buffers{Buffers::symmetric};
   std::vector<EpilogueKind> epilogues{EpilogueKind::none};
+  bool in_place = false;
   BackendFlags backend;
   std::vector<std::string> against;
   Effort effort;

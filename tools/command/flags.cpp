@@ -132,8 +132,13 @@ Flag Flags::number(const std::string& names, std::size_t& value, Integers in, co
 }
 
 Flag Flags::seconds(const std::string& names, double& value, Reals in, const std::string& help) {
+  return real(names, value, "SECONDS", in, help);
+}
+
+Flag Flags::real(const std::string& names, double& value, const std::string& form, Reals in,
+                 const std::string& help) {
   return Flag(
-      add(*sub_, names, fmt::format("SECONDS ({} to {})", in.least, in.most), help,
+      add(*sub_, names, fmt::format("{} ({} to {})", form, in.least, in.most), help,
           [&value, in](const CLI::results_t& values) { value = decimal(values.back(), in.least, in.most); }));
 }
 

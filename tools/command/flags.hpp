@@ -55,6 +55,8 @@ class Flags {
   Flag number(const std::string& names, int& value, Integers in, const std::string& help);
   Flag number(const std::string& names, std::size_t& value, Integers in, const std::string& help);
   Flag seconds(const std::string& names, double& value, Reals in, const std::string& help);
+  Flag real(const std::string& names, double& value, const std::string& form, Reals in,
+            const std::string& help);
   /// With commas in between; may be given several times.
   Flag numbers(const std::string& names, std::vector<int>& values, Integers in, const std::string& help);
   Flag numbers(const std::string& names, std::vector<std::size_t>& values, Integers in,

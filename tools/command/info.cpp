@@ -10,6 +10,7 @@
 #include "death_watch.hpp"
 #include "environment.hpp"
 #include "mixcomm/mixcomm.hpp"
+#include "mpi/library.hpp"
 #include "tools/command/backend.hpp"
 #include "tools/command/gpus.hpp"
 #include "tools/command/machine.hpp"
@@ -76,6 +77,19 @@ Json threads() {
           {"why", alone.why}};
 }
 
+/// What carries data between the CPUs of hosts, in programs that ask for it: the command's own ranks are on
+/// one.
+Json between_hosts() {
+  try {
+    const mpi::Library& found = mpi::library();
+    return {{"available", true},
+            {"why", fmt::format("CPUs, over {}, in programs (bootstrap_mpi(), Python's from_mpi())",
+                                found.version())}};
+  } catch (const Error& error) {
+    return {{"available", false}, {"why", error.what()}};
+  }
+}
+
 Json describe() {
   Json info;
   info["version"] = MIXCOMM_VERSION;
@@ -87,8 +101,7 @@ Json describe() {
         {"threads", threads()}}},
       {"cuda", gpus()},
   };
-  info["between_hosts"] = {{"available", false},
-                           {"why", "not built in: this build has no MPI or NCCL transport"}};
+  info["between_hosts"] = between_hosts();
   info["operations"] = names({Op::all_reduce, Op::all_gather, Op::reduce_scatter, Op::all_reduce_all_gather,
                               Op::reduce_scatter_all_reduce});
   info["algorithms"] =
@@ -114,7 +127,11 @@ std::string text_of(const Json& info) {
                       rank_threads["one_rank"].get<int>(), rank_threads["why"].get<std::string>(),
                       rank_threads["each_of_two"].get<int>());
   text += fmt::format("  cuda          {}", gpus_text(info["backends"]["cuda"]));
-  text += fmt::format("  between hosts {}\n", info["between_hosts"]["why"].get<std::string>());
+  const Json& between = info["between_hosts"];
+  text += fmt::format("  between hosts {}: {}\n",
+                      between["available"].get<bool>() ? "available" : "not available",
+                      between["why"].get<std::string>());
+  text += "                GPUs: over NCCL, where backend cuda is there (docs/guide.md)\n";
   text += fmt::format("\noperations      {}\nalgorithms      {}\ndtypes          {}\nmost ranks      {}\n",
                       list("operations"), list("algorithms"), list("dtypes"), info["max_ranks"].get<int>());
   text += fmt::format("dead ranks      {}\n",

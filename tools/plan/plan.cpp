@@ -26,7 +26,9 @@ models lie in models/shapes. Plans are for up to 4,096 ranks: nothing runs.
 `per rank` is what each rank receives in one step of --rows rows per DP rank, with the algorithm that is named. Times are
 predicted from constants that are printed with their sources. `finish` is what the operation does with the rows that it has
 summed, the residual and the norm of the module behind it, in place of kernels by themselves; each of these would take a
-call's time at the least. --constants FILE.json takes others, of 'mixcomm tune' or your own:
+call's time at the least. What ranks of several nodes run is shown in its two levels, `within` each node and `across` them: complete
+rows leave a node once for each other node, partial sums once in fp32; latency + bytes / bandwidth of what shares a network card.
+`not yet` is what the library does not run, and why. --constants FILE.json takes others, of 'mixcomm tune' or your own:
 {"links": [{"name": "mine", "call_us": 1.5, "wait_us": 1.1, "gbps": 450, "source": "measured"}]}.
 
 Examples:
@@ -36,7 +38,11 @@ Examples:
   mixcomm plan --model models/shapes/deepseek-v3 --attn-tp 2 --attn-dp 4 --backend cuda --quantize per_128_columns
   mixcomm plan --model models/shapes/qwen3.5-397b-a17b --gpus 8 --batch 64 --compare
   mixcomm plan --model models/shapes/deepseek-v3 --attn-dp 320 --moe-ep 320 --redundant-experts 64 --backend cuda
+  mixcomm plan --model models/shapes/deepseek-v3 --attn-tp 8 --attn-dp 4 --ranks-per-node 8 --network-latency-us 2 --network-gbps 200
   mixcomm plan --attn-tp 2 --attn-dp 2 --json --picture plan.svg)";
+
+/// Of a number that was not given.
+constexpr double unset = -1;
 
 struct PlanFlags {
   ModelFlags model;
@@ -48,7 +54,10 @@ struct PlanFlags {
   RowsWay way = RowsWay::exact;
   std::string link;
   std::string network = "network400";
-  int per_node = 8;
+  double network_latency_us = unset;  ///< in place of the network's
+  double network_gbps = unset;        ///< likewise, in Gb/s
+  int per_node = 0;                   ///< 0: 8 on GPUs, all on CPUs
+  int nics_per_node = 0;              ///< 0: one for each GPU, one for all CPU ranks of a node
   std::filesystem::path constants;
   std::filesystem::path picture;
   int gpus = 0;
@@ -109,18 +118,32 @@ void read_constants(const std::filesystem::path& path, CostModel& model) {
   }
 }
 
+/// What the flags say of it goes before what a name or a file does.
+void take_network(const PlanFlags& flags, CostModel& model) {
+  constexpr double bits = 8;
+  if (flags.network_latency_us != unset) {
+    model.network.wait_us = flags.network_latency_us;
+    model.network.source += "; latency: --network-latency-us";
+  }
+  if (flags.network_gbps != unset) {
+    model.network.gbps = flags.network_gbps / bits;
+    model.network.source += "; bandwidth: --network-gbps";
+  }
+}
+
 CostModel cost_model(const PlanFlags& flags, int world) {
   CostModel model;
   const bool cpu = flags.backend == BackendKind::cpu && !flags.compare;
   model.link = link_from_name(!flags.link.empty() ? flags.link : cpu ? "shm" : "nvlink4");
   model.network = link_from_name(flags.network);
-  model.per_node = flags.per_node;
   if (!flags.constants.empty()) read_constants(flags.constants, model);
   take_tuning(flags, model);
-  if (model.link.backend == BackendKind::cpu) {
-    model.link.crowded = world > processors_at_start();
-    model.per_node = std::max(model.per_node, world);  // shared memory has no other node
-  }
+  take_network(flags, model);
+  const bool on_cpus = model.link.backend == BackendKind::cpu;
+  constexpr int gpus_per_node = 8;
+  model.per_node = flags.per_node != 0 ? flags.per_node : on_cpus ? world : gpus_per_node;
+  model.nics_per_node = flags.nics_per_node != 0 ? flags.nics_per_node : on_cpus ? 1 : 0;
+  if (on_cpus) model.link.crowded = std::min(world, model.per_node) > processors_at_start();
   return model;
 }
 
@@ -240,7 +263,14 @@ void add_plan(CLI::App& app, Invocation& invocation) {
             "What would run it: cpu (default) or cuda");
   flags.name("--link", options->link, "NAME", "What connects ranks (shm, or nvlink4 with --backend cuda)");
   flags.name("--network", options->network, "NAME", "What connects nodes (network400)");
-  flags.number("--ranks-per-node", options->per_node, ranks, "Ranks of one node (8)");
+  flags.number("--ranks-per-node", options->per_node, ranks,
+               "Ranks of one node (8; with --backend cpu all): operations on several run in two levels");
+  flags.number("--nics-per-node", options->nics_per_node, ranks,
+               "Network cards of a node (one for each rank; with --backend cpu one)");
+  flags.real("--network-latency-us", options->network_latency_us, "MICROSECONDS", {0, 1e6},
+             "Between nodes, in place of the network's (5)");
+  flags.real("--network-gbps", options->network_gbps, "GBIT_PER_S", {1e-3, 1e6},
+             "Gb/s of a network card in each direction, in place of the network's (400)");
   flags.file("--constants", options->constants, "Constants of links, in place of known ones");
   flags.file("--picture", options->picture, "Write it as .svg, or as Graphviz .dot");
   const Flag compare =

@@ -125,8 +125,9 @@ class Report {
   }
 
   static PlanOptions plan_options(const PlanRequest& request) {
-    PlanOptions options{.traffic = {request.rows, request.shape.config.hidden_size * size_of(request.dtype)},
-                        .model = request.model};
+    PlanOptions options{
+        .traffic = {request.rows, request.shape.config.hidden_size * size_of(request.dtype), request.dtype},
+        .model = request.model};
     if (request.way == RowsWay::max_len)
       options.traffic.rows.assign(request.rows.size(),
                                   *std::max_element(request.rows.begin(), request.rows.end()));
@@ -160,17 +161,32 @@ class Report {
     json["us"] = p.us;
     json["waits"] = p.waits;
     json["algorithm"] = name(p.algorithm);
-    const LinkConstants& link = o.across_nodes ? options.model.network : options.model.link;
-    json["link"] = link.name;
-    json["why_algorithm"] = forced ? "--algorithm asks for it"
-                                   : why_chosen({.op = o.op,
-                                                 .tp = team.tp.size,
-                                                 .dp = team.dp.size,
-                                                 .bytes = o.bytes,
-                                                 .symmetric = true,
-                                                 .crowded = link.crowded,
-                                                 .backend = link.backend});
+    const LinkConstants& link = options.model.link;
+    const bool across = p.across.nodes > 1;
+    json["link"] = across ? options.model.network.name : link.name;
+    json["across_nodes"] = across ? to_json(p.across) : Json();
+    json["why_algorithm"] = forced   ? "--algorithm asks for it"
+                            : across ? "within each node, by what lies there"
+                                     : why_chosen({.op = o.op,
+                                                   .tp = team.tp.size,
+                                                   .dp = team.dp.size,
+                                                   .bytes = o.bytes,
+                                                   .symmetric = true,
+                                                   .crowded = link.crowded,
+                                                   .backend = link.backend});
     return json;
+  }
+
+  static Json to_json(const AcrossNodes& across) {
+    return {{"nodes", across.nodes},
+            {"before", {{"what", across.before}, {"us", across.before_us}}},
+            {"after", {{"what", across.after}, {"us", across.after_us}}},
+            {"bytes_per_rank", across.bytes_per_rank},
+            {"bytes_per_node", across.bytes_per_node},
+            {"partial_bytes_per_node", across.partial_bytes_per_node},
+            {"messages", across.messages},
+            {"us", across.us},
+            {"not_yet", across.not_yet.empty() ? Json() : Json(across.not_yet)}};
   }
 
   const PlanRequest& request_;
@@ -210,6 +226,26 @@ std::string rows_text(const Json& rows) {
                          : fmt::format("{}", rows.get<std::size_t>());
 }
 
+void print_within(const Json& level) {
+  if (level["us"].get<double>() > 0)
+    fmt::print("  within       {}: {:.2f} us\n", level["what"].get<std::string>(), level["us"].get<double>());
+}
+
+void print_across(const Json& across, const std::string& network) {
+  const auto bytes = [&](const char* key) { return across[key].get<double>(); };
+  print_within(across["before"]);
+  fmt::print(
+      "  across       {} nodes: {} of a rank, {} of a node{}, {:.2f} us over {}\n",
+      across["nodes"].get<int>(), bytes_text(bytes("bytes_per_rank")), bytes_text(bytes("bytes_per_node")),
+      bytes("partial_bytes_per_node") > 0
+          ? fmt::format(" ({} of them partial sums in fp32)", bytes_text(bytes("partial_bytes_per_node")))
+          : "",
+      across["us"].get<double>(), network);
+  print_within(across["after"]);
+  if (!across["not_yet"].is_null())
+    fmt::print("  not yet      the library does not run {}\n", across["not_yet"].get<std::string>());
+}
+
 void print_operation(const Json& o) {
   fmt::print("  operation    {}", o["operation"].get<std::string>());
   if (o.contains("grid"))
@@ -217,6 +253,8 @@ void print_operation(const Json& o) {
                bytes_text(o["bytes"].get<double>()), bytes_text(o["bytes_per_rank"].get<double>()),
                o["us"].get<double>(), o["link"].get<std::string>());
   fmt::print("\n  rows         {} -> {}\n", rows_text(o["rows"]["from"]), rows_text(o["rows"]["to"]));
+  if (o.contains("across_nodes") && !o["across_nodes"].is_null())
+    print_across(o["across_nodes"], o["link"].get<std::string>());
   if (o.contains("algorithm"))
     fmt::print("  algorithm    {}: {}\n", o["algorithm"].get<std::string>(),
                o["why_algorithm"].get<std::string>());
@@ -252,7 +290,7 @@ Json to_json(const CostModel& model) {
                      {"wait_us", link->wait_us},
                      {"gbps", link->gbps},
                      {"source", link->source}});
-  return {{"ranks_per_node", model.per_node}, {"links", links}};
+  return {{"ranks_per_node", model.per_node}, {"nics_per_node", model.nics_per_node}, {"links", links}};
 }
 
 void print_assumed(const Json& assumed) {
@@ -260,8 +298,11 @@ void print_assumed(const Json& assumed) {
 }
 
 void print_constants(const Json& constants) {
-  fmt::print("\npredicted as call + waits * wait + bytes per rank / bandwidth; {} ranks in a node\n",
-             constants["ranks_per_node"].get<int>());
+  const int nics = constants["nics_per_node"].get<int>();
+  fmt::print(
+      "\npredicted as call + waits * wait + bytes per rank / bandwidth; {} ranks in a node, {}\n",
+      constants["ranks_per_node"].get<int>(),
+      nics == 0 ? "each with a network card" : fmt::format("{} network card{}", nics, nics == 1 ? "" : "s"));
   for (const Json& link : constants["links"])
     fmt::print("  {}: {}: call {:.3g} us, wait {:.3g} us, {:.4g} GB/s\n    source: {}\n",
                link["use"].get<std::string>(), link["name"].get<std::string>(), link["call_us"].get<double>(),

@@ -17,8 +17,9 @@ struct DeviceLanesOptions {
   TeamKind team = TeamKind::world;  ///< which ranks launch a kernel together
   int lanes = 0;          ///< thread blocks of a launch at most, 1 to 128; 0: as many as the library's
                           ///< operations take, which is the most (see CudaOptions::max_lanes)
-  std::size_t bytes = 0;  ///< of an area of the workspace, in each of which every lane has an equal part; 0:
-                          ///< the communicator's workspace_bytes. There are ten areas
+  std::size_t bytes = 0;  ///< of an area of the workspace, in each of which every lane has an equal part, 256
+                          ///< bytes for each rank of the team at the least; 0: the communicator's
+                          ///< workspace_bytes. There are ten areas
 };
 
 /// Lanes of one rank, with a workspace and counters of their own: no operation of the library touches them,

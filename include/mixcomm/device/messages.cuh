@@ -73,17 +73,17 @@ class Messages : public L {
   }
   [[nodiscard]] __device__ std::byte* out_area(int m) const { return workspace(m) + out_offset(); }
 
-  /// A tile's route to the ranks that need it: to this place of the first one's workspace, and to the same
-  /// place of the others of `count`; `less`: but not to the last one, counted from the sender's next.
+  /// A tile's route to the ranks that need it, `count` of them, next to each other: to this place of the
+  /// first one's workspace, and to the same place of the others'.
   struct Route {
     std::byte* to;
     int count;
-    int less;
+    int less;  ///< 1: not to the sender itself, which is one of them; else 0
   };
 
-  /// Sends a tile from the member behind `member` on, so that not all ranks send to the same one at the same
-  /// time. `step`: from one rank's slice to the next one's. Called by all threads that go in step: with lines
-  /// all of a warp, also those that have nothing to send, for which `there` is false.
+  /// Sends a tile along its route, from the rank behind number `member` of it (the sender) on, so that not
+  /// all send to the same one at once. `step`: from one rank's slice to the next one's. By all threads that
+  /// go in step: with lines all of a warp, also those that have nothing to send, with `there` false.
   __device__ void send_to(bool there, const Route& route, std::size_t step, int member,
                           const Data& data) const {
     OverWire::gather_threads();

@@ -16,6 +16,10 @@ inline constexpr int most_ranks = 16;
 /// its own part of each area and its own counters, and waits for nothing but its peers. An operation of few
 /// bytes uses few lanes.
 inline constexpr int most_lanes = 128;
+/// A lane's parts of areas begin at multiples of this.
+inline constexpr std::size_t lane_unit_bytes = 512;
+/// What a tile of any wire takes at the most.
+inline constexpr std::size_t most_tile_bytes = 256;
 
 /// How data travels that says itself that it has come. Each has areas of its own: what a line holds where a
 /// packet has its number may be anything.

@@ -4,7 +4,6 @@
 // With MIXCOMM_TEST_GPUS=N, counterparts on two hosts have GPUs of their own, as far as there are N of them;
 // else all ranks take turns on one, which NCCL allows to ranks of different hosts alone.
 #include <cuda_runtime_api.h>
-#include <dlfcn.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <gtest/gtest.h>
@@ -12,6 +11,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <numeric>
@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "cuda/graph.hpp"
+#include "cuda/nccl_comm.hpp"
 #include "cuda/support.hpp"
 #include "mixcomm/error.hpp"
 #include "support/error_of.hpp"
@@ -55,8 +56,7 @@ std::ostream& operator<<(std::ostream& out, const Layout& layout) {
 std::vector<std::string> on_hosts(const Layout& layout, const std::function<std::string(Bootstrap&)>& fn) {
   return spawn_cuda(Ranks::processes, layout.world(), [&](Bootstrap& bootstrap) -> std::string {
     if (const std::string why = verify::why_no_cuda(); !why.empty()) return skipped + why;
-    if (dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL) == nullptr)
-      return skipped + "there is no libnccl.so.2";  // it is loaded twice then: by the library, too
+    if (Nccl::load() == nullptr) return skipped + "there is no libnccl.so.2";
     const int rank = bootstrap.rank();
     const bool unequal =
         std::ranges::adjacent_find(layout.sizes, std::not_equal_to<>()) != layout.sizes.end();
@@ -78,9 +78,12 @@ void expect_all_well(const std::vector<std::string>& results) {
   EXPECT_EQ(failures(results), "");
 }
 
+/// `nccl`: a ncclComm_t over all ranks, if the caller has one.
 std::string run_all(Bootstrap& bootstrap, const Layout& layout, const std::vector<verify::Case>& cases,
-                    Protocol protocol = Protocol::automatic) {
-  Communicator communicator(bootstrap, cuda_options(layout.tp, layout.dp(), protocol));
+                    void* nccl = nullptr) {
+  CommunicatorOptions options = cuda_options(layout.tp, layout.dp());
+  options.cuda.nccl = nccl;
+  Communicator communicator(bootstrap, options);
   verify::Verifier verifier(communicator, verify::most_elements(cases, layout.dp()));
   const Departure departure(bootstrap);
   const auto begin = Clock::now();
@@ -117,6 +120,7 @@ TEST_P(CudaHosts, EpiloguesAreExact) {
                       .hidden = 136,
                       .seed = i + 1,
                       .steps = verify::some_steps(i, verify::Buffers::plain)};
+    if (each.steps.quantize != Quantize::none) each.seed = 14 * i + 1;  // its buffers begin at even addresses
     for (int d = 0; d < layout.dp(); ++d) each.rows.push_back((i + static_cast<std::uint64_t>(d)) % 4);
     cases.push_back(each);
   }
@@ -145,6 +149,7 @@ TEST_P(CudaHosts, ReplayInAGraphWithNewInputs) {
                               static_cast<int>(cases.size()));
     const Departure departure(bootstrap);
     std::vector<PreparedCall> calls;
+    calls.reserve(cases.size());
     for (const verify::Case& c : cases) calls.push_back({&verifier, static_cast<int>(calls.size()), c});
     void* const stream = verifier.device().stream();
     prepare(calls);
@@ -158,6 +163,26 @@ TEST_P(CudaHosts, ReplayInAGraphWithNewInputs) {
         return fmt::format("replay {}: {}", replay, wrong);
     }
     return "";
+  }));
+}
+
+/// Split for what crosses, and taken as it is for the algorithm of that name, whose sums are NCCL's.
+TEST_P(CudaHosts, TakeTheCallersCommunicator) {
+  const Layout layout = GetParam();
+  if (layout.world() > 2 && gpus_for_tests() < 2)
+    GTEST_SKIP() << "NCCL wants a GPU for each rank of a host in one communicator";
+  auto cases = verify::cases_of({.tp = layout.tp,
+                                 .dp = layout.dp(),
+                                 .ops = {Op::all_reduce, Op::all_gather, Op::all_reduce_all_gather},
+                                 .algorithms = {Algorithm::automatic, Algorithm::nccl},
+                                 .dtypes = {DType::bf16},
+                                 .large = false,
+                                 .backend = BackendKind::cuda});
+  std::erase_if(cases, [](const verify::Case& c) { return c.most != 0; });
+  for (verify::Case& c : cases) c.values = verify::Values::integers;
+  expect_all_well(on_hosts(layout, [&](Bootstrap& bootstrap) -> std::string {
+    const NcclComm comm(*Nccl::load(), bootstrap);
+    return run_all(bootstrap, layout, cases, comm.get());
   }));
 }
 
@@ -205,6 +230,15 @@ class Rows {
                              RowCounts::on_device(static_cast<const std::int64_t*>(in_), rows_),
                              {.stream = stream_});
   }
+  void launch_to_odd_fp8() {
+    Epilogue epilogue;
+    epilogue.quantize = Quantize::per_token;
+    epilogue.scales = static_cast<float*>(out_) + rows_ * dp() * hidden / 2;
+    communicator_.all_reduce_all_gather(
+        tensor(static_cast<const float*>(in_), rows_, hidden),
+        {static_cast<std::byte*>(out_) + 1, rows_ * dp(), hidden, DType::fp8_e4m3}, rows_,
+        {.stream = stream_, .epilogue = epilogue});
+  }
   void wait() { check_cuda(cudaStreamSynchronize(stream_)); }
   /// Throws what went wrong; "" where the sums are right.
   std::string gather() {
@@ -241,6 +275,7 @@ std::string names(const std::vector<int>& expected, Milliseconds timeout, const 
                          error.what());
     if (cudaDeviceSynchronize() != cudaSuccess) return "the context is lost";
     fmt::print("named {} after {} ms: {}\n", fmt::join(expected, ", "), took.count(), error.what());
+    std::fflush(stdout);  // ranks leave by _exit()
     return "";
   }
   return "no error";
@@ -264,11 +299,13 @@ TEST(CudaHostsRefuse, WhatDoesNotCrossYetAndGoOn) {
     Rows rows(communicator, 2);
     const Departure departure(bootstrap);
     for (const Op op : {Op::reduce_scatter, Op::reduce_scatter_all_reduce}) {
-      const auto text = error_of<Unsupported>([&] { rows.launch(op); });
+      auto text = error_of<Unsupported>([&] { rows.launch(op); });
       if (!contains(text, "DP ranks are on 2 hosts")) return text;
     }
-    const auto on_device = error_of<Unsupported>([&] { rows.launch_with_counts(); });
+    auto on_device = error_of<Unsupported>([&] { rows.launch_with_counts(); });
     if (!contains(on_device, "pass counts on the host")) return on_device;
+    auto odd = error_of<Unsupported>([&] { rows.launch_to_odd_fp8(); });
+    if (!contains(odd, "must begin at even addresses")) return odd;
     return rows.gather();
   }));
 }
