@@ -45,7 +45,6 @@ struct Call {
   Epilogue epilogue;  ///< with one, `out` holds fp8_e4m3 where that quantizes, else `dtype` as ever
   LaunchShape shape;  ///< CUDA: what is known better than launching knows
   CallRecord record;
-  LaunchShape asked{};  ///< what of `shape` the caller, or the communicator's options, name
 
   /// Gives it an algorithm that has a body (not automatic, not composed), and what follows from it.
   void set_algorithm(Algorithm chosen, const Backend& backend);

@@ -404,8 +404,9 @@ struct Communicator::CallRun {
   }
 
   void run_by(Algorithm algorithm, StepTransport transport, Call& call, const Circumstances& c) const {
-    call.asked = LaunchShape{}.with({.protocol = state.options.cuda.protocol}).with(options.shape);
-    call.shape = choose_shape(c, algorithm).with(call.asked);
+    // Whole rows have a rule of their own.
+    const LaunchShape chosen = c.epilogue ? LaunchShape{} : choose_shape(c, algorithm);
+    call.shape = chosen.with({.protocol = state.options.cuda.protocol}).with(options.shape);
     call.set_algorithm(algorithm, *state.backend);
     state.run_one(transport, call);
   }

@@ -19,10 +19,7 @@
 #include "cuda/row_kernels.hpp"
 #include "cuda/row_launch.hpp"
 #include "cuda/symmetric_memory.hpp"
-#include "cuda/finish_arguments.hpp"
-#include "cuda/finish_kernels.hpp"
 #include "environment.hpp"
-#include "epilogue/arithmetic.hpp"
 #include "mixcomm/device/lanes.hpp"
 #include "mixcomm/error.hpp"
 
@@ -197,7 +194,7 @@ class CudaBackend final : public Backend {
     }
     if constexpr (has_mutants) plant(call);
     if (then_more)
-      run_and_finish(call, grid, stream);
+      run_rows(call, grid, stream, false);
     else
       run_elements(call, grid, stream);
   }
@@ -217,9 +214,7 @@ class CudaBackend final : public Backend {
     check_alignment(call);
     const UseDevice use(device_);
     const Team alone = Team::alone(grid_.rank());
-    const Grid grid{alone, alone, alone};
-    if (finishes_apart(call, grid, limits_)) return finish_alone(call, static_cast<cudaStream_t>(stream));
-    run_rows(call, grid, static_cast<cudaStream_t>(stream), true);
+    run_rows(call, {alone, alone, alone}, static_cast<cudaStream_t>(stream), true);
   }
 
   void run_nccl(const Call& call) override {
@@ -245,115 +240,18 @@ class CudaBackend final : public Backend {
   void run_elements(const Call& call, const Grid& grid, cudaStream_t stream) const {
     Arguments a = arguments(call, grid);
     const bool direct = a.in_view.first != nullptr && a.out_view.first != nullptr;
-    const Launch launch = fit_launch(a, call, grid, direct);
-    launch_kernel(tables_[static_cast<std::size_t>(call.dtype)].of(call.body, launch.way),
-                  {launch.lanes, launch.threads, 0}, &a, stream);
-  }
-
-  /// How a call is launched; its arguments get what depends on that.
-  [[nodiscard]] Launch fit_launch(Arguments& a, const Call& call, const Grid& grid, bool direct) const {
     const Launch launch = launch_for(call, grid, direct, limits_);
     a.passes = static_cast<std::uint32_t>(launch.passes);
     a.workspace.lane_bytes = launch.lane_bytes;
     a.blocks = launch.blocks;
-    return launch;
-  }
-
-  /// By kernels for whole rows, or as without an epilogue, and then the rows.
-  void run_and_finish(const Call& call, const Grid& grid, cudaStream_t stream) const {
-    const bool gathers = call.body == Body::gather;
-    const std::size_t hidden = std::max<std::size_t>(call.hidden, 1);
-    const std::size_t rows = !gathers ? call.blocks.full_size(grid.dp.member) / hidden
-                             : call.device_rows != nullptr ? call.most_rows
-                                                           : call.blocks.elements() / hidden;
-    if (!finishes_apart(call, grid, limits_)) return run_rows(call, grid, stream, false);
-    if (grid.world.size == 1) return finish_alone(call, stream);
-    const Epilogue& epilogue = call.epilogue;
-    AddArguments a;
-    a.call = arguments(call, grid);
-    const Launch launch = fit_launch(a.call, call, grid, false);
-    a.call.in_view = a.call.out_view = {};  // messages touch no buffer of another rank
-    // FP8 leaves no room for sums. Nobody else reads what a rank has staged, once it has passed a barrier.
-    if (epilogue.quantizes())
-      a.call.out = a.call.workspace.of(grid.rank()) + a.call.workspace.area(Area::staged_in(), 0);
-    a.epilogue = epilogue_arguments(epilogue);
-    launch_kernel(finish_tables_[static_cast<std::size_t>(call.dtype)].operations.of(call.body, launch.way),
+    launch_kernel(tables_[static_cast<std::size_t>(call.dtype)].of(call.body, launch.way),
                   {launch.lanes, launch.threads, 0}, &a, stream);
-    if (!epilogue.norms() && !epilogue.quantizes()) return;
-    FinishArguments finish = finish_arguments(call, rows);
-    finish.in = a.call.out;
-    finish.behind_operation = true;
-    if (call.device_rows != nullptr) {
-      finish.device_rows = call.device_rows + (gathers ? 0 : grid.dp.member);
-      finish.count = gathers ? static_cast<std::uint32_t>(grid.dp.size) : 1;
-    }
-    launch_finish(finish, call.dtype, stream);
-  }
-
-  /// Rows of one rank, whose sum is `in`.
-  void finish_alone(const Call& call, cudaStream_t stream) const {
-    FinishArguments a = finish_arguments(call, call.blocks.elements() / std::max<std::size_t>(call.hidden, 1));
-    a.epilogue = epilogue_arguments(call.epilogue);
-    launch_finish(a, call.dtype, stream);
-  }
-
-  [[nodiscard]] static EpilogueArguments epilogue_arguments(const Epilogue& epilogue) {
-    return {.residual = epilogue.residual.data,
-            .residual_out = epilogue.residual_out.data,
-            .weight = epilogue.norms() ? epilogue.weight.data : nullptr,
-            .scales = epilogue.scales,
-            .fixed_scale = epilogue.fixed_scale,
-            .eps = epilogue.eps,
-            .adds = epilogue.adds(),
-            .keeps = epilogue.keeps(),
-            .weight_plus_one = epilogue.weight_plus_one,
-            .quantize = epilogue.quantize};
-  }
-  /// Of rounded sums that have their residual, and are kept.
-  [[nodiscard]] static FinishArguments finish_arguments(const Call& call, std::size_t rows) {
-    FinishArguments a;
-    a.epilogue = epilogue_arguments(call.epilogue);
-    a.epilogue.residual = nullptr;
-    a.epilogue.residual_out = nullptr;
-    a.in = call.in;
-    a.out = call.out;
-    a.rows = rows;
-    a.hidden = static_cast<std::uint32_t>(call.hidden);
-    if (std::has_single_bit(call.hidden)) a.one_over_hidden = 1.0F / static_cast<float>(call.hidden);
-    a.mutant = MutantSwitch::current();
-    return a;
-  }
-  /// Whether rows are whole groups of columns, at multiples of 16 bytes, and of 8 where they are FP8.
-  [[nodiscard]] static bool is_aligned(const FinishArguments& a) {
-    const EpilogueArguments& e = a.epilogue;
-    const auto is_at = [](const void* data, std::uintptr_t bytes) {
-      return reinterpret_cast<std::uintptr_t>(data) % bytes == 0;
-    };
-    return a.hidden % epilogue::group == 0 && is_at(a.in, 16) && is_at(a.out, e.quantizes() ? 8 : 16) &&
-           is_at(e.weight, 16) && is_at(e.residual, 16) && is_at(e.residual_out, 16);
-  }
-  /// Few rows have a block each. No more blocks than an operation may have lanes: they come while it runs, and
-  /// must leave room for other ranks' lanes on a device that they share.
-  void launch_finish(FinishArguments& a, DType dtype, cudaStream_t stream) const {
-    const std::size_t lanes = static_cast<std::size_t>(limits_.most_lanes);
-    const std::size_t teams =
-        std::clamp<std::size_t>((a.rows + lanes - 1) / lanes, 1, most_finish_threads / finish_threads);
-    const std::size_t blocks = std::clamp<std::size_t>((a.rows + teams - 1) / teams, 1, lanes);
-    const FinishKernelTable& table = finish_tables_[static_cast<std::size_t>(dtype)];
-    const bool adds = a.epilogue.residual != nullptr || a.epilogue.residual_out != nullptr;
-    void* const kernel = !is_aligned(a) ? table.finish_unaligned
-                         : adds         ? table.add_and_finish
-                                        : table.finish;
-    launch_kernel(kernel,
-                  {static_cast<int>(blocks), static_cast<int>(teams) * finish_threads, 0}, &a, stream);
   }
 
   /// `local`: by this rank alone, whose counters stay as they are.
   void run_rows(const Call& call, const Grid& grid, cudaStream_t stream, bool local) const {
     const Epilogue& epilogue = call.epilogue;
-    Call asked = call;
-    asked.shape = call.asked;  // whole rows have a rule of their own
-    const RowLaunch launch = row_launch_for(asked, grid, limits_);
+    const RowLaunch launch = row_launch_for(call, grid, limits_);
     RowArguments a;
     a.call = arguments(call, grid);
     a.call.in_view = a.call.out_view = {};  // messages touch no buffer of another rank
@@ -361,7 +259,16 @@ class CudaBackend final : public Backend {
     a.call.passes = static_cast<std::uint32_t>(launch.passes);
     a.call.workspace.lane_bytes = launch.lane_bytes;
     a.call.blocks = launch.blocks;
-    a.epilogue = epilogue_arguments(epilogue);
+    a.epilogue = {.residual = epilogue.residual.data,
+                  .residual_out = epilogue.residual_out.data,
+                  .weight = epilogue.norms() ? epilogue.weight.data : nullptr,
+                  .scales = epilogue.scales,
+                  .fixed_scale = epilogue.fixed_scale,
+                  .eps = epilogue.eps,
+                  .adds = epilogue.adds(),
+                  .keeps = epilogue.keeps(),
+                  .weight_plus_one = epilogue.weight_plus_one,
+                  .quantize = epilogue.quantize};
     a.images = launch.images;
     a.deal = launch.deal;
     a.out_deal = launch.out_deal;
@@ -398,7 +305,6 @@ class CudaBackend final : public Backend {
   void load_kernels() {
     tables_ = {kernel_table<bf16>(), kernel_table<fp16>(), kernel_table<float>()};
     row_tables_ = {row_kernel_table<bf16>(), row_kernel_table<fp16>(), row_kernel_table<float>()};
-    finish_tables_ = {finish_kernel_table<bf16>(), finish_kernel_table<fp16>(), finish_kernel_table<float>()};
     cudaFuncAttributes attributes{};
     check(cudaFuncGetAttributes(&attributes, agreement_kernel()), "loading a kernel");
     // Kernels built for older devices do not wait for the one before, so they must not come early.
@@ -413,13 +319,6 @@ class CudaBackend final : public Backend {
     for (const RowKernelTable& table : row_tables_)
       for (const auto& wire : table.kernel)
         for (const auto& body : wire) std::for_each(std::begin(body), std::end(body), load);
-    for (const FinishKernelTable& table : finish_tables_) {
-      for (const auto& body : table.operations.kernel)
-        std::for_each(std::begin(body), std::end(body), load);
-      load(table.finish);
-      load(table.add_and_finish);
-      load(table.finish_unaligned);
-    }
   }
 
   /// Where peers find a symmetric buffer of mine; empty for one that must be staged. A pack of 16 bytes must
@@ -527,7 +426,6 @@ class CudaBackend final : public Backend {
   Workspace layout_;  ///< of a team kind's workspace; `first` and `lane_bytes` are left out
   std::array<KernelTable, 3> tables_{};  ///< by dtype
   std::array<RowKernelTable, 3> row_tables_{};
-  std::array<FinishKernelTable, 3> finish_tables_{};
   bool overlaps_launches_ = false;
   Allocations<View> allocations_;  ///< each as a view from its first byte on
   std::unique_ptr<NcclCollectives> nccl_;

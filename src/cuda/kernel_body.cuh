@@ -58,11 +58,12 @@ __device__ inline void touch(const Arguments& a) {
   ptx::keep(seen);
 }
 
-/// One operation, by all threads of a lane. `more`: what the context is made of, which begins with `a`.
-template <class Context, Body body, Way way, class More>
-__device__ __forceinline__ void run_operation(const Arguments& a, const More& more) {
+template <class T, Body body, Way way>
+__global__ void __launch_bounds__(most_threads_of(way), lanes_per_sm<way>)
+    operation(const __grid_constant__ Arguments a) {
   constexpr bool gathers = body == Body::gather;
   constexpr bool one_shot = is_one_shot(way);
+  using Context = typename ContextOf<T, body, way>::type;
   static_assert(KernelContext<Context>);
   __shared__ LaneRows rows;
   // While the previous kernel may still run: the first look at each argument takes long. Each part stands
@@ -70,7 +71,7 @@ __device__ __forceinline__ void run_operation(const Arguments& a, const More& mo
   const bool counts_on_device = a.device_rows != nullptr;
   bool known = counts_on_device ? rows.guess(a) : rows.take(a);
   touch(a);
-  Context context(more, rows.blocks);
+  Context context(a, rows.blocks);
   bool begun = false;
   std::uint32_t pass = 0;
   for (;;) {
@@ -102,12 +103,6 @@ __device__ __forceinline__ void run_operation(const Arguments& a, const More& mo
     __syncthreads();
   }
   context.end();
-}
-
-template <class T, Body body, Way way>
-__global__ void __launch_bounds__(most_threads_of(way), lanes_per_sm<way>)
-    operation(const __grid_constant__ Arguments a) {
-  run_operation<typename ContextOf<T, body, way>::type, body, way>(a, a);
 }
 
 /// All kernels of T.

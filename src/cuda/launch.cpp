@@ -29,24 +29,11 @@ TileShape tile_of(Way way, DType dtype) {
 
 /// What one lane covers in one pass needs two areas, for input and for sums: how many elements the larger one
 /// must hold.
-std::size_t elements_needed(Way way, const Call& call, const BasicBlocks<most_ranks>& blocks,
-                            const Grid& grid) {
+std::size_t elements_needed(Way way, Body body, const BasicBlocks<most_ranks>& blocks, const Grid& grid) {
   if (over_barriers(way)) return blocks.packed_size();
-  const bool gathers = call.body == Body::gather;
-  auto sources = static_cast<std::size_t>(gathers ? grid.tp.size : grid.world.size);
-  if (is_one_shot(way)) {
-    if (gathers && call.epilogue.adds() && grid.dp.size > 1) ++sources;  // the residual
-    return sources * extent_of(true, call.body, blocks, grid.world.size);
-  }
-  std::size_t extent = extent_of(false, call.body, blocks, grid.world.size);
-  if (call.epilogue.any()) {  // each block is shared out in its own group
-    extent = 0;
-    for (int d = 0; d < blocks.dp(); ++d) {
-      const std::size_t room = blocks.packed_end(d) - blocks.start(Coordinates::packed, d);
-      extent = std::max(extent, share_of(room, grid.tp.size, blocks.step()));
-    }
-  }
-  return std::max(sources * extent, blocks.packed_size());
+  const auto sources = static_cast<std::size_t>(body == Body::gather ? grid.tp.size : grid.world.size);
+  const std::size_t in = sources * extent_of(is_one_shot(way), body, blocks, grid.world.size);
+  return is_one_shot(way) ? in : std::max(in, blocks.packed_size());
 }
 
 /// The way of a call whose shape is known. Variants for many or for few tiles a thread are chosen later.
@@ -83,18 +70,15 @@ std::size_t lane_bytes_of(std::size_t area_bytes, int lanes) {
 
 Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchLimits& limits) {
   Launch launch;
-  const bool adds = call.epilogue.any();
   launch.way = way_of(call, limits);
-  if (adds && over_barriers(launch.way)) launch.way = limits.lines ? Way::two_shot_lines : Way::two_shot_packets;
   const bool message = !over_barriers(launch.way);
   const bool staged = message || !direct;
 
   // Each lane's part of an area holds a step of every block from every rank.
   const TileShape narrow = tile_of(launch.way, call.dtype);
   const std::size_t step_bytes = round_up(narrow.step * narrow.wire_bytes / narrow.bytes, unit_bytes);
-  const int sources = grid.world.size + (adds ? grid.dp.size : 0);  // residuals as well
   std::size_t most = std::min(static_cast<std::size_t>(limits.most_lanes),
-                              limits.area_bytes / (step_bytes * static_cast<std::size_t>(sources)));
+                              limits.area_bytes / (step_bytes * static_cast<std::size_t>(grid.world.size)));
   if (call.shape.lanes > 0) most = std::min(most, static_cast<std::size_t>(call.shape.lanes));
   most = std::max<std::size_t>(most, 1);
 
@@ -110,7 +94,7 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   threads = std::min(round_up(threads, 32), static_cast<std::size_t>(most_threads_of(launch.way)));
   const std::size_t lanes = std::min(divide_up(wanted, threads), most);
   const bool crowded = wanted > lanes * threads;
-  if (call.body == Body::gather && over_lines(launch.way) && !adds)
+  if (call.body == Body::gather && over_lines(launch.way))
     launch.way = wide_if_many(launch.way, wanted, lanes);
   if (launch.way == Way::two_shot_barriers && !crowded && threads <= 256)
     launch.way = Way::two_shot_barriers_few;
@@ -130,7 +114,7 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   launch.passes = static_cast<int>(elements / (most_places * lanes)) + 1;
   cut();
   const auto needed = [&] {
-    return staged ? elements_needed(launch.way, call, blocks, grid) : blocks.packed_size();
+    return staged ? elements_needed(launch.way, call.body, blocks, grid) : blocks.packed_size();
   };
   const std::size_t room = staged ? std::min(capacity, most_places) : most_places;
   for (launch.passes *= static_cast<int>(needed() / (room + 1)) + 1;; ++launch.passes) {

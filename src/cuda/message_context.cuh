@@ -6,7 +6,6 @@
 
 #include "algorithms/one_shot.hpp"
 #include "algorithms/two_shot.hpp"
-#include "cuda/finish_arguments.hpp"
 #include "cuda/messages.cuh"
 
 namespace mixcomm::cuda {
@@ -15,11 +14,7 @@ namespace mixcomm::cuda {
 /// lies over the input, no thread may overwrite what another one has yet to send. In one_shot the thread that
 /// sums a tile of the rank's own block is the one that has sent it: both deal that block from its begin on.
 /// In two_shot the thread that stores a sum of the rank's own share is the only one that reads it.
-///
-/// `adds`: there is an epilogue. A residual is one more addend of the sum, behind all others. In one_shot the
-/// other DP groups have none of a row: one TP rank of the row's own sends them it, as one more source. In
-/// two_shot who sums a part of a block is of its group.
-template <class T, Body body, bool one_shot, class OverWire, bool adds = false>
+template <class T, Body body, bool one_shot, class OverWire>
 class MessageContext : public Messages<OverWire> {
   using Base = Messages<OverWire>;
   using Base::a_;
@@ -67,8 +62,6 @@ class MessageContext : public Messages<OverWire> {
   struct Output {};
 
   using Base::Base;
-  __device__ MessageContext(const AddArguments& a, const LaneBlocks& blocks) requires(adds)
-      : Base(a.call, blocks), then_{&a.epilogue} {}
 
   /// What can be known of a pass before the previous kernel is complete. A call of few bytes is one chain of
   /// latencies, and whatever is looked up on the way of the data makes it longer.
@@ -78,7 +71,6 @@ class MessageContext : public Messages<OverWire> {
     for (int d = 0; d < a_.grid.dp.size; ++d) greets_ |= b_.size(d) == 0;
     if (a_.mutant.is(Mutant::no_greeting)) greets_ = false;
     extent_ = static_cast<Place>(extent_of(one_shot, body, b_, members()));
-    if constexpr (adds && !one_shot) extent_ = longest_part();
     if constexpr (one_shot) {
       sums_ = {b_, gathers ? from_own_block() : Runs(b_.block(a_.grid.dp.member))};
       next_ = TwoRuns(b_, to_send()).begin();
@@ -99,7 +91,6 @@ class MessageContext : public Messages<OverWire> {
     if constexpr (!OverWire::is_wide) {
       mine_[0].tile = *next_;
       if (mine_[0].tile.there) mine_[0].data = first_.input.load();
-      load_residual(mine_[0]);
       ++next_;
       load_batch<1>();
     }
@@ -123,10 +114,7 @@ class MessageContext : public Messages<OverWire> {
   __device__ Input share() requires(!one_shot) {
     send();
     keep_last();
-    if constexpr (adds)
-      return {in_area(me()) - bytes_of(my_share().begin), static_cast<Place>(bytes_of(extent_))};
-    else
-      return {in_area(me()) - bytes_of(extent_) * me(), static_cast<Place>(bytes_of(extent_))};
+    return {in_area(me()) - bytes_of(extent_) * me(), static_cast<Place>(bytes_of(extent_))};
   }
 
   __device__ Output open() requires(!one_shot) { return {}; }
@@ -149,17 +137,14 @@ class MessageContext : public Messages<OverWire> {
       Received received[depth];
       if (!receive(received, here, [&](int k) { return area + bytes_of(tile[k].packed); })) {
         if (here == Base::template all_of<depth>) ptx::leave();
-        leave(missing_for(owner_of(tile[0])));
+        leave(missing_for(tile[0].packed / extent_));
       }
 #pragma unroll
       for (int k = 0; k < depth; ++k)
-        if (tile[k].there) put(tile[k], output(tile[k]), OverWire::data(received[k]));
+        if (tile[k].there) output(tile[k]).store(OverWire::data(received[k]));
     }
     if (greets_) await_greeting(greeting);
   }
-
-  /// Makes two_shot share blocks out in their own groups.
-  [[nodiscard]] __device__ bool has_epilogue() const requires(adds) { return true; }
 
   /// `run` is what this context's body sums, for which prepare() has made ready.
   [[nodiscard]] __device__ const LaneTiles& tiles(Range /*run*/) const {
@@ -172,13 +157,8 @@ class MessageContext : public Messages<OverWire> {
     const int own = own_source(tile);
     Data mine{};
     if (own != nobody && tile.there) mine = input(tile).load();
-    Data last{};  // the residual
-    const bool has_last = of_my_group(tile) && tile.there;
-    if constexpr (adds)
-      if (has_last && then_.epilogue->adds) last = OverWire::picked(residual(tile).load(), tile.begin);
     const std::byte* from = in.first + bytes_of(one_shot && !gathers ? tile.begin : tile.packed);
-    const int summed = order.size();
-    const int sources = summed + (travels() && !of_my_group(tile) ? 1 : 0);
+    const int sources = order.size();
     OrderedSum<T, Data::size, !gathers> sum(order.inner.size);
     for (int first = 0; first < sources; first += batch, from += batch * in.stride) {
       const int count = sources - first < batch ? sources - first : batch;
@@ -187,34 +167,22 @@ class MessageContext : public Messages<OverWire> {
       Received received[batch];
       if (!receive(received, here, [&](int k) { return from + static_cast<Place>(k) * in.stride; })) {
         if (here == Base::template all_of<batch>) ptx::leave();
-        leave(missing_from(order, first, count, from, in.stride, own));
+        leave(missing_of(order, first, count, from, in.stride, own));
       }
 #pragma unroll
       for (int k = 0; k < batch; ++k) {
         if (k >= count) break;
         const bool is_mine = first + k == own;
         const Data data = is_mine ? OverWire::picked(mine, tile.begin) : OverWire::data(received[k]);
-        if constexpr (adds) {
-          if (summed == 1 && !then_.epilogue->adds) return data;
-          if (first + k < summed)
-            sum.add(data);
-          else
-            last = data;
-        } else {
-          if (sources == 1) return data;  // one source is copied bit by bit
-          sum.add(data);
-        }
+        if (sources == 1) return data;  // one source is copied bit by bit
+        sum.add(data);
       }
-    }
-    if constexpr (adds) {
-      if (then_.epilogue->adds && !a_.mutant.is(Mutant::norm_before_residual)) sum.add_last(last);
-      if (then_.epilogue->adds && a_.mutant.is(Mutant::residual_of_each_rank)) sum.add_last(last);
     }
     return sum.rounded();
   }
 
   __device__ void store(const Tile& tile, const Data& sum) const requires(one_shot) {
-    if (tile.there) put(tile, output_, sum);
+    if (tile.there) output_.store(sum);
   }
 
   __device__ void store_all(const Team& team, const Output&, const Tile& tile, const Data& sum) const
@@ -222,7 +190,7 @@ class MessageContext : public Messages<OverWire> {
     const bool for_me = gathers || tile.block == a_.grid.dp.member;
     std::byte* to = a_.workspace.of(team.first) + out_offset() + bytes_of(tile.packed);
     send_to(tile, {to, team.size, for_me ? 1 : 0}, a_.workspace.stride * team.stride, team.member, sum);
-    if (for_me && tile.there) put(tile, output(tile), sum);
+    if (for_me && tile.there) output(tile).store(sum);
   }
 
  private:
@@ -234,71 +202,9 @@ class MessageContext : public Messages<OverWire> {
   [[nodiscard]] __device__ UserOutput output(const Tile& tile) const {
     return {Base::template output_block<T, body>(tile.block), b_.size(tile.block), tile.begin};
   }
-  /// Of my block, and the place of a tile of it: of the residual, and of what becomes the next one.
-  template <class U>
-  [[nodiscard]] __device__ typename OverWire::template User<U> of_own_rows(U* data, const Tile& tile) const {
-    return {data + Base::template start<false>(tile.block), b_.size(tile.block), tile.begin};
-  }
-  [[nodiscard]] __device__ UserInput residual(const Tile& tile) const requires(adds) {
-    return of_own_rows(static_cast<const T*>(then_.epilogue->residual), tile);
-  }
-  [[nodiscard]] __device__ bool of_my_group(const Tile& tile) const {
-    return !gathers || tile.block == a_.grid.dp.member;
-  }
-  __device__ void put(const Tile& tile, const UserOutput& to, const Data& sum) const {
-    to.store(sum);
-    if constexpr (adds)
-      if (then_.epilogue->keeps && of_my_group(tile))
-        of_own_rows(static_cast<T*>(then_.epilogue->residual_out), tile).store(sum);
-  }
-  /// Whether residuals go to the other DP groups, and whether it is me who sends them in this lane.
-  [[nodiscard]] __device__ bool travels() const {
-    if constexpr (adds && one_shot && gathers)
-      return then_.epilogue->adds && a_.grid.dp.size > 1;
-    else
-      return false;
-  }
-  [[nodiscard]] __device__ int sender() const {
-    return static_cast<int>(blockIdx.x) % a_.grid.tp.size;
-  }
-  [[nodiscard]] __device__ bool sends_residual() const {
-    return travels() && sender() == a_.grid.tp.member;
-  }
-  /// The members whose part of a sum has not come.
-  [[nodiscard]] __device__ std::uint64_t missing_from(const SumOrder& order, int first, int count,
-                                                      const std::byte* from, Place stride, int own) const {
-    if constexpr (adds && one_shot && gathers) {
-      const int left = order.size() - first;
-      const std::uint64_t missing = missing_of(order, first, count < left ? count : left, from, stride, own);
-      if (missing != 0) return missing;
-      return std::uint64_t{1} << (order.rank(sender(), 0) - a_.grid.world.first) / a_.grid.world.stride;
-    } else {
-      return missing_of(order, first, count, from, stride, own);
-    }
-  }
   /// two_shot: what I sum.
   [[nodiscard]] __device__ Range my_share() const {
-    if constexpr (adds)
-      return two_shot_rows(a_.grid, b_, a_.grid.world.member);
-    else
-      return two_shot_sums(a_.grid, b_);
-  }
-  /// ... and who sums a tile.
-  [[nodiscard]] __device__ Place owner_of(const Tile& tile) const {
-    if constexpr (adds)
-      return static_cast<Place>(tile.block * a_.grid.tp.size) + tile.begin / part_of(tile.block);
-    else
-      return tile.packed / extent_;
-  }
-  /// ... with a residual: of block d each of the TP ranks that have it.
-  [[nodiscard]] __device__ Place part_of(int d) const {
-    return share_of(static_cast<Place>(b_.size(d)), a_.grid.tp.size, static_cast<Place>(b_.step()));
-  }
-  [[nodiscard]] __device__ Place longest_part() const {
-    Place longest = 0;
-    MIXCOMM_ROLLED
-    for (int d = 0; d < a_.grid.dp.size; ++d) longest = part_of(d) > longest ? part_of(d) : longest;
-    return longest;
+    return two_shot_sums(a_.grid, b_);
   }
   /// My DP rank's block, with what rounds it up.
   [[nodiscard]] __device__ Range own_block() const {
@@ -332,9 +238,9 @@ class MessageContext : public Messages<OverWire> {
       return {a_.workspace.of(team.first) + area + stretch + bytes_of(gathers ? tile.packed : tile.begin),
               team.size, gathers || tile.block == a_.grid.dp.member ? 1 : 0};
     }
-    const Place owner = owner_of(tile);
-    const Place behind = adds ? tile.begin % part_of(tile.block) : tile.packed - owner * extent_;
-    return {workspace(static_cast<int>(owner)) + area + stretch + bytes_of(behind), 1, 0};
+    const Place owner = tile.packed / extent_;
+    return {workspace(static_cast<int>(owner)) + area + stretch + bytes_of(tile.packed - owner * extent_), 1,
+            0};
   }
 
   __device__ void send_by(Route route, const Tile& tile, const Data& data) const {
@@ -343,32 +249,11 @@ class MessageContext : public Messages<OverWire> {
     send_to(tile, route, a_.workspace.stride * team.stride, one_shot ? team.member : 0, data);
   }
 
-  template <class Mine>
-  __device__ void load_residual(Mine& mine) const {
-    if constexpr (adds && one_shot && gathers)
-      if (sends_residual() && mine.tile.there) mine.last.data = residual(mine.tile).load();
-  }
-  /// One source more of my group's rows, for the other groups: from the next group's first rank on.
-  template <class Mine>
-  __device__ void send_residual(const Mine& mine) const {
-    if constexpr (adds && one_shot && gathers) {
-      if (!sends_residual()) return;
-      const Team& world = a_.grid.world;
-      const std::size_t area = a_.workspace.area(Area::in(OverWire::kind, parity()), blockIdx.x);
-      std::byte* const to = a_.workspace.of(world.first) + area +
-                            bytes_of(extent_) * a_.grid.tp.size + bytes_of(mine.tile.packed);
-      send_to(mine.tile, {to, world.size, a_.grid.tp.size}, a_.workspace.stride * world.stride,
-              (a_.grid.dp.member + 1) * a_.grid.tp.size - 1,
-              OverWire::picked(mine.last.data, mine.tile.begin));
-    }
-  }
-
   /// Each tile of my input by its route, with several loads under way before the first store.
   __device__ void send() {
     if (!OverWire::any(mine_[0].tile.there)) return;
     if constexpr (!OverWire::is_wide)
       send_by(first_.route, mine_[0].tile, OverWire::picked(mine_[0].data, mine_[0].tile.begin));
-    if constexpr (!OverWire::is_wide) send_residual(mine_[0]);
     send_batch<OverWire::is_wide ? 0 : 1>();
     while (any_left()) {
       load_batch<0>();
@@ -385,7 +270,6 @@ class MessageContext : public Messages<OverWire> {
     for (int k = from; k < depth; ++k) {
       mine_[k].tile = *next_;
       if (mine_[k].tile.there) mine_[k].data = input(mine_[k].tile).load();
-      load_residual(mine_[k]);
       ++next_;
     }
   }
@@ -393,10 +277,8 @@ class MessageContext : public Messages<OverWire> {
   __device__ void send_batch() const {
 #pragma unroll
     for (int k = from; k < depth; ++k)
-      if (const Tile& tile = mine_[k].tile; OverWire::any(tile.there)) {
+      if (const Tile& tile = mine_[k].tile; OverWire::any(tile.there))
         send_by(route_of(tile), tile, OverWire::picked(mine_[k].data, tile.begin));
-        send_residual(mine_[k]);
-      }
   }
 
   Place extent_ = 0;
@@ -406,22 +288,12 @@ class MessageContext : public Messages<OverWire> {
     Route route;
   };
   struct Nothing {};
-  struct NoResidual {};
-  struct Residual {
-    Data data;
-  };
-  struct Then {
-    const EpilogueArguments* epilogue;
-  };
-  struct NoThen {};
-  [[no_unique_address]] std::conditional_t<adds, Then, NoThen> then_;
   /// Where the first tile of my input lies, and where it goes, made ready in prepare(). Not for wide tiles:
   /// they are used for much data, and the registers are worth more there.
   [[no_unique_address]] std::conditional_t<OverWire::is_wide, Nothing, First> first_;
   struct {
     Tile tile;
     Data data;
-    [[no_unique_address]] std::conditional_t<adds && one_shot && gathers, Residual, NoResidual> last;
   } mine_[depth];                    ///< tiles of my input, the first ones on their way since prefetch()
   typename TwoRuns::Iterator next_;  ///< behind them
   UserOutput output_;

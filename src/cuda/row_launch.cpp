@@ -53,12 +53,6 @@ Wire wire_of(const Call& call, const LaunchLimits& limits) {
   return limits.lines && call.shape.protocol != Protocol::packets ? Wire::lines : Wire::packets;
 }
 
-/// Kernels for whole rows are quicker for fewer rows than these: of the tensor with all rows, of a rank's own,
-/// and of those that are only made FP8. Measured, see docs/performance.md.
-constexpr std::size_t few_gathered = 256;
-constexpr std::size_t few_scattered = 128;
-constexpr std::size_t few_quantized = 64;
-
 /// What a lane needs room for, in a pass that covers so many rows.
 class RowSizes {
  public:
@@ -196,19 +190,6 @@ RowLaunch row_launch_for(const Call& call, const Grid& grid, const LaunchLimits&
   launch.rows_at_once = static_cast<std::uint32_t>(at_once);
   launch.shared_bytes = launch.weight_bytes + at_once * launch.images.bytes;
   return launch;
-}
-
-bool finishes_apart(const Call& call, const Grid& grid, const LaunchLimits& limits) {
-  const bool gathers = call.body == Body::gather;
-  const std::size_t hidden = std::max<std::size_t>(call.hidden, 1);
-  // Of the rank that has most, so that all ranks find the same.
-  std::size_t rows = 0;
-  for (int d = 0; d < call.blocks.dp(); ++d) rows = std::max(rows, call.blocks.full_size(d) / hidden);
-  if (gathers) rows = call.device_rows != nullptr ? call.most_rows : call.blocks.elements() / hidden;
-  if (grid.world.size == 1)
-    return call.device_rows == nullptr && (rows >= few_quantized || !call.epilogue.quantizes());
-  if (rows < (gathers ? few_gathered : few_scattered)) return false;
-  return !call.epilogue.quantizes() || rows * hidden * size_of(call.dtype) <= limits.area_bytes;
 }
 
 }  // namespace mixcomm::cuda

@@ -30,9 +30,4 @@ struct RowLaunch {
 /// workspace.
 [[nodiscard]] RowLaunch row_launch_for(const Call& call, const Grid& grid, const LaunchLimits& limits);
 
-/// Whether an operation with an epilogue is summed as without one, and its rows are finished by a kernel of
-/// their own, which keeps all of the device busy where lanes would have several rows each, one after the other.
-/// By a rank alone: that kernel does all. The same on all ranks.
-[[nodiscard]] bool finishes_apart(const Call& call, const Grid& grid, const LaunchLimits& limits);
-
 }  // namespace mixcomm::cuda

@@ -92,41 +92,6 @@ std::vector<verify::Steps> some_steps() {
 
 class EpilogueBatchesCuda : public CudaTest {};
 
-/// So many rows that they are finished apart, by the next kernel: aligned and not, held and longer than that,
-/// uneven, with counts in device memory.
-TEST_F(EpilogueBatchesCuda, ManyRowsAreExact) {
-  constexpr GridSize grid{2, 2};
-  std::vector<verify::Case> cases;
-  std::uint64_t seed = 0;
-  const auto add = [&](Op op, Algorithm algorithm, DType dtype, std::size_t hidden, verify::Buffers buffers) {
-    for (const verify::Steps& steps : some_steps()) {
-      if (buffers == verify::Buffers::symmetric_in_place && steps.quantize != Quantize::none) continue;
-      cases.push_back({.op = op,
-                       .algorithm = algorithm,
-                       .dtype = dtype,
-                       .buffers = buffers,
-                       .values = verify::Values::floats,
-                       .rows = {200, 70},
-                       .hidden = hidden,
-                       .seed = seed += 1'000'001});
-      cases.back().steps = steps;
-      if (buffers == verify::Buffers::symmetric && seed % 2 == 0) cases.back().most = 201;
-    }
-  };
-  using enum verify::Buffers;
-  for (const Op op : {Op::all_reduce_all_gather, Op::reduce_scatter_all_reduce})
-    for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32}) {
-      for (const Algorithm algorithm : {Algorithm::automatic, Algorithm::one_shot, Algorithm::two_shot})
-        for (const verify::Buffers buffers : {plain, symmetric, symmetric_in_place})
-          for (const std::size_t hidden : {264UL, 130UL}) add(op, algorithm, dtype, hidden, buffers);
-      add(op, Algorithm::automatic, dtype, 4104, symmetric);
-    }
-  const auto results = spawn_cuda(Ranks::threads, grid.world(), [&](Bootstrap& bootstrap) {
-    return check_cases(bootstrap, grid, cases);
-  });
-  EXPECT_EQ(failures(results), "");
-}
-
 /// Calls that follow each other without a wait, by themselves and captured: operations with and without an
 /// epilogue share the workspace and count together.
 TEST_F(EpilogueBatchesCuda, FollowOtherOperationsAlsoInGraphs) {
