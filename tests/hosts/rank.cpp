@@ -1,8 +1,7 @@
 // One rank of scripts/check-hosts, started by mpirun: it meets the others over MPI, and
 //   rank check TP [OP...]  runs every case of the operations against the oracle
 //   rank lost TP MS RANKS OP  a fused operation, again and again, until ranks are lost: those, as "2,3", must
-//   be
-//                          named
+//                          be named
 //   rank late              the last rank does not come to a set-up step: all others must name it
 //
 // Exits with 0 if all was as it should be, and says so in one line. What was lost ends the ranks before they
