@@ -191,8 +191,27 @@ def fused(plt):
     return picture
 
 
+def simulated_hosts(plt):
+    """Up to 1,024 ranks of several hosts: simulated, and what the plan predicts."""
+    cells = [(op, per_host) for op in list(SHORT)[:2] for per_host in (8, 16)]
+    picture = Picture(plt, len(cells), "microseconds per call")
+    for i, (op, per_host) in enumerate(cells):
+        lines = []
+        for rows, colour in ((256, PINK), (16, GREEN), (1, BLUE)):
+            some = rows_of("simulated-hosts", op=op, ranks_per_host=per_host, rows=rows)
+            for key, colour_of, style in (("simulated_us", colour, "-"), ("predicted_us", GREY, ":")):
+                label = f"T={rows}, simulated" if key == "simulated_us" else "predicted"
+                lines.append((label, colour_of, style, {row["ranks"]: row[key] for row in some}))
+        picture.panel(i, f"{SHORT[op]},\n{per_host} ranks a host".replace(" + ", " +\n"), lines, log=False)
+        picture.axes[i].set_yscale("log")
+        picture.axes[i].set_xlabel("ranks")
+        picture.axes[i].set_xticks([8, 32, 128, 1024], ["8", "32", "128", "1024"])
+        picture.axes[i].minorticks_off()
+    return picture
+
+
 PLOTS = {"nvlink": nvlink, "one-gpu": one_gpu, "cpu-against-mpi": against_mpi, "cpu-threads": threads,
-         "cpu-fused": fused}  # fmt: skip
+         "cpu-fused": fused, "simulated-hosts": simulated_hosts}  # fmt: skip
 
 
 def main():

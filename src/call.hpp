@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "algorithms/blocks.hpp"
 #include "call_record.hpp"
@@ -24,11 +25,18 @@ struct CheckedCall {
   [[nodiscard]] bool in_place(Body body, const Grid& team) const;
 };
 
+/// A part of an ordered sum that is not rounded: in fp32, or, if it is of one source, in that one's dtype.
+struct Subtotal {
+  SumOrder order;
+  DType dtype = DType::fp32;
+  void* out = nullptr;  ///< of the rank's block
+};
+
 /// One checked call. It is ready to run once it has been given an algorithm.
 struct Call {
   Body body = Body::gather;
   TeamKind team = TeamKind::world;
-  bool by_rank = false;  ///< of the world: each rank has a block of its own, and nothing is summed
+  bool by_rank = false;  ///< each rank of the team has a block of its own, as if it were a DP rank
   Algorithm algorithm = Algorithm::automatic;
   DType dtype = DType::fp32;
   const void* in = nullptr;
@@ -44,6 +52,7 @@ struct Call {
   void* stream = nullptr;
   Epilogue epilogue;  ///< with one, `out` holds fp8_e4m3 where that quantizes, else `dtype` as ever
   LaunchShape shape;  ///< CUDA: what is known better than launching knows
+  std::span<const Subtotal> subtotals{};  ///< CPU, scatter by one_shot: they are wanted in place of the sum
   CallRecord record;
 
   /// Gives it an algorithm that has a body (not automatic, not composed), and what follows from it.
@@ -65,7 +74,7 @@ struct Call {
 
   /// The part of a communicator's grid that it runs on.
   [[nodiscard]] Grid part_of(const Grid& grid) const {
-    return by_rank ? Grid::of(1, grid.world.size, grid.rank()) : grid_of(grid, team);
+    return by_rank ? grid_of(grid, team).flat() : grid_of(grid, team);
   }
 
   /// A buffer as peers find it.

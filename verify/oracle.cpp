@@ -1,6 +1,7 @@
 #include "verify/oracle.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "verify/numbers.hpp"
@@ -25,16 +26,27 @@ float Oracle::round(float x) const {
   return decode(c_.dtype, encode(c_.dtype, x));
 }
 
-float Oracle::sum_over_tp(int d, std::size_t i) const {
-  float sum = at(0, d, i);
-  for (int t = 1; t < grid_.tp.size; ++t) sum += at(t, d, i);
+template <class Term>
+float Oracle::tree_sum(int count, const Term& term) {
+  // Sums of 1, 2, 4, ... terms that wait for their neighbour of the same size.
+  std::array<float, 8> waiting{};
+  std::size_t waits = 0;
+  for (int n = 0; n < count; ++n) {
+    float sum = term(n);
+    for (int done = n; done % 2 == 1; done /= 2) sum = waiting[--waits] + sum;
+    waiting[waits++] = sum;
+  }
+  float sum = waiting[--waits];
+  while (waits > 0) sum = waiting[--waits] + sum;
   return sum;
 }
 
+float Oracle::sum_over_tp(int d, std::size_t i) const {
+  return tree_sum(grid_.tp.size, [&](int t) { return at(t, d, i); });
+}
+
 float Oracle::sum_over_dp(int t, std::size_t i) const {
-  float sum = at(t, 0, i);
-  for (int d = 1; d < grid_.dp.size; ++d) sum += at(t, d, i);
-  return sum;
+  return tree_sum(grid_.dp.size, [&](int d) { return at(t, d, i); });
 }
 
 float Oracle::expected(int d, std::size_t i) const {
@@ -56,13 +68,10 @@ float Oracle::sum(int d, std::size_t i) const {
   }
   const std::size_t j = offset(d) + i;
   if (c_.algorithm == Algorithm::composed && grid_.tp.size > 1 && grid_.dp.size > 1) {
-    float sum = round(sum_over_dp(0, j));  // two operations, so two roundings
-    for (int t = 1; t < grid_.tp.size; ++t) sum += round(sum_over_dp(t, j));
-    return sum;
+    // Two operations, so two roundings.
+    return tree_sum(grid_.tp.size, [&](int t) { return round(sum_over_dp(t, j)); });
   }
-  float sum = sum_over_tp(0, j);
-  for (int e = 1; e < grid_.dp.size; ++e) sum += sum_over_tp(e, j);
-  return sum;
+  return tree_sum(grid_.dp.size, [&](int e) { return sum_over_tp(e, j); });
 }
 
 float Oracle::residual(int d, std::size_t i) const {

@@ -46,6 +46,9 @@ class Oracle {
  private:
   [[nodiscard]] float at(int t, int d, std::size_t i) const;
   [[nodiscard]] float round(float x) const;
+  /// The tree of neighbours over term(0), ..., term(count - 1).
+  template <class Term>
+  [[nodiscard]] static float tree_sum(int count, const Term& term);
   [[nodiscard]] float sum_over_tp(int d, std::size_t i) const;
   [[nodiscard]] float sum_over_dp(int t, std::size_t i) const;
 

@@ -130,7 +130,7 @@ class SymmetricBuffer {
 /// for the device, and can be captured in a CUDA graph. All calls of one communicator go to one stream, or to
 /// streams that wait for each other; so do the replays of graphs that hold them.
 ///
-/// Sums: ordered sums (docs/design.md): accumulated in fp32 over t = 0, 1, ..., then over d = 0, 1, ...,
+/// Sums: ordered sums (docs/design.md): in fp32 over t, then over d, neighbours first, ((0 + 1) + (2 + 3)),
 /// rounded once; so all ranks, sizes, instruction sets, and all algorithms give the same bits, except
 /// `composed` of reduce_scatter_all_reduce, which rounds twice, and `nccl`, which adds as NCCL does.
 ///

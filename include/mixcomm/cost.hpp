@@ -71,6 +71,7 @@ struct AcrossNodes {
   double bytes_per_node = 0;
   double partial_bytes_per_node = 0;  ///< of these: partial sums
   int messages = 0;                   ///< that a rank sends
+  bool whole_groups = true;           ///< each TP group is on one node
   double us = 0;                      ///< latency + bytes / bandwidth + messages * what one costs
   std::string before;                 ///< what each node does first, within it; "": nothing
   double before_us = 0;

@@ -27,9 +27,9 @@ struct Team {
   friend constexpr bool operator==(const Team&, const Team&) = default;
 };
 
-/// The order of one sum: over `inner` members first (one partial per outer index), then over the partials.
-///   sum = ((x[0,0] + x[1,0] + ...) + (x[0,1] + x[1,1] + ...)) + ...     x[i, o] from rank first + i *
-///   inner.stride + o * outer_stride
+/// The order of one sum: a tree of neighbours over the `inner` members, ((0 + 1) + (2 + 3)) + ..., for each
+/// outer index, then the same over what came of these; what is left over is added from the smallest sum up
+/// (docs/design.md, Numbers). x[i, o] is from rank first + i * inner.stride + o * outer_stride.
 struct SumOrder {
   Team inner;
   int outer_size = 1;
@@ -56,6 +56,9 @@ struct Grid {
   [[nodiscard]] MIXCOMM_HD constexpr int rank() const { return tp.rank(tp.member); }
   [[nodiscard]] MIXCOMM_HD constexpr Grid tp_only() const { return {tp, tp, Team::alone(rank())}; }
   [[nodiscard]] MIXCOMM_HD constexpr Grid dp_only() const { return {dp, Team::alone(rank()), dp}; }
+
+  /// The same ranks, each of them a DP rank.
+  [[nodiscard]] MIXCOMM_HD constexpr Grid flat() const { return {world, Team::alone(rank()), world}; }
 
   /// The sum over the TP ranks of DP group `d`.
   [[nodiscard]] MIXCOMM_HD constexpr SumOrder over_tp(int d) const {

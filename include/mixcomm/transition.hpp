@@ -65,10 +65,12 @@ struct Cost {
   double us = 0;              ///< predicted
   double bytes_per_rank = 0;  ///< received, on average
   int local_steps = 0;
+  int split_groups =
+      0;  ///< collectives whose TP groups lie on several nodes: taken where nothing else leads there
 
   friend Cost operator+(const Cost& a, const Cost& b) {
     return {a.collectives + b.collectives, a.us + b.us, a.bytes_per_rank + b.bytes_per_rank,
-            a.local_steps + b.local_steps};
+            a.local_steps + b.local_steps, a.split_groups + b.split_groups};
   }
 };
 

@@ -91,10 +91,10 @@ def from_mpi(comm: Any = None, timeout: float = DEFAULT_TIMEOUT) -> _core.Bootst
     """The bootstrap of the ranks of an mpi4py communicator (None: COMM_WORLD), numbered as in it.
 
     On one host the communicator is used once, for one allgather. Where ranks are on several hosts it is
-    copied, and MPI carries what goes between them: attention TP inside a host, DP across; all_reduce,
-    all_gather and all_reduce_all_gather. MPI is then called by the threads that call mixcomm, which mpi4py's
-    default, THREAD_MULTIPLE, allows. Collective over the communicator. Raises Timeout, naming ranks,
-    SystemError; Unsupported where mixcomm was built for no MPI of this kind.
+    copied, and MPI carries what goes between them: attention TP inside a host, DP across. MPI is then called
+    by the threads that call mixcomm, which mpi4py's default, THREAD_MULTIPLE, allows. Collective over the
+    communicator. Raises Timeout, naming ranks, SystemError; Unsupported where mixcomm was built for no MPI of
+    this kind.
     """
     if comm is None:
         from mpi4py import MPI

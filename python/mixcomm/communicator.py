@@ -68,8 +68,9 @@ class Communicator:
 
     ``epilogue``: what is done with the summed rows before they are handed out (Epilogue); None for nothing.
 
-    Sums are ordered: accumulated in fp32 over t = 0, 1, ..., then over d, rounded once; the same bits on
-    every rank. Not so with "composed", where reduce_scatter_all_reduce rounds twice, and with "nccl".
+    Sums are ordered: in fp32 over t, then over d, neighbours first, ((0 + 1) + (2 + 3)), rounded once; the
+    same bits on every rank. Not so with "composed", where reduce_scatter_all_reduce rounds twice, and with
+    "nccl".
 
     Raises InvalidArgument (nothing was sent), Disagreement, Timeout; after the last two the communicator is
     failed, and later calls raise the same. Not to be pickled, nor used in a forked child.

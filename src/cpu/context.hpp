@@ -173,6 +173,13 @@ class CpuContext {
 
   void store(const Tile& tile, const Sum& sum) {
     if (!acts()) return;
+    for (const Subtotal& each : call_.subtotals) {
+      void* destination =
+          static_cast<std::byte*>(each.out) +
+          (call_.blocks.start(Coordinates::one_block, tile.block) + tile.range.begin) * size_of(each.dtype);
+      add_up(tile, {each.order, sum.in}, {&destination, 1}, 0, each.dtype);
+    }
+    if (!call_.subtotals.empty()) return;
     if (has_epilogue()) return finish_rows(tile, sum, Team::alone(grid_.rank()), {});
     void* destination = mine(call_.out, gathers(), tile.block) + tile.range.begin;
     add_up(tile, sum, {&destination, 1}, 0);
@@ -385,9 +392,12 @@ class CpuContext {
     return at(in, rank, tile.block, tile.range.begin);
   }
 
-  void add_up(const Tile& tile, const Sum& sum, std::span<void* const> destinations, int streamed) const {
+  void add_up(const Tile& tile, const Sum& sum, std::span<void* const> destinations, int streamed,
+              DType out = dtype_of<T>) const {
     std::array<const void*, max_ranks> sources;
-    ordered_sum(sum_of(tile, sum, sources, destinations, streamed));
+    OrderedSum all = sum_of(tile, sum, sources, destinations, streamed);
+    all.out = out;
+    ordered_sum(all);
   }
   [[nodiscard]] OrderedSum sum_of(const Tile& tile, const Sum& sum,
                                   std::array<const void*, max_ranks>& sources,

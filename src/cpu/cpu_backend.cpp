@@ -216,6 +216,7 @@ class CpuBackend final : public Backend {
     const bool staged = is_staged(call);
     const bool changes_hands = staged && grid.world.size == 2 && call.algorithm == Algorithm::one_shot;
     Passes passes{.kind = kind,
+                  .grid = grid,
                   .lanes = lanes_of(call, grid),
                   .in = direct(call.seen_input()),
                   .out = direct(call.seen_output())};
@@ -250,6 +251,7 @@ class CpuBackend final : public Backend {
   /// passes.
   struct Passes {
     std::size_t kind = 0;
+    Grid grid;  ///< the call's part of this backend's
     int lanes = 1;
     int of_lane = 1;
     int threads = 1;  ///< of this rank
@@ -327,8 +329,7 @@ class CpuBackend final : public Backend {
                               .staging = passes.staging,
                               .pushing = passes.pushing,
                               .progress = progress};
-    return run_pass(call, grids_[passes.kind], channels_[passes.kind][static_cast<std::size_t>(at.lane)],
-                    buffers);
+    return run_pass(call, passes.grid, channels_[passes.kind][static_cast<std::size_t>(at.lane)], buffers);
   }
 
   void use_threads(const std::vector<RankProcessors>& ranks, const RunPieces& workers) {

@@ -58,10 +58,10 @@ class SumOfSquares {
 };
 
 /// r of `vectors` vectors: the sum and the residual, rounded, to all that get it.
-template <std::size_t vectors, class T>
+template <std::size_t vectors, class Source, class T, class Halves>
 inline void sum_row_vectors(const RowEpilogue& row, std::span<T* const> to, std::size_t begin,
                             Floats (&r)[vectors]) {
-  add_vectors<vectors, T>(row.sum, begin, r);
+  add_vectors<vectors, Source, Halves>(row.sum, begin, r);
   if (row.residual != nullptr)
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < vectors; ++v)
@@ -78,22 +78,22 @@ inline void sum_row_vectors(const RowEpilogue& row, std::span<T* const> to, std:
 }
 
 /// r of a row to all that get it. Returns the sum of its squares.
-template <class T>
+template <class Source, class T, class Halves>
 inline float sum_row(const RowEpilogue& row, std::span<T* const> to) {
   const std::size_t hidden = row.sum.size;
   const bool squares_wanted = row.weight != nullptr;
-  constexpr std::size_t ahead = elements_ahead<T>;
+  constexpr std::size_t ahead = elements_ahead<Source>;
   for (std::size_t at = 0; at < ahead && at + squares_step <= hidden; at += squares_step)
-    prefetch<T>(row.sum, at, squares_step);
+    prefetch<Source>(row.sum, at, squares_step);
   SumOfSquares squares;
   std::size_t i = 0;
   for (; i + squares_step <= hidden; i += squares_step) {
-    if (i + ahead < hidden) prefetch<T>(row.sum, i + ahead, squares_step);
+    if (i + ahead < hidden) prefetch<Source>(row.sum, i + ahead, squares_step);
     Floats r[2 * vectors_at_once];
 #pragma GCC unroll 2
     for (std::size_t half = 0; half < 2; ++half) {
       Floats part[vectors_at_once];
-      sum_row_vectors<vectors_at_once, T>(row, to, i + half * half_step, part);
+      sum_row_vectors<vectors_at_once, Source, T, Halves>(row, to, i + half * half_step, part);
 #pragma GCC unroll 8
       for (std::size_t v = 0; v < vectors_at_once; ++v) r[half * vectors_at_once + v] = part[v] * part[v];
     }
@@ -102,7 +102,7 @@ inline float sum_row(const RowEpilogue& row, std::span<T* const> to) {
   if (i < hidden) {
     float rest[squares_step] = {};
     for (std::size_t k = 0; i + k < hidden; ++k) {
-      float x = add_element<T>(row.sum, i + k);
+      float x = add_element<Source>(row.sum, i + k);
       if (row.residual != nullptr) x += to_float(static_cast<const T*>(row.residual)[i + k]);
       T rounded;
       round_to(x, rounded);
@@ -208,7 +208,7 @@ inline void quantize_row(const RowEpilogue& row, const T* y) {
   for (int k = 1; k < row.sum.destination_count; ++k) std::memcpy(row.sum.destinations[k], first, hidden);
 }
 
-template <class T>
+template <class Source, class T>
 void finish_row_of(const RowEpilogue& row) {
   const std::size_t hidden = row.sum.size;
   const bool quantizes = row.quantize != Quantize::none;
@@ -225,11 +225,16 @@ void finish_row_of(const RowEpilogue& row) {
   const T* r = scratch;
   if (count > 0)
     r = to[0];
-  else if (row.residual == nullptr && row.sum.inner * row.sum.outer == 1)
+  else if (std::is_same_v<Source, T> && row.residual == nullptr && row.sum.inner * row.sum.outer == 1)
     r = static_cast<const T*>(row.sum.sources[0]);  // there it is
   else
     to[count++] = scratch;
-  const float squares = sum_row<T>(row, {to.data(), count});
+  const float squares = with_halves(row.sum.inner * row.sum.outer, row.sum.inner, [&]<class Halves>(Halves) {
+    // Other numbers of ranks are not worth a loop of their own here.
+    constexpr int sources = Halves::left + Halves::right;
+    using Used = std::conditional_t<sources <= 4 || sources == 8, Halves, Many>;
+    return sum_row<Source, T, Used>(row, {to.data(), count});
+  });
   if (!norms && !quantizes) return;
 
   const T* y = r;
@@ -251,16 +256,10 @@ void finish_row_of(const RowEpilogue& row) {
 }  // namespace
 
 void finish_row(const RowEpilogue& row) {
-  switch (row.sum.dtype) {
-    case DType::bf16:
-      return finish_row_of<bf16>(row);
-    case DType::fp16:
-      return finish_row_of<fp16>(row);
-    case DType::fp32:
-      return finish_row_of<float>(row);
-    case DType::fp8_e4m3:  // never summed
-      return;
-  }
+  with_types(row.sum, [&]<class Source, class T>(Source, T) {
+    // A row's elements are of T, so sums that stay in fp32 are of fp32.
+    if constexpr (std::is_same_v<Source, T> || !std::is_same_v<T, float>) finish_row_of<Source, T>(row);
+  });
 }
 
 }  // namespace mixcomm::cpu::MIXCOMM_ISA

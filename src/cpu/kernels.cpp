@@ -82,7 +82,7 @@ std::span<const Implementation> usable_implementations() {
 
 void ordered_sum(const OrderedSum& sum) {
   if (sum.size == 0) return;
-  if (sum.inner * sum.outer > 1) return implementation().ordered_sum(sum);
+  if (sum.inner * sum.outer > 1 || sum.out != sum.dtype) return implementation().ordered_sum(sum);
   for (int k = 0; k < sum.destination_count; ++k)
     copy(sum.destinations[k], sum.sources[0], sum.size * size_of(sum.dtype),
          k < sum.destination_count - sum.streamed_count ? Stores::cached : Stores::streamed);
@@ -90,7 +90,7 @@ void ordered_sum(const OrderedSum& sum) {
 
 void finish_row(RowEpilogue row) {
   thread_local std::vector<std::byte> scratch;
-  const std::size_t needed = 2 * row.sum.size * size_of(row.sum.dtype);
+  const std::size_t needed = 2 * row.sum.size * size_of(row.sum.out);
   if (scratch.size() < needed) scratch.resize(needed);
   row.scratch = scratch.data();
   implementation().finish_row(row);

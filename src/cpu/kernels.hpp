@@ -17,11 +17,11 @@ namespace mixcomm::cpu {
 /// later.
 enum class Stores : std::uint8_t { cached, streamed };
 
-/// destination[k][i] = round(ordered sum over o, then over s, of sources[o * inner + s][i]), 0 <= i < size.
-///   ((x[0,0] + x[1,0] + ...) + (x[0,1] + x[1,1] + ...)) + ...   in fp32, rounded once.
+/// destination[k][i] = round(ordered sum of sources[o * inner + s][i], 0 <= s < inner, 0 <= o < outer),
+/// 0 <= i < size: the tree of neighbours over s, then over o (SumOrder), in fp32, rounded once.
 /// One source is copied bit by bit. A destination may be a source; no other overlap.
 struct OrderedSum {
-  DType dtype = DType::fp32;
+  DType dtype = DType::fp32;  ///< of the sources
   const void* const* sources = nullptr;
   int inner = 1;
   int outer = 1;
@@ -29,12 +29,13 @@ struct OrderedSum {
   int destination_count = 1;
   int streamed_count = 0;  ///< how many destinations, counted from the end, take Stores::streamed
   std::size_t size = 0;
+  DType out = dtype;  ///< of the destinations: where it is another one, one of both is fp32
 };
 
 void ordered_sum(const OrderedSum& sum);
 
 /// One row with its epilogue (mixcomm/epilogue.hpp): `sum` is what is added up, its destinations get the row
-/// of `out`: of sum.dtype, or with `quantize` of FP8.
+/// of `out`: of sum.out, or with `quantize` of FP8. Residual, weight and what is kept are of sum.out.
 struct RowEpilogue {
   OrderedSum sum;
   const void* residual = nullptr;  ///< the row's, or null
@@ -46,7 +47,7 @@ struct RowEpilogue {
   const float* fixed_scale = nullptr;
   std::span<void* const> kept{};     ///< what gets r, two at most; one may be `residual`
   std::span<float* const> scales{};  ///< what gets the row's scales
-  void* scratch = nullptr;           ///< room for two rows of sum.dtype, which finish_row() has
+  void* scratch = nullptr;           ///< room for two rows of sum.out, which finish_row() has
 };
 /// What all rows of a call have in common, of one whose sum is `sum` and that has `width` columns.
 [[nodiscard]] inline RowEpilogue row_epilogue(const Epilogue& steps, const OrderedSum& sum,
@@ -68,7 +69,7 @@ void copy(void* destination, const void* source, std::size_t bytes, Stores store
 /// The kernels for one instruction set. All give the same bits.
 struct Implementation {
   std::string_view name;                   ///< "AVX-512 BF16", "AVX-512", "AVX2" or "baseline"
-  void (*ordered_sum)(const OrderedSum&);  ///< of two sources or more, and of elements
+  void (*ordered_sum)(const OrderedSum&);  ///< of two sources or more, or to another dtype; of elements
   void (*stream)(void* destination, const void* source, std::size_t lines);  ///< 64 bytes each, aligned
   void (*finish_row)(const RowEpilogue&);
 };

@@ -194,25 +194,106 @@ inline void fence() {
 #endif
 }
 
-/// The sums of `lanes` x `vectors` elements, in registers.
+/// Of the `count` sources below a node of the tree, two or more, how many are on its left: of whole groups of
+/// `inner` the largest power of two, of the members of one group the same.
+inline int on_the_left(int count, int inner) {
+  const int each = count > inner ? inner : 1;
+  return each * static_cast<int>(std::bit_floor(static_cast<unsigned>(count / each - 1)));
+}
+
+/// So few sources that their tree is written out: its left and its right half. Without any: a tree of any
+/// size.
+template <int l, int r>
+struct Few {
+  static constexpr int left = l;
+  static constexpr int right = r;
+};
+using Many = Few<0, 0>;
+
+/// Calls f with the halves of the tree over `sources`, in groups of `inner`.
+template <class F>
+inline auto with_halves(int sources, int inner, const F& f) {
+  switch (sources > 1 ? on_the_left(sources, inner) * 8 + sources : 1) {
+    case 1:
+      return f(Few<1, 0>());
+    case 1 * 8 + 2:
+      return f(Few<1, 1>());
+    case 2 * 8 + 3:
+      return f(Few<2, 1>());
+    case 2 * 8 + 4:
+      return f(Few<2, 2>());
+    case 4 * 8 + 5:
+      return f(Few<4, 1>());
+    case 4 * 8 + 6:
+      return f(Few<4, 2>());
+    case 3 * 8 + 6:
+      return f(Few<3, 3>());
+    case 4 * 8 + 7:
+      return f(Few<4, 3>());
+    case 4 * 8 + 8:
+      return f(Few<4, 4>());
+    default:
+      return f(Many());
+  }
+}
+
+/// The sum of `lanes` elements of `count` sources next to each other.
+template <class T, int count>
+inline Floats add_few(const void* const* sources, std::size_t begin) {
+  if constexpr (count == 1) {
+    return load(static_cast<const T*>(sources[0]) + begin);
+  } else {
+    constexpr int left = static_cast<int>(std::bit_floor(static_cast<unsigned>(count - 1)));
+    const Floats sum = add_few<T, left>(sources, begin);
+    return sum + add_few<T, count - left>(sources + left, begin);
+  }
+}
+
+template <class T, class Halves>
+inline Floats add_halves(const void* const* sources, std::size_t begin) {
+  const Floats sum = add_few<T, Halves::left>(sources, begin);
+  if constexpr (Halves::right == 0)
+    return sum;
+  else
+    return sum + add_few<T, Halves::right>(sources + Halves::left, begin);
+}
+
+template <std::size_t vectors>
+struct Sums {
+  Floats of[vectors];
+};
+
+/// The sums of `lanes` x `vectors` elements of any number of sources that are below one node of the tree.
 template <std::size_t vectors, class T>
+[[gnu::noinline]] Sums<vectors> add_many(const OrderedSum& sum, int first, int count, std::size_t begin) {
+  return with_halves(count, sum.inner, [&]<class Halves>(Halves) {
+    Sums<vectors> total;
+    if constexpr (std::is_same_v<Halves, Many>) {
+      const int left = on_the_left(count, sum.inner);
+      total = add_many<vectors, T>(sum, first, left, begin);
+      const Sums<vectors> right = add_many<vectors, T>(sum, first + left, count - left, begin);
+#pragma GCC unroll 8
+      for (std::size_t v = 0; v < vectors; ++v) total.of[v] += right.of[v];
+    } else {
+#pragma GCC unroll 8
+      for (std::size_t v = 0; v < vectors; ++v)
+        total.of[v] = add_halves<T, Halves>(sum.sources + first, begin + v * lanes);
+    }
+    return total;
+  });
+}
+
+/// The sums of `lanes` x `vectors` elements of all sources, in registers. Halves: as from with_halves().
+template <std::size_t vectors, class T, class Halves>
 inline void add_vectors(const OrderedSum& sum, std::size_t begin, Floats (&total)[vectors]) {
-  const auto source = [&](int s, int o) {
-    return static_cast<const T*>(sum.sources[o * sum.inner + s]) + begin;
-  };
-  const auto sum_over_inner = [&](int o, Floats(&partial)[vectors]) {
+  if constexpr (std::is_same_v<Halves, Many>) {
+    const Sums<vectors> tree = add_many<vectors, T>(sum, 0, sum.inner * sum.outer, begin);
 #pragma GCC unroll 8
-    for (std::size_t v = 0; v < vectors; ++v) partial[v] = load(source(0, o) + v * lanes);
-    for (int s = 1; s < sum.inner; ++s)
+    for (std::size_t v = 0; v < vectors; ++v) total[v] = tree.of[v];
+  } else {
 #pragma GCC unroll 8
-      for (std::size_t v = 0; v < vectors; ++v) partial[v] += load(source(s, o) + v * lanes);
-  };
-  sum_over_inner(0, total);
-  for (int o = 1; o < sum.outer; ++o) {
-    Floats partial[vectors];
-    sum_over_inner(o, partial);
-#pragma GCC unroll 8
-    for (std::size_t v = 0; v < vectors; ++v) total[v] += partial[v];
+    for (std::size_t v = 0; v < vectors; ++v)
+      total[v] = add_halves<T, Halves>(sum.sources, begin + v * lanes);
   }
 }
 
@@ -227,37 +308,35 @@ inline int cached_count(const OrderedSum& sum) {
 
 /// `vectors` of them to all destinations: all sources are read before anything is written. `cached`: how many
 /// destinations are written in the usual way; the rest past the caches.
-template <std::size_t vectors, class T>
+template <std::size_t vectors, class T, class Out, class Halves>
 inline void sum_vectors(const OrderedSum& sum, int cached, std::size_t begin) {
   Floats total[vectors];
-  add_vectors<vectors, T>(sum, begin, total);
-  std::conditional_t<std::is_same_v<T, float>, Floats, HalfWords> result[vectors];
-  round_all(total, result, static_cast<const T*>(nullptr));
+  add_vectors<vectors, T, Halves>(sum, begin, total);
+  std::conditional_t<std::is_same_v<Out, float>, Floats, HalfWords> result[vectors];
+  round_all(total, result, static_cast<const Out*>(nullptr));
   for (int k = 0; k < cached; ++k)
-    std::memcpy(static_cast<T*>(sum.destinations[k]) + begin, result, sizeof(result));
+    std::memcpy(static_cast<Out*>(sum.destinations[k]) + begin, result, sizeof(result));
   if constexpr (vectors > 1)
     for (int k = cached; k < sum.destination_count; ++k)
-      write_past(static_cast<T*>(sum.destinations[k]) + begin, result);
+      write_past(static_cast<Out*>(sum.destinations[k]) + begin, result);
 }
 
+/// The sum of element i of `count` sources that are below one node of the tree.
 template <class T>
-inline float add_element(const OrderedSum& sum, std::size_t i) {
-  const auto source = [&](int s, int o) {
-    return to_float(static_cast<const T*>(sum.sources[o * sum.inner + s])[i]);
-  };
-  const auto sum_over_inner = [&](int o) {
-    float partial = source(0, o);
-    for (int s = 1; s < sum.inner; ++s) partial += source(s, o);
-    return partial;
-  };
-  float total = sum_over_inner(0);
-  for (int o = 1; o < sum.outer; ++o) total += sum_over_inner(o);
-  return total;
+inline float add_element(const OrderedSum& sum, int first, int count, std::size_t i) {
+  if (count == 1) return to_float(static_cast<const T*>(sum.sources[first])[i]);
+  const int left = on_the_left(count, sum.inner);
+  const float total = add_element<T>(sum, first, left, i);
+  return total + add_element<T>(sum, first + left, count - left, i);
 }
 template <class T>
+inline float add_element(const OrderedSum& sum, std::size_t i) {
+  return add_element<T>(sum, 0, sum.inner * sum.outer, i);
+}
+template <class T, class Out>
 inline void sum_element(const OrderedSum& sum, std::size_t i) {
   const float total = add_element<T>(sum, i);
-  for (int k = 0; k < sum.destination_count; ++k) round_to(total, static_cast<T*>(sum.destinations[k])[i]);
+  for (int k = 0; k < sum.destination_count; ++k) round_to(total, static_cast<Out*>(sum.destinations[k])[i]);
 }
 
 /// Sources lie in other processors' caches, up to 200 ns away, which the additions would not cover: so they
@@ -274,13 +353,14 @@ inline void prefetch(const OrderedSum& sum, std::size_t begin, std::size_t step)
   }
 }
 
-template <class T>
-void ordered_sum_of(const OrderedSum& sum) {
+template <class T, class Out, class Halves>
+void sum_all(const OrderedSum& sum) {
   // A few lines at a time: of each source in turn, so that there are loads enough under way. Twice as many
   // bytes, with AVX2, are 20 % slower where fp32 is written past the caches; half as many 20 to 40 % in 16
   // bits.
   constexpr std::size_t bytes_at_once = register_bytes == 64 ? 256 : 128;
-  constexpr std::size_t vectors = std::min<std::size_t>(8, bytes_at_once / sizeof(T) / lanes);
+  constexpr std::size_t vectors =
+      std::min<std::size_t>(8, bytes_at_once / std::max(sizeof(T), sizeof(Out)) / lanes);
   constexpr std::size_t step = vectors * lanes;
   constexpr std::size_t ahead = elements_ahead<T>;
   for (std::size_t at = 0; at < ahead && at + step <= sum.size; at += step) prefetch<T>(sum, at, step);
@@ -289,26 +369,36 @@ void ordered_sum_of(const OrderedSum& sum) {
   std::size_t i = 0;
   for (; i + step <= sum.size; i += step) {
     if (i + ahead < sum.size) prefetch<T>(sum, i + ahead, step);
-    sum_vectors<vectors, T>(sum, cached, i);
+    sum_vectors<vectors, T, Out, Halves>(sum, cached, i);
   }
-  for (; i + lanes <= sum.size; i += lanes) sum_vectors<1, T>(sum, sum.destination_count, i);
-  for (; i < sum.size; ++i) sum_element<T>(sum, i);
+  for (; i + lanes <= sum.size; i += lanes) sum_vectors<1, T, Out, Halves>(sum, sum.destination_count, i);
+  for (; i < sum.size; ++i) sum_element<T, Out>(sum, i);
   if (cached != sum.destination_count) fence();
+}
+template <class T, class Out = T>
+void ordered_sum_of(const OrderedSum& sum) {
+  with_halves(sum.inner * sum.outer, sum.inner, [&]<class Halves>(Halves) { sum_all<T, Out, Halves>(sum); });
+}
+/// f of what the destinations and the sources are: two of T, or one of both fp32.
+template <class F>
+void with_types(const OrderedSum& sum, const F& f) {
+  const bool wide_in = sum.dtype == DType::fp32;
+  switch (wide_in ? sum.out : sum.dtype) {
+    case DType::bf16:
+      return sum.out == DType::fp32 ? f(bf16(), 0.0F) : wide_in ? f(0.0F, bf16()) : f(bf16(), bf16());
+    case DType::fp16:
+      return sum.out == DType::fp32 ? f(fp16(), 0.0F) : wide_in ? f(0.0F, fp16()) : f(fp16(), fp16());
+    case DType::fp32:
+      return f(0.0F, 0.0F);
+    case DType::fp8_e4m3:  // never summed
+      return;
+  }
 }
 
 }  // namespace
 
 void ordered_sum(const OrderedSum& sum) {
-  switch (sum.dtype) {
-    case DType::bf16:
-      return ordered_sum_of<bf16>(sum);
-    case DType::fp16:
-      return ordered_sum_of<fp16>(sum);
-    case DType::fp32:
-      return ordered_sum_of<float>(sum);
-    case DType::fp8_e4m3:  // never summed
-      return;
-  }
+  with_types(sum, [&]<class T, class Out>(T, Out) { ordered_sum_of<T, Out>(sum); });
 }
 
 void stream(void* destination, const void* source, std::size_t lines) {

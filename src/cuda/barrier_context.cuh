@@ -105,22 +105,23 @@ class BarrierContext : public device::Barriers<Lane> {
     if (sources == 1) return read(source);
     const std::size_t to_next = in.stride * order.inner.stride;
     const std::size_t to_next_outer = in.stride * order.outer_stride - to_next * (order.inner.size - 1);
-    OrderedSum<T, words, body == Body::scatter> sum(order.inner.size);
+    OrderedSum<T, words, body == Body::scatter, few ? 0 : 2> sum(order.inner.size, sources);
     int position = 0;
     constexpr int batch = few ? 8 : 4;
-    for (int first = 0; first < sources; first += batch) {
+    for (int first = 0; first < sources;) {
+      const int count = sum.next(first, batch);
       Words<words> value[batch];
 #pragma unroll
       for (int k = 0; k < batch; ++k) {
-        if (first + k >= sources) break;
+        if (k >= count) break;
         value[k] = read(source);
         const bool last = ++position == order.inner.size;
         source += last ? to_next_outer : to_next;
         position = last ? 0 : position;
       }
-#pragma unroll
-      for (int k = 0; k < batch; ++k)
-        if (first + k < sources) sum.add(value[k]);
+      sum.template add<batch>(first, count, [&](int k) { return value[k]; });
+      if constexpr (few) break;  // launch_for() sees to it that all sources are one batch
+      first += count;
     }
     return sum.rounded();
   }

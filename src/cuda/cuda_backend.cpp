@@ -245,7 +245,7 @@ class CudaBackend final : public Backend {
     a.workspace.lane_bytes = launch.lane_bytes;
     a.blocks = launch.blocks;
     launch_kernel(tables_[static_cast<std::size_t>(call.dtype)].of(call.body, launch.way),
-                  {launch.lanes, launch.threads, 0}, &a, stream);
+                  {launch.lanes, launch.threads, launch.shared_bytes}, &a, stream);
   }
 
   /// `local`: by this rank alone, whose counters stay as they are.

@@ -51,6 +51,18 @@ inline constexpr int ways = 8;
   return way == Way::two_shot_barriers || over_lines(way) ? 512 : 256;
 }
 
+/// How many lines of a sum are under way at a time, in a batch, or pairs of lines.
+[[nodiscard]] constexpr int lines_of_batch(Way way) {
+  return is_wide(way) ? 2 : 4;
+}
+/// Whether a thread has no registers for two sums that wait for their neighbours (OrderedSum). Of more than
+/// two batches it keeps one in shared memory then.
+[[nodiscard]] constexpr bool parks_sums(Body body, Wire wire, int batch) {
+  return wire == Wire::lines && (batch == 2 || body == Body::scatter);
+}
+/// Sums of wide tiles are of so many sources at most.
+inline constexpr int most_wide_sources = 8;
+
 /// The kernels of one dtype, each taking one Arguments.
 struct KernelTable {
   void* kernel[2][ways] = {};  ///< [body][way]; null where there is none

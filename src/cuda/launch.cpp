@@ -1,6 +1,7 @@
 #include "cuda/launch.hpp"
 
 #include <algorithm>
+#include <bit>
 
 namespace mixcomm::cuda {
 namespace {
@@ -27,11 +28,16 @@ TileShape tile_of(Way way, DType dtype) {
   return {120 * width, 128 * width, 8, 240};
 }
 
+/// How the sum of a tile is made.
+SumOrder order_of(Body body, const Grid& grid) {
+  return body == Body::gather ? grid.over_tp(0) : grid.over_world();
+}
+
 /// What one lane covers in one pass needs two areas, for input and for sums: how many elements the larger one
 /// must hold.
 std::size_t elements_needed(Way way, Body body, const BasicBlocks<most_ranks>& blocks, const Grid& grid) {
   if (over_barriers(way)) return blocks.packed_size();
-  const auto sources = static_cast<std::size_t>(body == Body::gather ? grid.tp.size : grid.world.size);
+  const auto sources = static_cast<std::size_t>(order_of(body, grid).size());
   const std::size_t in = sources * extent_of(is_one_shot(way), body, blocks, grid.world.size);
   return is_one_shot(way) ? in : std::max(in, blocks.packed_size());
 }
@@ -49,6 +55,13 @@ Way way_of(const Call& call, const LaunchLimits& limits) {
 /// The threads of a lane, unless the call names another number, or all lanes together have fewer threads than
 /// there are tiles.
 constexpr std::size_t usual_threads = 256;
+
+/// Eight loads under way are one batch of a sum, for which OrderedSum has no place to wait: all sources, in
+/// one tree.
+bool is_one_batch(const SumOrder& order) {
+  return order.size() <= 8 &&
+         (order.outer_size == 1 || std::has_single_bit(static_cast<unsigned>(order.inner.size)));
+}
 
 /// Two lines at a time where each team has several: measured over NVLink.
 Way wide_if_many(Way way, std::size_t threads, std::size_t lanes) {
@@ -94,9 +107,10 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
   threads = std::min(round_up(threads, 32), static_cast<std::size_t>(most_threads_of(launch.way)));
   const std::size_t lanes = std::min(divide_up(wanted, threads), most);
   const bool crowded = wanted > lanes * threads;
-  if (call.body == Body::gather && over_lines(launch.way))
+  const SumOrder order = order_of(call.body, grid);
+  if (call.body == Body::gather && over_lines(launch.way) && order.size() <= most_wide_sources)
     launch.way = wide_if_many(launch.way, wanted, lanes);
-  if (launch.way == Way::two_shot_barriers && !crowded && threads <= 256)
+  if (launch.way == Way::two_shot_barriers && !crowded && threads <= 256 && is_one_batch(order))
     launch.way = Way::two_shot_barriers_few;
   if (crowded && call.shape.threads == 0) threads = static_cast<std::size_t>(most_threads_of(launch.way));
   launch.lanes = static_cast<int>(lanes);
@@ -105,6 +119,9 @@ Launch launch_for(const Call& call, const Grid& grid, bool direct, const LaunchL
 
   // Lanes and passes together are pieces of the data: the first is the largest.
   const TileShape tile = tile_of(launch.way, call.dtype);
+  if (over_lines(launch.way) && parks_sums(call.body, Wire::lines, lines_of_batch(launch.way)) &&
+      order.size() > 2 * lines_of_batch(launch.way))
+    launch.shared_bytes = threads * (tile.wire_bytes / tile.threads / size_of(call.dtype)) * sizeof(float);
   const std::size_t capacity = launch.lane_bytes / tile.wire_bytes * tile.bytes / size_of(call.dtype);
   constexpr std::size_t most_places = std::size_t{1} << 30U;
   BasicBlocks<most_ranks>& blocks = launch.blocks;

@@ -14,6 +14,7 @@ struct Launch {
   int lanes = 1;
   int threads = 1;
   int passes = 1;
+  std::size_t shared_bytes = 0;    ///< shared memory of one lane, beside what its kernel declares
   std::size_t lane_bytes = 0;      ///< of one lane in one area of the workspace
   BasicBlocks<most_ranks> blocks;  ///< cut into lanes x passes pieces
 };

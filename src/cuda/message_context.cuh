@@ -6,6 +6,7 @@
 
 #include "algorithms/one_shot.hpp"
 #include "algorithms/two_shot.hpp"
+#include "cuda/kernels.hpp"
 #include "cuda/messages.cuh"
 
 namespace mixcomm::cuda {
@@ -43,6 +44,8 @@ class MessageContext : public Messages<OverWire> {
   using Route = typename Base::Route;
   static constexpr bool gathers = body == Body::gather;
   static constexpr int batch = OverWire::batch;
+  /// Where sums wait for their neighbours: of two batches of one group one does.
+  static constexpr int places = gathers && 2 * batch >= most_ranks ? 1 : 2;
   static constexpr int depth = one_shot ? OverWire::depth_one_shot : OverWire::depth_two_shot;
   using Data = typename OverWire::Data;
   using Received = typename OverWire::Received;
@@ -159,9 +162,10 @@ class MessageContext : public Messages<OverWire> {
     if (own != nobody && tile.there) mine = input(tile).load();
     const std::byte* from = in.first + bytes_of(one_shot && !gathers ? tile.begin : tile.packed);
     const int sources = order.size();
-    OrderedSum<T, Data::size, !gathers> sum(order.inner.size);
-    for (int first = 0; first < sources; first += batch, from += batch * in.stride) {
-      const int count = sources - first < batch ? sources - first : batch;
+    constexpr bool parks = parks_sums(body, OverWire::kind, batch);
+    OrderedSum<T, Data::size, !gathers, places, parks> sum(order.inner.size, sources);
+    for (int first = 0; first < sources;) {
+      const int count = sum.next(first, batch);
       std::uint32_t here = tile.there ? ~0U << count : ~0U;  // nothing is to come beyond the last source
       if (own >= first && own < first + count) here |= 1U << (own - first);
       Received received[batch];
@@ -169,14 +173,13 @@ class MessageContext : public Messages<OverWire> {
         if (here == Base::template all_of<batch>) ptx::leave();
         leave(missing_of(order, first, count, from, in.stride, own));
       }
-#pragma unroll
-      for (int k = 0; k < batch; ++k) {
-        if (k >= count) break;
-        const bool is_mine = first + k == own;
-        const Data data = is_mine ? OverWire::picked(mine, tile.begin) : OverWire::data(received[k]);
-        if (sources == 1) return data;  // one source is copied bit by bit
-        sum.add(data);
-      }
+      const auto source = [&](int k) {
+        return first + k == own ? OverWire::picked(mine, tile.begin) : OverWire::data(received[k]);
+      };
+      if (sources == 1) return source(0);  // one source is copied bit by bit
+      sum.template add<batch>(first, count, source);
+      first += count;
+      from += static_cast<Place>(count) * in.stride;
     }
     return sum.rounded();
   }

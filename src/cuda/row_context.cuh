@@ -54,8 +54,8 @@ class RowContext : public Messages<WireOf<T>> {
 
   static constexpr bool gathers = body == Body::gather;
   static_assert(!held || (OverWire::kind == Wire::lines && sizeof(T) == 2));
-  /// Sources that are waited for at a time: as many as there are registers for.
-  static constexpr int batch = held || gathers || one_shot ? 4 : 2;
+  /// Sources that are waited for at a time.
+  static constexpr int batch = 4;
   static constexpr int depth = 2;  ///< rows that are taken at a time
   static constexpr Place group = epilogue::group;
 
@@ -442,11 +442,13 @@ class RowContext : public Messages<WireOf<T>> {
     const Place slot = one_shot && gathers ? packed(row) : i;
     const std::byte* from = workspace(me()) + in_offset() + to_sum(0, slot, t.tile);
     const std::size_t stride = to_sum(1, 0, 0);
-    OrderedSum<T, Data::size, !gathers> sum(order.inner.size);
-    for (int first = 0; first < sources; first += batch, from += batch * stride) {
-      const int count = sources - first < batch ? sources - first : batch;
+    OrderedSum<T, Data::size, !gathers, 2> sum(order.inner.size, summed);
+    for (int first = 0; first < sources;) {
+      const int added = sum.next(first, batch);
+      const bool residual_too = travelled && first + added == summed && added < batch;
+      const int count = added + (residual_too ? 1 : 0);
       std::uint32_t here = t.there ? ~0U << count : ~0U;  // nothing is to come beyond the last source
-      if (mine >= first && mine < first + count) here |= 1U << (mine - first);
+      if (mine >= first && mine < first + added) here |= 1U << (mine - first);
       Received received[batch];
       if (!receive(received, here, [&](int k) { return from + static_cast<std::size_t>(k) * stride; })) {
         if (here != Base::template all_of<batch>)
@@ -454,18 +456,16 @@ class RowContext : public Messages<WireOf<T>> {
         lost_ = true;
         return mine_data;
       }
+      if constexpr (one_shot && gathers) {
 #pragma unroll
-      for (int k = 0; k < batch; ++k) {
-        if (k >= count) break;
-        if (first + k == mine) {
-          sum.add(mine_data);
-        } else if (one_shot && gathers && first + k == summed) {
-          residual_data = OverWire::data(received[k]);
-        } else {
-          if (gathers && summed == 1) mine_data = OverWire::data(received[k]);
-          sum.add(OverWire::data(received[k]));
-        }
+        for (int k = 0; k < batch; ++k)
+          if (residual_too && k == added) residual_data = OverWire::data(received[k]);
       }
+      const auto source = [&](int k) { return first + k == mine ? mine_data : OverWire::data(received[k]); };
+      if (added > 0) sum.template add<batch>(first, added, source);
+      if (gathers && summed == 1 && first == 0) mine_data = source(0);
+      first += count;
+      from += static_cast<std::size_t>(count) * stride;
     }
     ptx::keep(expected);
     if (!gathers && with_own_residual) residual_data = load_row(residual(row), t.tile);
@@ -633,9 +633,8 @@ class RowContext : public Messages<WireOf<T>> {
     }
   }
   [[nodiscard]] __device__ static Data sum_of_both(const Data& a, const Data& b) {
-    OrderedSum<T, Data::size, false> sum(2);
-    sum.add(a);
-    sum.add(b);
+    OrderedSum<T, Data::size, false, 0> sum(2, 2);
+    sum.template add<2>(0, 2, [&](int k) { return k == 0 ? a : b; });
     return sum.rounded();
   }
 

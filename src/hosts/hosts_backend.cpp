@@ -17,6 +17,8 @@
 #include "cuda/nccl_crossing.hpp"
 #include "hosts/host_map.hpp"
 #include "hosts/host_state.hpp"
+#include "hosts/partial_sums.hpp"
+#include "hosts/scatter_plan.hpp"
 #include "hosts/shares.hpp"
 #include "hosts/transport_crossing.hpp"
 #include "mixcomm/choice.hpp"
@@ -34,7 +36,7 @@ Milliseconds head_start(Milliseconds timeout) {
   return std::min(Milliseconds(1000), timeout / 8);
 }
 
-/// A call has one part, and two for each host at most.
+/// A call has one part, and two for each host at most; or one for each host, and three.
 constexpr int part_bits = 8;
 static_assert(1 + 2 * max_ranks < 1 << part_bits);
 
@@ -126,12 +128,12 @@ class HostsBackend final : public Backend {
   void run(Call& call) override {
     check_alive();
     if (call.team == TeamKind::tp) return on_this_host(call, 0);
-    if (call.body == Body::scatter)
+    if (call.body == Body::scatter && kind() == BackendKind::cuda)
       throw Unsupported(
-          fmt::format("{}: DP ranks are on {} hosts ({}), and sums over DP are made on one host so far; "
-                      "all_reduce, all_gather and "
-                      "all_reduce_all_gather go across hosts",
+          fmt::format("{}: DP ranks are on {} hosts ({}), and between GPUs sums over DP are made on one host "
+                      "so far; all_reduce, all_gather and all_reduce_all_gather go across hosts, on CPUs all",
                       name(call.record.op), hosts_.count(), fmt::join(hosts_.names, "; ")));
+    if (call.body == Body::scatter) return scatter(call);
     crossing_->check_call(call);
     gather_here(call);
     const DType dtype = call.epilogue.quantizes() ? DType::fp8_e4m3 : call.dtype;
@@ -225,22 +227,18 @@ class HostsBackend final : public Backend {
     const int own = world ? own_.rank() : own_.rank() / tp;
     const std::size_t size = size_of(gathered.dtype);
     const auto at = [&](std::size_t element) { return gathered.data + element * size; };
-    std::vector<Stream> out;
-    std::vector<Stream> in;
-    for (int h = 0; h < hosts_.count(); ++h) {
-      if (h == host_) continue;
-      const HostPart& there = parts_[static_cast<std::size_t>(h)];
-      const Range& mine = gathered.of_host[static_cast<std::size_t>(host_)];
-      const Range& theirs = gathered.of_host[static_cast<std::size_t>(h)];
-      for (const Share& each : shares_between(mine.size, members(here()), members(there)))
-        if (each.from == own)
-          out.push_back(
-              {rank_of(there, each.to), at(mine.begin + each.elements.begin), each.elements.size * size});
-      for (const Share& each : shares_between(theirs.size, members(there), members(here())))
-        if (each.to == own)
-          in.push_back(
-              {rank_of(there, each.from), at(theirs.begin + each.elements.begin), each.elements.size * size});
-    }
+    std::vector<int> sizes;
+    for (const HostPart& part : parts_) sizes.push_back(members(part));
+    const Passages passages = passages_of(gathered.of_host, sizes, static_cast<std::size_t>(host_), own);
+    const auto streams = [&](const std::vector<Passage>& some) {
+      std::vector<Stream> all;
+      for (const auto& [host, member, elements] : some)
+        all.push_back({rank_of(parts_[static_cast<std::size_t>(host)], member), at(elements.begin),
+                       elements.size * size});
+      return all;
+    };
+    std::vector<Stream> out = streams(passages.out);
+    std::vector<Stream> in = streams(passages.in);
     if (!out.empty() || !in.empty()) cross(call, std::move(out), std::move(in));
     if (members(here()) == 1) return;
     for (int h = 0; h < hosts_.count(); ++h) {
@@ -249,34 +247,152 @@ class HostsBackend final : public Backend {
       const auto shares =
           shares_between(theirs.size, members(parts_[static_cast<std::size_t>(h)]), members(here()));
       const auto received = [&](int member) { return received_by(shares, member, theirs.size); };
-      Call gather{.body = Body::gather,
-                  .team = call.team,
-                  .by_rank = world,
-                  .algorithm = Algorithm::two_shot,
-                  .dtype = gathered.dtype,
-                  .in = at(theirs.begin + received(own).begin),
-                  .out = at(theirs.begin),
-                  .in_placement = {},
-                  .out_placement = {},
-                  .reads_in_place = false,
-                  .blocks = Blocks(members(here()), [&](int m) { return received(m).size; }),
-                  .hidden = call.hidden,
-                  .stream = call.stream,
-                  .epilogue = {},
-                  .shape = {},
-                  .record = call.record};
-      const Circumstances circumstances{.op = Op::all_gather,
-                                        .tp = 1,
-                                        .dp = members(here()),
-                                        .bytes = theirs.size * size,
-                                        .crowded = crowded_,
-                                        .backend = kind(),
-                                        .link = options_.cuda.lines ? link() : Link::pcie};
-      gather.set_algorithm(choose(circumstances), *own_part_);
-      gather.shape = choose_shape(circumstances, gather.algorithm).with({.protocol = options_.cuda.protocol});
-      gather.record.epilogue = 0;
-      on_this_host(gather, first_part + h);
+      gather_among(call, call.team, gathered.dtype, at(theirs.begin + received(own).begin), at(theirs.begin),
+                   Blocks(members(here()), [&](int m) { return received(m).size; }), first_part + h);
     }
+  }
+
+  /// Each member of a team on this host hands out its block to all others.
+  void gather_among(const Call& call, TeamKind team, DType dtype, const void* in, void* out,
+                    const Blocks& blocks, int part) {
+    if (blocks.elements() == 0) return;
+    Call gather = part_by_rank(call, Body::gather, team, dtype, blocks);
+    gather.in = in;
+    gather.out = out;
+    const Circumstances circumstances{.op = Op::all_gather,
+                                      .tp = 1,
+                                      .dp = blocks.dp(),
+                                      .bytes = blocks.elements() * size_of(dtype),
+                                      .crowded = crowded_,
+                                      .backend = kind(),
+                                      .link = options_.cuda.lines ? link() : Link::pcie};
+    gather.set_algorithm(choose(circumstances), *own_part_);
+    gather.shape = choose_shape(circumstances, gather.algorithm).with({.protocol = options_.cuda.protocol});
+    on_this_host(gather, part);
+  }
+  /// A part of a call in which each member of a team has a block, of buffers that peers do not reach.
+  static Call part_by_rank(const Call& call, Body body, TeamKind team, DType dtype, const Blocks& blocks) {
+    Call part;
+    part.body = body;
+    part.team = team;
+    part.by_rank = true;
+    part.dtype = dtype;
+    part.blocks = blocks;
+    part.hidden = call.hidden;
+    part.stream = call.stream;
+    part.record = call.record;
+    part.record.epilogue = 0;
+    return part;
+  }
+
+  // Sums over hosts. Each host adds up, of what its ranks have, what is a subtree of the whole sum; that
+  // crosses to the rank that finishes those elements.
+
+  using NodeData = std::vector<const std::byte*>;
+
+  void scatter(const Call& call) {
+    rooms_.clear();
+    const ScatterPlan plan(call, grid_, parts_);
+    const Range mine = plan.finished(host_, plan.own(host_));
+    std::vector<NodeData> have(parts_.size());
+    for (int i = 1; i <= hosts_.count(); ++i) {  // this host's own rows last: nobody waits for those
+      const int h = (host_ + i) % hosts_.count();
+      have[static_cast<std::size_t>(h)] = add_up_here(call, plan, h, i);
+    }
+    std::vector<NodeData> all = exchange_nodes(call, plan, have);
+    all[static_cast<std::size_t>(host_)] = have[static_cast<std::size_t>(host_)];
+    std::vector<PartialSum> sums;
+    for (int h = 0; h < hosts_.count(); ++h)
+      for (std::size_t k = 0; k < plan.nodes(h).size(); ++k)
+        sums.push_back({plan.nodes(h)[k], plan.dtype(plan.nodes(h)[k]), all[static_cast<std::size_t>(h)][k]});
+    const std::size_t begin = mine.begin - call.blocks.offset(grid_.dp.member);
+    finish(call, begin, mine.size, sums, rooms_);
+    if (plan.each() > 1) hand_out(call, plan, begin);
+  }
+
+  /// For each node of this host what its ranks have of another host's blocks, or of its own: of those
+  /// elements that this rank adds up.
+  NodeData add_up_here(const Call& call, const ScatterPlan& plan, int for_host, int number) {
+    const Range run = plan.run(for_host);
+    const Range mine = plan.summed(host_, plan.own(host_), for_host);
+    const auto* in = static_cast<const std::byte*>(call.in);
+    const std::size_t size = size_of(call.dtype);
+    if (plan.members(host_) == 1) return {in + mine.begin * size};
+    std::vector<Subtotal> subtotals;
+    NodeData sums;
+    for (const Subtree& node : plan.nodes(host_)) {
+      const DType dtype = plan.dtype(node);
+      std::byte* const room = rooms_.take(mine.size * size_of(dtype));
+      subtotals.push_back({plan.order(host_, node), dtype, room});
+      sums.push_back(room);
+    }
+    if (run.size == 0) return sums;
+    const auto blocks =
+        Blocks(plan.members(host_), [&](int m) { return plan.summed(host_, m, for_host).size; });
+    Call sum = part_by_rank(call, Body::scatter, call.team, call.dtype, blocks);
+    sum.in = in + run.begin * size;
+    sum.subtotals = subtotals;
+    sum.set_algorithm(Algorithm::one_shot, *own_part_);
+    on_this_host(sum, number);
+    return sums;
+  }
+
+  /// Sends each host what this rank has added up of its blocks, and takes what others have of the elements
+  /// that it finishes. Returns that by host and node. Aligned hosts have one node each; the nodes of others
+  /// cross one after the other, since between two ranks messages come in one order.
+  std::vector<NodeData> exchange_nodes(const Call& call, const ScatterPlan& plan,
+                                       const std::vector<NodeData>& have) {
+    const int own = plan.own(host_);
+    const Range mine = plan.finished(host_, own);
+    std::size_t most = 0;
+    for (int h = 0; h < hosts_.count(); ++h) most = std::max(most, plan.nodes(h).size());
+    std::vector<NodeData> come(parts_.size());
+    for (std::size_t k = 0; k < most; ++k) {
+      std::vector<Stream> out;
+      std::vector<Stream> in;
+      for (int h = 0; h < hosts_.count(); ++h) {
+        if (h == host_) continue;
+        if (k < plan.nodes(host_).size()) {
+          const std::size_t size = size_of(plan.dtype(plan.nodes(host_)[k]));
+          const Range sent = plan.summed(host_, own, h);
+          // A Stream serves both directions.
+          auto* const data = const_cast<std::byte*>(have[static_cast<std::size_t>(h)][k]);
+          for (int m = 0; m < plan.members(h); ++m)
+            if (const Range both = overlap(sent, plan.finished(h, m)); both.size > 0)
+              out.push_back({plan.rank(h, m), data + (both.begin - sent.begin) * size, both.size * size});
+        }
+        if (k < plan.nodes(h).size()) {
+          const std::size_t size = size_of(plan.dtype(plan.nodes(h)[k]));
+          std::byte* const room = rooms_.take(mine.size * size);
+          come[static_cast<std::size_t>(h)].push_back(room);
+          for (int m = 0; m < plan.members(h); ++m)
+            if (const Range both = overlap(plan.summed(h, m, host_), mine); both.size > 0)
+              in.push_back({plan.rank(h, m), room + (both.begin - mine.begin) * size, both.size * size});
+        }
+      }
+      if (!out.empty() || !in.empty()) cross(call, std::move(out), std::move(in));
+    }
+    return come;
+  }
+
+  /// What each TP rank has finished of their block, from element `begin` on, to the others.
+  void hand_out(const Call& call, const ScatterPlan& plan, std::size_t begin) {
+    const int first = plan.own(host_) / plan.each() * plan.each();
+    // Of as many elements as `numerator` of `denominator`.
+    const auto part = [&](void* data, DType dtype, std::size_t numerator, std::size_t denominator,
+                          int number) {
+      const auto elements = [&](std::size_t n) { return n / denominator * numerator; };
+      const auto blocks =
+          Blocks(plan.each(), [&](int t) { return elements(plan.finished(host_, first + t).size); });
+      gather_among(call, TeamKind::tp, dtype,
+                   static_cast<std::byte*>(data) + elements(begin) * size_of(dtype), data, blocks, number);
+    };
+    const Epilogue& epilogue = call.epilogue;
+    const int number = hosts_.count() + 1;
+    part(call.out, epilogue.quantizes() ? DType::fp8_e4m3 : call.dtype, 1, 1, number);
+    if (epilogue.keeps()) part(epilogue.residual_out.data, call.dtype, 1, 1, number + 1);
+    const std::size_t scales = scales_per_row(epilogue.quantize, call.hidden);
+    if (scales > 0) part(epilogue.scales, DType::fp32, scales, call.hidden, number + 2);
   }
 
   void cross(const Call& call, std::vector<Stream> out, std::vector<Stream> in) {
@@ -373,6 +489,7 @@ class HostsBackend final : public Backend {
   std::exception_ptr late_;            ///< of a rank that did not come while it was made
   std::unique_ptr<Crossing> crossing_;
   bool crowded_ = false;
+  Rooms rooms_;
 };
 
 }  // namespace

@@ -38,4 +38,34 @@ struct Share {
   return all;
 }
 
+/// Elements that a member of one host's team sends to a member of another's, or receives from it.
+struct Passage {
+  int host = 0;
+  int member = 0;
+  Range elements;  ///< of all hosts' elements
+};
+struct Passages {
+  std::vector<Passage> out;
+  std::vector<Passage> in;
+};
+
+/// What member `own` of `host` sends and receives where each host's run, complete there, goes to all others;
+/// `members`: of each host's team.
+[[nodiscard]] inline Passages passages_of(const std::vector<Range>& runs, const std::vector<int>& members,
+                                          std::size_t host, int own) {
+  Passages all;
+  const Range& mine = runs[host];
+  for (std::size_t h = 0; h < runs.size(); ++h) {
+    if (h == host) continue;
+    const int there = static_cast<int>(h);
+    for (const Share& each : shares_between(mine.size, members[host], members[h]))
+      if (each.from == own)
+        all.out.push_back({there, each.to, {mine.begin + each.elements.begin, each.elements.size}});
+    for (const Share& each : shares_between(runs[h].size, members[h], members[host]))
+      if (each.to == own)
+        all.in.push_back({there, each.from, {runs[h].begin + each.elements.begin, each.elements.size}});
+  }
+  return all;
+}
+
 }  // namespace mixcomm

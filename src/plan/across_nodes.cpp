@@ -105,6 +105,7 @@ class TwoLevels {
       if (std::exchange(last, shape) != shape) inside(team);
     }
     between(out, in);
+    across.whole_groups = whole_;
     across.not_yet = not_yet();
     across.before = before_.text();
     across.before_us = before_.cost.us;
@@ -147,6 +148,9 @@ class TwoLevels {
     }
   }
 
+  /// Nodes that are alike, and how many there are.
+  using Kinds = std::vector<std::pair<NodePart, int>>;
+
   /// A part of the operation within a node: `count` operations on `tp` x `dp` of its ranks.
   struct Inside {
     Prediction cost{};
@@ -154,19 +158,26 @@ class TwoLevels {
     int tp = 1;
     int dp = 1;
     int count = 1;
+    void add(int times, const Inside& other) {
+      cost.algorithm = other.cost.algorithm;
+      cost.us += times * other.cost.us;
+      cost.waits += times * other.cost.waits;
+      cost.bytes_per_rank += times * other.cost.bytes_per_rank;
+    }
     void keep_longer(const Inside& other) {
       if (other.cost.us > cost.us) *this = other;
     }
     [[nodiscard]] std::string text() const {
       if (cost.us == 0) return "";
       if (count == 1) return fmt::format("{} on {}x{}", name(op), tp, dp);
-      return fmt::format("{} {}s on {}x{}, one for each other node", count, name(op), tp, dp);
+      return fmt::format("{} {}s on {}x{}, one for each {}node", count, name(op), tp, dp,
+                         op == Op::all_gather ? "other " : "");
     }
   };
 
   /// What the nodes of a team do within them, of the team that it takes longest. Most are alike.
   void inside(const Team& team) {
-    std::vector<std::pair<NodePart, int>> kinds;
+    Kinds kinds;
     for (NodePart part : team.parts) {
       part.node = 0;
       const auto same = std::ranges::find(kinds, part, &std::pair<NodePart, int>::first);
@@ -178,7 +189,7 @@ class TwoLevels {
     Inside first;
     Inside last;
     for (const auto& [part, count] : kinds) {
-      first.keep_longer(before(part, team.whole_groups));
+      first.keep_longer(before(part, kinds, team));
       last.keep_longer(after(part, kinds, team));
     }
     if (first.cost.us + last.cost.us <= before_.cost.us + after_.cost.us) return;
@@ -186,30 +197,28 @@ class TwoLevels {
     after_ = last;
   }
 
-  [[nodiscard]] Inside before(const NodePart& part, bool whole_groups) const {
+  [[nodiscard]] Inside before(const NodePart& part, const Kinds& kinds, const Team& team) const {
     const Operation& one = teams_.one;
     const double block = bytes() / one.dp;
-    if (gathers() && whole_groups) return here(op_.op, one.tp, part.groups, block * part.groups);
-    if (gathers()) return here(Op::reduce_scatter, 1, std::min(part.members, one.tp), block * part.groups);
-    return here(Op::reduce_scatter, 1, part.members, bytes());
+    if (gathers() && team.whole_groups) return here(op_.op, one.tp, part.groups, block * part.groups);
+    // Groups on several nodes are no schedule yet: taken as one sum.
+    if (!team.whole_groups && gathers())
+      return here(Op::reduce_scatter, 1, std::min(part.members, one.tp), block * part.groups);
+    if (!team.whole_groups) return here(Op::reduce_scatter, 1, part.members, bytes());
+    Inside all{.op = Op::reduce_scatter, .dp = part.members, .count = static_cast<int>(team.parts.size())};
+    for (const auto& [other, count] : kinds)
+      all.add(count, here(Op::reduce_scatter, 1, part.members, other.home * bytes(), Algorithm::one_shot));
+    return all;
   }
 
-  [[nodiscard]] Inside after(const NodePart& part, const std::vector<std::pair<NodePart, int>>& kinds,
-                             const Team& team) const {
-    const int m = part.members;
-    // Where a TP group is one rank, that rank receives the sums of its rows itself.
-    if (!gathers())
-      return teams_.one.tp == 1 ? Inside{} : here(Op::all_gather, 1, m, bytes() / teams_.one.dp);
-    if (!team.whole_groups) return here(Op::all_gather, 1, m, bytes());
-    Inside all{.dp = m, .count = static_cast<int>(team.parts.size()) - 1};
-    for (const auto& [other, count] : kinds) {
-      const Prediction p = here(Op::all_gather, 1, m, other.home * bytes()).cost;
-      const int times = other == part ? count - 1 : count;
-      all.cost.algorithm = p.algorithm;
-      all.cost.us += times * p.us;
-      all.cost.waits += times * p.waits;
-      all.cost.bytes_per_rank += times * p.bytes_per_rank;
-    }
+  [[nodiscard]] Inside after(const NodePart& part, const Kinds& kinds, const Team& team) const {
+    const Operation& one = teams_.one;
+    // What each rank of a TP group has finished of its block.
+    if (!gathers()) return here(Op::all_gather, 1, one.tp, bytes() / one.dp);
+    if (!team.whole_groups) return here(Op::all_gather, 1, part.members, bytes());
+    Inside all{.dp = part.members, .count = static_cast<int>(team.parts.size()) - 1};
+    for (const auto& [other, count] : kinds)
+      all.add(other == part ? count - 1 : count, here(Op::all_gather, 1, part.members, other.home * bytes()));
     return all;
   }
 
@@ -239,19 +248,20 @@ class TwoLevels {
   }
 
   [[nodiscard]] std::string not_yet() const {
-    if (model_.link.backend == BackendKind::cuda) return "GPUs of several nodes";
     if (!whole_) return "a TP group on several nodes";
-    if (!gathers()) return "sums over several nodes";
     return "";
   }
 
   [[nodiscard]] Inside here(Op op, int tp, int dp, double bytes) const {
+    return here(op, tp, dp, bytes, algorithm_);
+  }
+  [[nodiscard]] Inside here(Op op, int tp, int dp, double bytes, Algorithm algorithm) const {
     const Operation operation{.op = op,
                               .tp = tp,
                               .dp = dp,
                               .bytes = static_cast<std::size_t>(std::llround(bytes)),
                               .dtype = op_.dtype};
-    return {predict_on_one_node(operation, model_, algorithm_), op, tp, dp};
+    return {predict_on_one_node(operation, model_, algorithm), op, tp, dp};
   }
 
   const Operation& op_;

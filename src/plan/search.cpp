@@ -16,7 +16,8 @@ namespace mixcomm {
 namespace {
 
 bool shorter(const Cost& a, const Cost& b) {
-  return std::tie(a.collectives, a.us, a.local_steps) < std::tie(b.collectives, b.us, b.local_steps);
+  return std::tie(a.collectives, a.split_groups, a.us, a.local_steps) <
+         std::tie(b.collectives, b.split_groups, b.us, b.local_steps);
 }
 
 struct Path {

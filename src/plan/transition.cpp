@@ -180,6 +180,7 @@ Cost cost_of(const std::vector<Step>& steps, const Parallelism& parallelism, con
     const Prediction p = predict(operation_of(step, parallelism, options), options.model);
     ++cost.collectives;
     cost.us += p.us;
+    if (!p.across.whole_groups) ++cost.split_groups;
     cost.bytes_per_rank += p.bytes_per_rank;
   }
   return cost;

@@ -1,6 +1,7 @@
 // The kernels of every instruction set that this processor has, against sums made one element at a time.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -44,14 +45,31 @@ bool is(DType dtype, std::uint32_t bits, float expected) {
                               : bits == verify::encode(dtype, expected);
 }
 
+/// Neighbours are added, level by level; who has none waits for the next level.
+template <class Term>
+float tree_sum(int count, const Term& term) {
+  std::vector<float> sums;
+  for (int n = 0; n < count; ++n) sums.push_back(term(n));
+  while (sums.size() > 1) {
+    std::vector<float> above;
+    for (std::size_t n = 0; n < sums.size(); n += 2)
+      above.push_back(n + 1 < sums.size() ? sums[n] + sums[n + 1] : sums[n]);
+    sums = above;
+  }
+  return sums[0];
+}
+
 TEST(Kernels, AllGiveTheBitsOfTheDefinition) {
   std::mt19937_64 random(1);
-  const auto memories = std::make_unique<Memory[]>(12);
+  constexpr int most_sources = 16;
+  const auto memories = std::make_unique<Memory[]>(most_sources + 3);
   for (const Implementation& implementation : usable_implementations())
     for (const DType dtype : {DType::bf16, DType::fp16, DType::fp32})
       for (int round = 0; round < 150; ++round) {
-        const int inner = 1 + static_cast<int>(random() % 4);
-        const int outer = 1 + static_cast<int>(random() % (inner == 1 ? 3 : 2)) + (inner == 1 ? 1 : 0);
+        const int inner = 1 + static_cast<int>(random() % (round % 3 == 0 ? most_sources : 4));
+        const int least = inner == 1 ? 2 : 1;
+        const int outer =
+            least + static_cast<int>(random() % static_cast<unsigned>(most_sources / inner - least + 1));
         const int destination_count = 1 + static_cast<int>(random() % 3);
         const std::size_t size = 1 + random() % (round % 2 == 0 ? 4096 : 100);
         const std::size_t shift = random() % 3 == 0 ? size_of(dtype) : 0;
@@ -63,7 +81,7 @@ TEST(Kernels, AllGiveTheBitsOfTheDefinition) {
         }
         std::vector<void*> destinations;
         for (int k = 0; k < destination_count; ++k) {
-          Memory& memory = memories[9 + static_cast<std::size_t>(k)];
+          Memory& memory = memories[most_sources + static_cast<std::size_t>(k)];
           std::memset(memory.bytes, 0x5A, sizeof(memory.bytes));
           destinations.push_back(memory.bytes + shift);
         }
@@ -80,12 +98,8 @@ TEST(Kernels, AllGiveTheBitsOfTheDefinition) {
           return value(dtype, sources[static_cast<std::size_t>(index)], i);
         };
         for (std::size_t i = 0; i < size; ++i) {
-          float total = 0;
-          for (int o = 0; o < outer; ++o) {
-            float partial = source(o * inner, i);
-            for (int s = 1; s < inner; ++s) partial += source(o * inner + s, i);
-            total = o == 0 ? partial : total + partial;
-          }
+          const float total = tree_sum(
+              outer, [&](int o) { return tree_sum(inner, [&](int s) { return source(o * inner + s, i); }); });
           for (const void* destination : destinations) {
             const std::uint32_t got = verify::load(dtype, static_cast<const std::byte*>(destination), i);
             ASSERT_TRUE(is(dtype, got, total))
@@ -95,11 +109,113 @@ TEST(Kernels, AllGiveTheBitsOfTheDefinition) {
           }
         }
         for (int k = 0; k < destination_count; ++k) {
-          const Memory& memory = memories[9 + static_cast<std::size_t>(k)];
+          const Memory& memory = memories[most_sources + static_cast<std::size_t>(k)];
           for (std::size_t i = shift + size * size_of(dtype); i < sizeof(memory.bytes); ++i)
             ASSERT_EQ(memory.bytes[i], std::byte{0x5A}) << implementation.name << " wrote behind the end";
         }
       }
+}
+
+/// What crosses between hosts: sums of 16 bits in fp32, not rounded, and such sums rounded to 16 bits; with a
+/// residual behind them as well.
+TEST(Kernels, SumsMayStayInFp32AndBeRoundedLater) {
+  std::mt19937_64 random(4);
+  const auto memories = std::make_unique<Memory[]>(8);
+  for (const Implementation& implementation : usable_implementations())
+    for (const DType dtype : {DType::bf16, DType::fp16})
+      for (const int count : {1, 2, 3, 4, 7})
+        for (const std::size_t size : {1UL, 100UL, 777UL}) {
+          const std::string which = std::string(implementation.name) + ", " + std::string(name(dtype)) +
+                                    ", " + std::to_string(count) + " sources of " + std::to_string(size);
+          std::vector<const void*> sources;
+          for (int s = 0; s < count; ++s) {
+            Memory& memory = memories[static_cast<std::size_t>(s)];
+            for (std::size_t i = 0; i < size; ++i)
+              verify::store(dtype, memory.bytes, i,
+                            verify::encode(dtype, std::normal_distribution<float>()(random)));
+            sources.push_back(memory.bytes);
+          }
+          std::vector<float> wide(size);
+          void* destination = wide.data();
+          const auto value_of = [&](int s, std::size_t i) {
+            return value(dtype, static_cast<const std::byte*>(sources[static_cast<std::size_t>(s)]), i);
+          };
+          implementation.ordered_sum({.dtype = dtype,
+                                      .sources = sources.data(),
+                                      .inner = count,
+                                      .destinations = &destination,
+                                      .size = size,
+                                      .out = DType::fp32});
+          for (std::size_t i = 0; i < size; ++i)
+            ASSERT_EQ(wide[i], tree_sum(count, [&](int s) { return value_of(s, i); })) << which;
+          // Three such sums, and a residual.
+          const std::vector<const void*> sums(3, wide.data());
+          const Memory& residual = memories[0];
+          for (const bool adds : {false, true}) {
+            std::vector<std::byte> rounded(size * 2);
+            std::vector<std::byte> scratch(size * 4);
+            destination = rounded.data();
+            const OrderedSum sum{.dtype = DType::fp32,
+                                 .sources = sums.data(),
+                                 .outer = 3,
+                                 .destinations = &destination,
+                                 .size = size,
+                                 .out = dtype};
+            if (adds)
+              implementation.finish_row({.sum = sum, .residual = residual.bytes, .scratch = scratch.data()});
+            else
+              implementation.ordered_sum(sum);
+            for (std::size_t i = 0; i < size; ++i) {
+              float expected = wide[i] + wide[i] + wide[i];
+              if (adds) expected += value(dtype, residual.bytes, i);
+              ASSERT_TRUE(is(dtype, verify::load(dtype, rounded.data(), i), expected)) << which;
+            }
+          }
+        }
+}
+
+/// What lets a host add up its own ranks and pass on the sum.
+TEST(Kernels, GroupsOfNeighboursAreSubtrees) {
+  constexpr std::size_t size = 300;
+  std::mt19937_64 random(3);
+  std::normal_distribution<float> normal;
+  std::vector<std::vector<float>> memory(24, std::vector<float>(size));
+  for (std::vector<float>& each : memory)
+    for (float& x : each) x = normal(random);
+  for (const Implementation& implementation : usable_implementations()) {
+    const auto sum = [&](const std::vector<const float*>& of, int inner) {
+      const std::vector<const void*> sources(of.begin(), of.end());
+      std::vector<float> result(size);
+      void* destination = result.data();
+      implementation.ordered_sum({.dtype = DType::fp32,
+                                  .sources = sources.data(),
+                                  .inner = inner,
+                                  .outer = static_cast<int>(of.size()) / inner,
+                                  .destinations = &destination,
+                                  .size = size});
+      return result;
+    };
+    for (const int tp : {1, 2, 3, 8})
+      for (const int dp : {2, 3, 4, 5, 8}) {
+        if (tp * dp > 24) continue;
+        std::vector<const float*> all;
+        for (int s = 0; s < tp * dp; ++s) all.push_back(memory[static_cast<std::size_t>(s)].data());
+        const std::vector<float> expected = sum(all, tp);
+        for (const int groups : {1, 2, 4}) {  // DP ranks of a host
+          if (tp * groups == 1 || groups >= dp) continue;
+          std::vector<std::vector<float>> partial;
+          for (int d = 0; d < dp; d += groups) {
+            const auto first = all.begin() + d * tp;
+            const std::vector<const float*> mine(first, first + std::min(groups, dp - d) * tp);
+            partial.push_back(mine.size() == 1 ? std::vector<float>(mine[0], mine[0] + size) : sum(mine, tp));
+          }
+          std::vector<const float*> sums;
+          for (const std::vector<float>& each : partial) sums.push_back(each.data());
+          EXPECT_EQ(sum(sums, 1), expected) << implementation.name << ", tp " << tp << ", dp " << dp << ", "
+                                            << groups << " DP ranks on each host";
+        }
+      }
+  }
 }
 
 TEST(Kernels, CopiesWithEitherStoresAndAnyAlignment) {

@@ -5,12 +5,16 @@
 #include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
+#include <array>
+#include <bit>
 #include <chrono>
 #include <functional>
+#include <random>
 #include <thread>
 
 #include "hosts/host_map.hpp"
 #include "hosts/shares.hpp"
+#include "hosts/subtrees.hpp"
 #include "hosts/transport_bootstrap.hpp"
 #include "mixcomm/mixcomm.hpp"
 #include "support/error_of.hpp"
@@ -184,6 +188,53 @@ TEST(Shares, CoverEverythingOnceAndKeepEveryoneBusy) {
       }
 }
 
+/// The tree of neighbours over DP ranks [first, first + count), written out.
+std::string written(int first, int count) {
+  if (count == 1) return std::to_string(first);
+  const auto half = static_cast<int>(std::bit_floor(static_cast<unsigned>(count - 1)));
+  return fmt::format("({}+{})", written(first, half), written(first + half, count - half));
+}
+std::string written(const std::vector<std::string>& terms) {
+  if (terms.size() == 1) return terms[0];
+  const auto half = static_cast<std::ptrdiff_t>(std::bit_floor(terms.size() - 1));
+  return fmt::format("({}+{})", written({terms.begin(), terms.begin() + half}),
+                     written({terms.begin() + half, terms.end()}));
+}
+
+TEST(Subtrees, OfAllHostsAreTheWholeTree) {
+  for (int all = 1; all <= 12; ++all)
+    for (unsigned cuts = 0; cuts < 1U << (all - 1); ++cuts) {  // where a host ends
+      std::vector<Subtree> nodes;
+      for (int first = 0, d = 0; d < all; ++d)
+        if (d == all - 1 || (cuts >> d & 1U) != 0) {
+          for (const Subtree& each : subtrees_of(first, d + 1 - first, all)) nodes.push_back(each);
+          first = d + 1;
+        }
+      std::vector<std::string> sums;
+      sums.reserve(nodes.size());
+      for (const Subtree& each : nodes) sums.push_back(written(each.first, each.count));
+      const auto terms = [&](const std::vector<std::size_t>& some) {
+        std::vector<std::string> of;
+        of.reserve(some.size());
+        for (const std::size_t i : some) of.push_back(sums[i]);
+        return written(of);
+      };
+      const auto last =
+          neighbours_of(nodes, [&](const std::vector<std::size_t>& some) { sums[some[0]] = terms(some); });
+      ASSERT_EQ(terms(last), written(0, all)) << "cuts " << cuts;
+    }
+}
+
+TEST(Subtrees, OfAlignedHostsAreOneEach) {
+  using Nodes = std::vector<Subtree>;
+  EXPECT_EQ(subtrees_of(4, 4, 8), (Nodes{{4, 4}}));
+  EXPECT_EQ(subtrees_of(4, 3, 7), (Nodes{{4, 3}}));
+  EXPECT_EQ(subtrees_of(0, 3, 6), (Nodes{{0, 2}, {2, 1}}));
+  EXPECT_EQ(subtrees_of(3, 3, 6), (Nodes{{3, 1}, {4, 2}}));
+  EXPECT_EQ(subtrees_of(0, 6, 12), (Nodes{{0, 4}, {4, 2}}));
+  EXPECT_EQ(subtrees_of(6, 6, 12), (Nodes{{6, 2}, {8, 4}}));
+}
+
 TEST(HostMap, RefusesWhatLiesAcross) {
   const auto hosts = [](const std::vector<std::string>& of) { return Hosts::from_identities(of); };
   const auto parts = parts_of(hosts({"a", "a", "b", "b", "b", "b"}), 2);
@@ -243,12 +294,7 @@ class OnHosts : public testing::TestWithParam<Layout> {};
 TEST_P(OnHosts, EveryCaseIsExact) {
   const auto& [sizes, tp] = GetParam();
   const int dp = ranks_of(sizes) / tp;
-  verify::Matrix matrix{.tp = tp,
-                        .dp = dp,
-                        .ops = {Op::all_reduce, Op::all_gather, Op::all_reduce_all_gather},
-                        .algorithms = {},
-                        .dtypes = {},
-                        .large = true};
+  const verify::Matrix matrix{.tp = tp, .dp = dp, .algorithms = {}, .dtypes = {}, .large = true};
   const auto cases = verify::cases_of(matrix);
   ASSERT_GT(cases.size(), 300U);
   const int t = tp;
@@ -264,8 +310,10 @@ TEST_P(OnHosts, EpiloguesAreExact) {
   const auto& [sizes, tp] = GetParam();
   const int dp = ranks_of(sizes) / tp;
   std::vector<verify::Case> cases;
-  for (std::uint64_t i = 0; i < 60; ++i) {
-    verify::Case each{.op = i % 3 == 0 ? Op::all_reduce : Op::all_reduce_all_gather,
+  constexpr std::array ops{Op::all_reduce_all_gather, Op::reduce_scatter_all_reduce, Op::all_reduce,
+                           Op::reduce_scatter};
+  for (std::uint64_t i = 0; i < 120; ++i) {
+    verify::Case each{.op = ops[i % ops.size()],
                       .dtype = static_cast<DType>(i % 3),
                       .values = verify::Values::floats,
                       .hidden = 136,
@@ -285,8 +333,43 @@ TEST_P(OnHosts, EpiloguesAreExact) {
 
 INSTANTIATE_TEST_SUITE_P(Layouts, OnHosts,
                          testing::Values(Layout{{1, 1}, 1}, Layout{{2, 2}, 2}, Layout{{2, 2}, 1},
-                                         Layout{{4, 2}, 2}, Layout{{1, 3, 2}, 1}, Layout{{2, 2, 2}, 2}),
+                                         Layout{{4, 2}, 2}, Layout{{1, 3, 2}, 1}, Layout{{2, 2, 2}, 2},
+                                         Layout{{3, 3}, 1}, Layout{{6, 2}, 2}, Layout{{3, 3}, 3}),
                          testing::PrintToStringParamName());
+
+/// The bits of every rank's rows, of ranks on hosts of those sizes.
+std::vector<std::string> sums_on(const Sizes& sizes, int tp) {
+  return on_hosts(sizes, [&](Bootstrap& b, Cables&) -> std::string {
+    const int dp = b.world() / tp;
+    constexpr std::size_t width = 200;
+    Communicator communicator(b, {.tp = tp, .dp = dp});
+    std::vector<std::size_t> rows(static_cast<std::size_t>(dp));
+    for (std::size_t d = 0; d < rows.size(); ++d) rows[d] = d % 3;
+    std::size_t all = 0;
+    for (const std::size_t each : rows) all += each;
+    std::mt19937_64 random(static_cast<std::uint64_t>(b.rank()));
+    std::normal_distribution<float> normal;
+    std::vector<float> in(all * width);
+    for (float& x : in) x = normal(random);
+    const std::size_t own = rows[static_cast<std::size_t>(communicator.grid().dp.member)];
+    std::vector<float> out(own * width);
+    std::string bits;
+    for (const Op op : {Op::reduce_scatter, Op::reduce_scatter_all_reduce}) {
+      communicator.run(op, tensor(in.data(), all, width), tensor(out.data(), own, width), rows);
+      for (const float x : out) bits += fmt::format("{:08x}", std::bit_cast<std::uint32_t>(x));
+    }
+    return bits;
+  });
+}
+
+TEST(HostsOperations, SumsHaveTheBitsOfOneHost) {
+  for (const int tp : {1, 2}) {
+    const auto expected = sums_on({8}, tp);
+    for (const Sizes& sizes : {Sizes{4, 4}, Sizes{2, 2, 2, 2}, Sizes{6, 2}, Sizes{2, 6}, Sizes{2, 4, 2}})
+      EXPECT_EQ(sums_on(sizes, tp), expected) << name_of(sizes) << ", tp " << tp;
+  }
+  EXPECT_EQ(sums_on({3, 1, 3}, 1), sums_on({7}, 1));
+}
 
 TEST(HostsOperations, EachByteLeavesAHostOnce) {
   const Sizes sizes{2, 2};
@@ -324,19 +407,43 @@ TEST(HostsOperations, EachByteLeavesAHostOnce) {
   EXPECT_EQ(failures(results), "");
 }
 
-TEST(HostsOperations, SumsOverHostsAreRefusedForNow) {
-  const auto results = on_hosts({1, 1}, [](Bootstrap& b, Cables&) -> std::string {
-    Communicator communicator(b, {.tp = 1, .dp = 2});
-    const std::vector<float> in(2 * 8, 1.0F);
-    std::vector<float> out(8);
-    const auto text = error_of<Unsupported>(
-        [&] { communicator.reduce_scatter(tensor(in.data(), 2, 8), tensor(out.data(), 1, 8), 1); });
-    if (!contains(text, "DP ranks are on 2 hosts")) return text;
-    std::vector<float> all(2 * 8);  // and it goes on
-    communicator.all_gather(tensor(in.data(), 1, 8), tensor(all.data(), 2, 8), 1);
-    return all == in ? "" : "wrong after the refusal";
-  });
-  EXPECT_EQ(failures(results), "");
+/// Of each block a host sends one sum in fp32, to the host whose block it is; of a single rank what that has.
+TEST(HostsOperations, EachSumLeavesAHostOnce) {
+  struct Sent {
+    Sizes sizes;
+    int tp;
+    std::size_t bytes;  ///< of each element
+  };
+  for (const Sent& sent : {Sent{{2, 2}, 2, 4}, Sent{{4, 4}, 2, 4}, Sent{{1, 1}, 1, 2}, Sent{{3, 3}, 1, 6}}) {
+    const auto results = on_hosts(sent.sizes, [&](Bootstrap& b, Cables& cables) -> std::string {
+      const int dp = b.world() / sent.tp;
+      const auto blocks = static_cast<std::size_t>(dp);
+      Communicator communicator(b, {.tp = sent.tp, .dp = dp});
+      constexpr std::size_t rows = 32;
+      constexpr std::size_t width = 4096;
+      const std::vector<std::uint16_t> in(blocks * rows * width, 0x3F80);
+      std::vector<std::uint16_t> out(rows * width);
+      (void)b.exchange("ready", "");
+      if (b.rank() == 0) {
+        const std::lock_guard lock(cables.mutex);
+        cables.counted = ranks_on(sent.sizes, 0);
+        cables.sent = 0;
+      }
+      (void)b.own_host()->exchange("counting", "");  // within the hosts, so not counted
+      (void)b.exchange("begin", "");
+      communicator.reduce_scatter_all_reduce({in.data(), blocks * rows, width, DType::bf16},
+                                             {out.data(), rows, width, DType::bf16}, rows);
+      (void)b.exchange("through", "");
+      const std::lock_guard lock(cables.mutex);
+      // Both ways: each host has half of the blocks.
+      const double least = static_cast<double>(blocks * rows * width * sent.bytes);
+      const auto crossed = static_cast<double>(cables.sent);
+      return b.rank() != 0 || (crossed >= least && crossed < 1.05 * least)
+                 ? ""
+                 : fmt::format("{} bytes crossed, not {}", crossed, least);
+    });
+    EXPECT_EQ(failures(results), "") << name_of(sent.sizes);
+  }
 }
 
 // --- failures
@@ -350,6 +457,15 @@ std::string gather_rows(Communicator& communicator, std::size_t rows) {
   communicator.all_reduce_all_gather(tensor(in.data(), rows, hidden), tensor(out.data(), dp * rows, hidden),
                                      rows);
   return out.back() == static_cast<float>(communicator.grid().tp.size) ? "" : "wrong sum";
+}
+
+std::string scatter_rows(Communicator& communicator, std::size_t rows) {
+  const auto dp = static_cast<std::size_t>(communicator.grid().dp.size);
+  const std::vector<float> in(dp * rows * hidden, 1.0F);
+  std::vector<float> out(rows * hidden);
+  communicator.reduce_scatter_all_reduce(tensor(in.data(), dp * rows, hidden),
+                                         tensor(out.data(), rows, hidden), rows);
+  return out.back() == static_cast<float>(communicator.grid().world.size) ? "" : "wrong sum";
 }
 
 /// "" if the call throws a Timeout that names those ranks, within twice the deadline.
@@ -368,20 +484,25 @@ std::string names(const std::vector<int>& expected, milliseconds timeout, const 
   return "no error";
 }
 
-TEST(HostsFailures, AHostThatIsCutOffIsNamedByAllOthers) {
+class HostsFailuresOf : public testing::TestWithParam<std::string (*)(Communicator&, std::size_t)> {};
+INSTANTIATE_TEST_SUITE_P(Operations, HostsFailuresOf, testing::Values(gather_rows, scatter_rows),
+                         [](const auto& each) { return each.index == 0 ? "gather" : "scatter"; });
+
+TEST_P(HostsFailuresOf, AHostThatIsCutOffIsNamedByAllOthers) {
   const Sizes sizes{2, 2, 2};
   constexpr milliseconds timeout(2000);
+  const auto run_rows = GetParam();
   const auto results = on_hosts(sizes, [&](Bootstrap& b, Cables& cables) -> std::string {
     Communicator communicator(b, {.tp = 2, .dp = 3, .timeout = timeout});
-    if (auto wrong = gather_rows(communicator, 3); !wrong.empty()) return wrong;
+    if (auto wrong = run_rows(communicator, 3); !wrong.empty()) return wrong;
     (void)b.exchange("before", "");
     cables.cut(ranks_on(sizes, 1));
     const bool apart = b.rank() == 2 || b.rank() == 3;
     const std::vector<int> expected = apart ? std::vector{0, 1, 4, 5} : std::vector{2, 3};
-    if (auto wrong = names(expected, timeout, [&] { (void)gather_rows(communicator, 3); }); !wrong.empty())
+    if (auto wrong = names(expected, timeout, [&] { (void)run_rows(communicator, 3); }); !wrong.empty())
       return wrong;
     return names(expected, timeout,
-                 [&] { (void)gather_rows(communicator, 3); });  // and at once from later calls
+                 [&] { (void)run_rows(communicator, 3); });  // and at once from later calls
   });
   EXPECT_EQ(failures(results), "");
 }
@@ -404,14 +525,15 @@ TEST(HostsFailures, WhoWaitsForALostHostIsNotNamed) {
   EXPECT_EQ(failures(results), "");
 }
 
-TEST(HostsFailures, ARankThatDoesNotComeIsNamedOnAllHosts) {
+TEST_P(HostsFailuresOf, ARankThatDoesNotComeIsNamedOnAllHosts) {
   constexpr milliseconds timeout(2000);
+  const auto run_rows = GetParam();
   for (const Sizes& sizes : {Sizes{2, 2}, Sizes{2, 1, 2}}) {
     const auto results = on_hosts(sizes, [&](Bootstrap& b, Cables&) -> std::string {
       Communicator communicator(b, {.tp = 1, .dp = ranks_of(sizes), .timeout = timeout});
-      if (auto wrong = gather_rows(communicator, 3); !wrong.empty()) return wrong;
+      if (auto wrong = run_rows(communicator, 3); !wrong.empty()) return wrong;
       if (b.rank() == 1) return "";
-      return names({1}, timeout, [&] { (void)gather_rows(communicator, 3); });
+      return names({1}, timeout, [&] { (void)run_rows(communicator, 3); });
     });
     EXPECT_EQ(failures(results), "") << name_of(sizes);
   }

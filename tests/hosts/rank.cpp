@@ -1,6 +1,8 @@
 // One rank of scripts/check-hosts, started by mpirun: it meets the others over MPI, and
 //   rank check TP [OP...]  runs every case of the operations against the oracle
-//   rank lost TP MS RANKS  gathers again and again, until ranks are lost: those, as "2,3", must be named
+//   rank lost TP MS RANKS OP  a fused operation, again and again, until ranks are lost: those, as "2,3", must
+//   be
+//                          named
 //   rank late              the last rank does not come to a set-up step: all others must name it
 //
 // Exits with 0 if all was as it should be, and says so in one line. What was lost ends the ranks before they
@@ -71,22 +73,25 @@ int check(Bootstrap& bootstrap, int tp, const std::vector<Op>& ops) {
   return good(bootstrap, fmt::format("tp {} x dp {}, {} cases are exact", tp, dp, cases.size()));
 }
 
-int lost(Bootstrap& bootstrap, int tp, milliseconds timeout, const std::vector<int>& expected) {
+int lost(Bootstrap& bootstrap, int tp, milliseconds timeout, const std::vector<int>& expected, Op op) {
   const int dp = bootstrap.world() / tp;
   Communicator communicator(bootstrap, {.tp = tp, .dp = dp, .timeout = timeout});
   constexpr std::size_t rows = 16;
   constexpr std::size_t hidden = 4096;
-  const std::vector<float> in(rows * hidden, 1.0F);
-  std::vector<float> out(static_cast<std::size_t>(dp) * rows * hidden);
-  const auto gather = [&] {
-    communicator.all_reduce_all_gather(tensor(in.data(), rows, hidden),
-                                       tensor(out.data(), static_cast<std::size_t>(dp) * rows, hidden), rows);
+  const std::size_t all_rows = static_cast<std::size_t>(dp) * rows;
+  std::vector<float> one(rows * hidden, 1.0F);
+  std::vector<float> all(all_rows * hidden, 1.0F);
+  const auto operate = [&] {
+    if (shape_of(op).body == Body::gather)
+      communicator.run(op, tensor(one.data(), rows, hidden), tensor(all.data(), all_rows, hidden), rows);
+    else
+      communicator.run(op, tensor(all.data(), all_rows, hidden), tensor(one.data(), rows, hidden), rows);
   };
   const auto until = Clock::now() + std::chrono::seconds(60);
   for (int i = 0; Clock::now() < until; ++i) {
     const auto begin = Clock::now();
     try {
-      gather();
+      operate();
     } catch (const Timeout& error) {
       const auto took = std::chrono::duration_cast<milliseconds>(Clock::now() - begin);
       const std::vector<int>& named = error.missing();
@@ -132,7 +137,8 @@ int run(const std::vector<std::string>& arguments) {
   if (what == "late") return late(*bootstrap);
   const int tp = std::stoi(arguments.at(1));
   if (what == "lost")
-    return lost(*bootstrap, tp, milliseconds(std::stoi(arguments.at(2))), numbers_in(arguments.at(3)));
+    return lost(*bootstrap, tp, milliseconds(std::stoi(arguments.at(2))), numbers_in(arguments.at(3)),
+                op_from_name(arguments.at(4)));
   std::vector<Op> ops;
   for (std::size_t i = 2; i < arguments.size(); ++i) ops.push_back(op_from_name(arguments[i]));
   return check(*bootstrap, tp, ops);

@@ -470,7 +470,7 @@ TEST(Cost, PartialSumsCrossOnceInFp32) {
   EXPECT_EQ(across.nodes, 2);
   EXPECT_DOUBLE_EQ(across.bytes_per_node, 2 * 2048.0);
   EXPECT_DOUBLE_EQ(across.partial_bytes_per_node, across.bytes_per_node);
-  EXPECT_EQ(across.not_yet, "sums over several nodes");
+  EXPECT_EQ(across.not_yet, "");
   Operation fp32 = o;
   fp32.dtype = DType::fp32;
   EXPECT_DOUBLE_EQ(predict(fp32, cpu_nodes(4, 1)).across.bytes_per_node, 2048);
@@ -485,7 +485,7 @@ TEST(Cost, TpAcrossNodes) {
   EXPECT_EQ(sum.not_yet, "a TP group on several nodes");
   CostModel gpus;
   gpus.per_node = 2;
-  EXPECT_EQ(predict({Op::all_gather, 1, 4, 4096}, gpus).across.not_yet, "GPUs of several nodes");
+  EXPECT_EQ(predict({Op::all_gather, 1, 4, 4096}, gpus).across.not_yet, "");
 }
 
 /// However ranks lie: what is sent is received, no node lacks rows, and all teams are looked at.

@@ -1,6 +1,6 @@
 """One rank of test_mpi.py, and of scripts/check-hosts, started by mpirun with mpi4py.
 
-Usage: mpi_ranks.py TP [HOSTS]: the ranks gather on a grid of TP x the rest, on so many hosts.
+Usage: mpi_ranks.py TP [HOSTS]: the ranks gather, and scatter, on a grid of TP x the rest, on so many hosts.
 """
 
 import sys
@@ -24,6 +24,8 @@ for comm in (None, MPI.COMM_WORLD, reversed_ranks):
         everything = communicator.all_reduce_all_gather(part, counts)
         expected = np.repeat(np.arange(1, world // tp + 1) * tp, counts)
         assert (everything == expected[:, None]).all()
+        sums = communicator.reduce_scatter_all_reduce(everything, counts)
+        assert (sums == part * (tp * world)).all()
     bootstrap.close()
 if MPI.COMM_WORLD.rank == 0:
-    print(f"{hosts} hosts of {MPI.COMM_WORLD.size} ranks: mpi4py, gathered")
+    print(f"{hosts} hosts of {MPI.COMM_WORLD.size} ranks: mpi4py, gathered and scattered")

@@ -39,11 +39,11 @@ def blocks(array: np.ndarray, rows: list[int]) -> list[np.ndarray]:
 
 
 def ordered_sum(terms: list[np.ndarray]) -> np.ndarray:
-    """In fp32, one after the other. A single term keeps its bits; so does one that was summed before."""
-    total = terms[0].astype(np.float32)
-    for term in terms[1:]:
-        total = total + term.astype(np.float32)
-    return total
+    """In fp32, neighbours first: ((0 + 1) + (2 + 3)) + ... A single term keeps its bits."""
+    if len(terms) == 1:
+        return terms[0].astype(np.float32)
+    left = 2 ** ((len(terms) - 1).bit_length() - 1)
+    return ordered_sum(terms[:left]) + ordered_sum(terms[left:])
 
 
 def expected(op: str, inputs: list[np.ndarray], tp: int, rows: list[int], rank: int) -> np.ndarray:

@@ -42,11 +42,12 @@ class Here:
         return torch.randn(rows, HIDDEN, generator=generator).to(dtype)
 
     def ordered_sum(self, parts: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-        """In fp32, one after the other, rounded once."""
-        total = parts[0].float()
-        for part in parts[1:]:
-            total = total + part.float()
-        return total.to(dtype)
+        """In fp32, neighbours first, rounded once."""
+        sums = [part.float() for part in parts]
+        while len(sums) > 1:
+            pairs = [left + right for left, right in zip(sums[::2], sums[1::2], strict=False)]
+            sums = pairs + sums[2 * len(pairs) :]
+        return sums[0].to(dtype)
 
     def gathered(self, counts: list[int], dtype: torch.dtype, seed: int, partial: bool) -> torch.Tensor:
         """What a gather must give."""

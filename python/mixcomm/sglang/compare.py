@@ -53,10 +53,11 @@ def _everyone(link: Link, mine: torch.Tensor, most_rows: int) -> list[torch.Tens
 
 
 def _ordered_sum(parts: list[torch.Tensor]) -> torch.Tensor:
-    total = parts[0].float()
-    for part in parts[1:]:
-        total = total + part.float()
-    return total
+    """In fp32, neighbours first: ((0 + 1) + (2 + 3)) + ..."""
+    if len(parts) == 1:
+        return parts[0].float()
+    left = 2 ** ((len(parts) - 1).bit_length() - 1)
+    return _ordered_sum(parts[:left]) + _ordered_sum(parts[left:])
 
 
 def _judge(

@@ -89,6 +89,50 @@ TEST(Launch, ManyLinesTakeTwoAtATimeAndAllThreads) {
   EXPECT_EQ(launch(Op::reduce_scatter_all_reduce, one_shot, Grid::of(1, 4, 0), 16).threads, 512);
 }
 
+/// Of 4 sources two pairs wait for nothing; of 8, 512 threads with 16 elements each keep a sum of fp32 in
+/// shared memory.
+TEST(Launch, SumsOfManyBatchesKeepOneInSharedMemory) {
+  const LaunchLimits limits = limits_for(most_lanes, std::size_t{4} << 20U, true);
+  const auto launch = [&](DType dtype, int tp) {
+    const Grid grid = Grid::of(tp, 1, 0);
+    return launch_for(call_of(Op::all_reduce, Algorithm::two_shot, Protocol::lines, dtype, grid, 512 * 4096),
+                      grid, false, limits);
+  };
+  EXPECT_EQ(launch(DType::bf16, 4).way, Way::two_shot_lines_wide);
+  EXPECT_EQ(launch(DType::bf16, 4).shared_bytes, 0U);
+  EXPECT_EQ(launch(DType::bf16, 8).way, Way::two_shot_lines_wide);
+  EXPECT_EQ(launch(DType::bf16, 8).shared_bytes, std::size_t{32} << 10U);
+  EXPECT_EQ(launch(DType::fp32, 8).shared_bytes, std::size_t{16} << 10U);
+  EXPECT_EQ(launch(DType::bf16, 9).way, Way::two_shot_lines);
+  EXPECT_EQ(launch(DType::bf16, 9).shared_bytes, 0U);
+  const auto scatter = [&](int tp, int dp) {
+    const Grid grid = Grid::of(tp, dp, 0);
+    Call call =
+        call_of(Op::reduce_scatter_all_reduce, Algorithm::two_shot, Protocol::lines, DType::bf16, grid, 0);
+    call.blocks = Blocks(dp, [&](int) { return 64 * 4096; });
+    return launch_for(call, grid, false, limits);
+  };
+  EXPECT_EQ(scatter(4, 2).shared_bytes, 0U);
+  EXPECT_EQ(scatter(4, 4).threads, 512);
+  EXPECT_EQ(scatter(4, 4).shared_bytes, std::size_t{16} << 10U);
+}
+
+/// Eight loads under way are one tree, or none: three groups of three are not.
+TEST(Launch, BarriersOfFewDataSumOneTree) {
+  const LaunchLimits limits = limits_for(most_lanes, std::size_t{4} << 20U, true);
+  const auto way = [&](Op op, int tp, int dp) {
+    const Grid grid = Grid::of(tp, dp, 0);
+    Call call = call_of(op, Algorithm::two_shot, Protocol::barriers, DType::bf16, grid, 0);
+    call.blocks = Blocks(dp, [&](int) { return 4096; });
+    return launch_for(call, grid, true, limits).way;
+  };
+  EXPECT_EQ(way(Op::reduce_scatter_all_reduce, 2, 4), Way::two_shot_barriers_few);
+  EXPECT_EQ(way(Op::reduce_scatter_all_reduce, 1, 7), Way::two_shot_barriers_few);
+  EXPECT_EQ(way(Op::reduce_scatter_all_reduce, 3, 2), Way::two_shot_barriers);
+  EXPECT_EQ(way(Op::all_reduce_all_gather, 3, 2), Way::two_shot_barriers_few);
+  EXPECT_EQ(way(Op::reduce_scatter_all_reduce, 1, 9), Way::two_shot_barriers);
+}
+
 /// A call with an epilogue, whose pointers nobody follows.
 Call row_call(Op op, Algorithm algorithm, Protocol protocol, DType dtype, const Grid& grid, std::size_t rows,
               std::size_t hidden, Quantize quantize) {
