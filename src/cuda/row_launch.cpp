@@ -28,6 +28,9 @@ constexpr WireShape shape_of_wire(Wire wire) {
   return wire == Wire::lines ? WireShape{240, 256, 8} : WireShape{8, 16, 1};
 }
 
+/// What the kernels of operations that gather wait for at a time.
+constexpr int sources_at_a_time = 4;
+
 RowDeal deal_of(std::size_t tiles, std::size_t teams) {
   const bool several = teams >= tiles;
   return {static_cast<std::uint32_t>(tiles), static_cast<std::uint32_t>(several ? teams / tiles : 1),
@@ -89,15 +92,18 @@ class RowSizes {
     return one_shot_ ? longest : divide_up(longest, static_cast<std::size_t>(grid_.tp.size));
   }
 
+  /// Whether other DP groups get the residual as one source more.
+  [[nodiscard]] bool residual_travels() const {
+    return one_shot_ && call_.body == Body::gather && call_.epilogue.adds() && grid_.dp.size > 1;
+  }
+
   /// The bytes of the larger of both areas.
   [[nodiscard]] std::size_t bytes(const BasicBlocks<most_ranks>& rows) const {
     const std::size_t images = needs_images() && images_.bytes > most_image_bytes ? images_.bytes : 0;
     if (grid_.world.size == 1) return images;
-    const bool residual_travels =
-        one_shot_ && call_.body == Body::gather && call_.epilogue.adds() && grid_.dp.size > 1;
     const auto sources =
         static_cast<std::size_t>(call_.body == Body::gather ? grid_.tp.size : grid_.world.size) +
-        (residual_travels ? 1 : 0);
+        (residual_travels() ? 1 : 0);
     const std::size_t in = sources * summed(rows) * row_bytes_;
     if (one_shot_) return std::max(in, images);
     const std::size_t handed_out =
@@ -169,6 +175,10 @@ RowLaunch row_launch_for(const Call& call, const Grid& grid, const LaunchLimits&
 
   const std::size_t teams = static_cast<std::size_t>(launch.threads) / shape_of_wire(wire).threads;
   launch.deal = deal_of(sizes.tiles(), teams);
+  // The teams of a warp receive in step. So they must not have rows of several blocks at a time, of which
+  // some have the residual as one source more, where that takes another batch.
+  if (wire == Wire::lines && sizes.residual_travels() && grid.tp.size % sources_at_a_time == 0)
+    launch.deal.rows_step = 1;
   launch.out_deal = deal_of(sizes.out_tiles(), teams);
   launch.images = sizes.images();
   const std::size_t rows = std::max<std::size_t>(sizes.summed(blocks), 1);

@@ -221,6 +221,23 @@ TEST(RowLaunches, EveryRowFitsOrIsRefused) {
   EXPECT_GT(launched, 5 * refused);
 }
 
+/// A warp's teams receive in step, four sources at a time: where the residual is a fifth one of some rows,
+/// they have one row at a time.
+TEST(RowLaunches, RowsWithAFifthSourceAreTakenOneByOne) {
+  const auto rows_at_a_time = [](int tp, int dp, Algorithm algorithm, Protocol protocol) {
+    const Grid grid = Grid::of(tp, dp, 0);
+    const Call call = row_call(Op::all_reduce_all_gather, algorithm, protocol, DType::bf16, grid, 20, 520,
+                               Quantize::per_128_columns);
+    return row_launch_for(call, grid, limits_for(8, std::size_t{1} << 20U, true)).deal.rows_step;
+  };
+  using enum Algorithm;
+  EXPECT_EQ(rows_at_a_time(4, 2, one_shot, Protocol::lines), 1U);
+  EXPECT_EQ(rows_at_a_time(8, 2, one_shot, Protocol::lines), 1U);
+  EXPECT_GT(rows_at_a_time(2, 2, one_shot, Protocol::lines), 1U);
+  EXPECT_GT(rows_at_a_time(4, 1, one_shot, Protocol::lines), 1U);
+  EXPECT_GT(rows_at_a_time(4, 2, two_shot, Protocol::lines), 1U);
+}
+
 TEST(RowLaunches, FewRowsTakeALaneEachAndManyAllLanes) {
   const Grid grid = Grid::of(2, 2, 0);
   const LaunchLimits limits = limits_for(most_lanes, std::size_t{4} << 20U, true);
