@@ -1,6 +1,7 @@
 # Which kernels are built.
 #
-# mixcomm_devices(VARIABLE): the architectures of the devices of this machine, as in CUDA_ARCHITECTURES; "" without one.
+# mixcomm_devices(VARIABLE): the architectures of the devices of this machine, as in CUDA_ARCHITECTURES; ""
+# without one.
 function(mixcomm_devices variable)
   set(found "")
   find_program(MIXCOMM_NVIDIA_SMI nvidia-smi)
@@ -34,8 +35,8 @@ function(mixcomm_architectures variable)
   set(${variable} "${wanted}" PARENT_SCOPE)
 endfunction()
 
-# mixcomm_includes(SOURCE... DIRECTORY DIRECTORY...): headers that these sources alone include. A directory of a whole target
-# would have all its sources compiled again where CUDA comes or goes.
+# mixcomm_includes(SOURCE... DIRECTORY DIRECTORY...): headers that these sources alone include. A directory of
+# a whole target would have all its sources compiled again where CUDA comes or goes.
 function(mixcomm_includes)
   cmake_parse_arguments(PARSE_ARGV 0 arg "" "" "DIRECTORY")
   foreach(directory ${arg_DIRECTORY})

@@ -1,5 +1,5 @@
-# What `cmake --install` puts where: the headers, the static and the shared library with what find_package(mixcomm) and
-# pkg-config need to find them, and the command where it was built.
+# What `cmake --install` puts where: the headers, the static and the shared library with what
+# find_package(mixcomm) and pkg-config need to find them, and the command where it was built.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -30,8 +30,9 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/cmake/mixcommConfigVersio
 install(FILES ${PROJECT_BINARY_DIR}/cmake/mixcommConfig.cmake ${PROJECT_BINARY_DIR}/cmake/mixcommConfigVersion.cmake
   DESTINATION ${package_dir})
 
-# pkg-config: the shared library, or with --static what the static one needs. That is named by libraries, not as required
-# packages: those would have to be there for the shared library as well. Found from where the file itself lies.
+# pkg-config: the shared library, or with --static what the static one needs. That is named by libraries, not
+# as required packages: those would have to be there for the shared library as well. Found from where the file
+# itself lies.
 set(pc_libs "-lfmt -lsodium -pthread")
 if(MIXCOMM_HWLOC_FOUND)
   string(PREPEND pc_libs "-lhwloc ")

@@ -1,9 +1,9 @@
-# A small library for each MPI whose headers are here, which libmixcomm loads when it is asked for. They can be
-# side by side, so none is found by a name that both have. They link no MPI: that of the process or of its launcher
-# is loaded first, and may be another release, or a vendor's, of the same binary interface.
+# A small library for each MPI whose headers are here, which libmixcomm loads when it is asked for. They can
+# be side by side, so none is found by a name that both have. They link no MPI: that of the process or of its
+# launcher is loaded first, and may be another release, or a vendor's, of the same binary interface.
 #
-# mixcomm_add_mpi(FLAVOUR MODULE MACRO): the library for that kind of MPI, known to pkg-config by that name; where
-# it is not known, for the MPI that find_package(MPI) finds, if its mpi.h defines MACRO.
+# mixcomm_add_mpi(FLAVOUR MODULE MACRO): the library for that kind of MPI, known to pkg-config by that name;
+# where it is not known, for the MPI that find_package(MPI) finds, if its mpi.h defines MACRO.
 function(mixcomm_add_mpi flavour module macro)
   if(PKG_CONFIG_FOUND)
     pkg_check_modules(MIXCOMM_MPI_${flavour} QUIET IMPORTED_TARGET GLOBAL ${module})
@@ -35,8 +35,8 @@ function(mixcomm_add_mpi flavour module macro)
   message(STATUS "MPI: ${name} is built with ${version}")
 endfunction()
 
-# mixcomm_add_mpi_test(FLAVOUR LAUNCHER...): ranks on this host, of a program that mpirun starts and of one that
-# has MPI itself. What is tested between hosts needs root: scripts/check-hosts.
+# mixcomm_add_mpi_test(FLAVOUR LAUNCHER...): ranks on this host, of a program that mpirun starts and of one
+# that has MPI itself. What is tested between hosts needs root: scripts/check-hosts.
 function(mixcomm_add_mpi_test flavour launcher)
   find_program(MIXCOMM_MPI_LAUNCHER_${flavour} ${launcher})
   if(NOT TARGET mixcomm_${flavour} OR NOT TARGET PkgConfig::MIXCOMM_MPI_${flavour} OR NOT MIXCOMM_MPI_LAUNCHER_${flavour})

@@ -23,8 +23,8 @@ make_hosts() {
   mount --bind "$folder/hosts" /etc/hosts
 }
 
-# What MPIs take for ssh: AGENT [OPTIONS] HOST COMMAND... With `one`, each host has one processor, its own where there
-# are as many.
+# What MPIs take for ssh: AGENT [OPTIONS] HOST COMMAND... With `one`, each host has one processor, its own
+# where there are as many.
 write_agent() {
   printf '#!/bin/sh\nprocessors=%s all=%d\n' "${1:-all}" "$(nproc)" >"$folder/agent"
   cat >>"$folder/agent" <<'AGENT'
@@ -47,8 +47,8 @@ ranks_in() {
   echo $all
 }
 
-# mpi_words MPI LAYOUT: sets `words`, the command that starts ranks on the hosts, LAYOUT of them on each, but for their
-# number and program.
+# mpi_words MPI LAYOUT: sets `words`, the command that starts ranks on the hosts, LAYOUT of them on each, but
+# for their number and program.
 mpi_words() {
   local mpi=$1 layout=$2 list= h=0 each
   for each in ${layout//,/ }; do
