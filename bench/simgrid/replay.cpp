@@ -1,6 +1,6 @@
 // The schedule of an operation on several hosts, replayed under SimGrid's SMPI: scripts/simulate-hosts builds
 // it with smpicxx and starts it with smpirun on a described cluster. Who sends what to whom is the library's
-// own (hosts/shares.hpp, algorithms/blocks.hpp, choose()); what a message takes is SimGrid's.
+// own (hosts/shares.hpp and scatter_plan.hpp, choose()); what a message takes is SimGrid's.
 //
 //   replay RANKS_PER_HOST TP HIDDEN ROWS,... NICS CALL_US WAIT_US GBPS LATENCY_US NETWORK_GBPS WITHIN
 //
@@ -18,6 +18,8 @@
 #include "algorithms/blocks.hpp"
 #include "hosts/crossing.hpp"
 #include "hosts/host_map.hpp"
+#include "hosts/host_team.hpp"
+#include "hosts/scatter_plan.hpp"
 #include "hosts/shares.hpp"
 #include "mixcomm/choice.hpp"
 #include "mixcomm/cost.hpp"
@@ -46,15 +48,13 @@ constexpr std::size_t size_of_row_element = 2;  // bf16
 
 class Replay {
  public:
-  Replay(const Cluster& cluster, int rank, int world) : cluster_(cluster), rank_(rank) {
-    Hosts hosts;
-    for (int r = 0; r < world; ++r) hosts.of.push_back(r / cluster.per_host);
-    for (int h = 0; h <= hosts.of.back(); ++h) hosts.names.push_back(std::to_string(h));
-    parts_ = parts_of(hosts, cluster.tp);
-    host_ = static_cast<std::size_t>(rank / cluster.per_host);
-    own_ = rank - here().first_rank;
-    dp_ = world / cluster.tp;
-  }
+  Replay(const Cluster& cluster, int rank, int world)
+      : cluster_(cluster),
+        dp_(world / cluster.tp),
+        grid_(Grid::of(cluster.tp, dp_, rank)),
+        parts_(parts_on(world, cluster)),
+        host_(static_cast<std::size_t>(rank / cluster.per_host)),
+        own_(team_.own(static_cast<int>(host_))) {}
   ~Replay() { SMPI_SHARED_FREE(buffer_); }
   Replay(const Replay&) = delete;
   Replay& operator=(const Replay&) = delete;
@@ -83,32 +83,21 @@ class Replay {
     for (std::size_t i = 1; i <= parts_.size(); ++i)
       run_within(Op::reduce_scatter, 1, here().ranks, runs[(host_ + i) % parts_.size()].size,
                  Algorithm::one_shot);
-    Passages passages;
-    const auto finished = [&](const HostPart& host, int member) {
-      const auto d = static_cast<std::size_t>(host.first_dp + member / cluster_.tp);
-      const Range share = part(block, member % cluster_.tp, cluster_.tp);
-      return Range{d * block + share.begin, share.size};
-    };
-    const auto summed = [&](const HostPart& by, int member, std::size_t for_host) {
-      const Range share = part(runs[for_host].size, member, by.ranks);
-      return Range{runs[for_host].begin + share.begin, share.size};
-    };
-    const auto add = [&](std::vector<Passage>& to, std::size_t host, int member, const Range& a,
-                         const Range& b) {
-      const std::size_t begin = std::max(a.begin, b.begin);
-      const std::size_t end = std::min(a.begin + a.size, b.begin + b.size);
-      if (end > begin) to.push_back({static_cast<int>(host), member, {begin, end - begin}});
-    };
-    for (std::size_t h = 0; h < parts_.size(); ++h)
-      for (int m = 0; h != host_ && m < parts_[h].ranks; ++m) {
-        add(passages.out, h, m, summed(here(), own_, h), finished(parts_[h], m));
-        add(passages.in, h, m, summed(parts_[h], m, host_), finished(here(), own_));
-      }
+    std::vector<std::size_t> begins;
+    for (int d = 0; d <= dp_; ++d) begins.push_back(static_cast<std::size_t>(d) * block);
+    const ScatterPlan plan(team_, std::move(begins), granule);
+    const Passages passages = plan.passages(static_cast<int>(host_));
     cross(passages, sizeof(float));
     run_within(Op::all_gather, 1, cluster_.tp, block, Algorithm::automatic, own_ / cluster_.tp * cluster_.tp);
   }
 
  private:
+  static std::vector<HostPart> parts_on(int world, const Cluster& cluster) {
+    Hosts hosts;
+    for (int r = 0; r < world; ++r) hosts.of.push_back(r / cluster.per_host);
+    for (int h = 0; h <= hosts.of.back(); ++h) hosts.names.push_back(std::to_string(h));
+    return parts_of(hosts, cluster.tp);
+  }
   [[nodiscard]] const HostPart& here() const { return parts_[host_]; }
 
   /// Equal blocks: class Blocks has room for those of a communicator alone.
@@ -133,8 +122,7 @@ class Replay {
     for (const bool outgoing : {false, true})
       for (const Passage& each : outgoing ? passages.out : passages.in) {
         const std::size_t bytes = each.elements.size * element;
-        lanes.push_back(
-            {parts_[static_cast<std::size_t>(each.host)].first_rank + each.member, bytes, outgoing});
+        lanes.push_back({team_.rank(each.host, each.member), bytes, outgoing});
         most = std::max(most, bytes);
       }
     std::vector<std::vector<MPI_Request>> rounds;
@@ -212,11 +200,12 @@ class Replay {
   static constexpr std::size_t header_bytes = 192;  // of a chunk: the call, and where it belongs
 
   const Cluster& cluster_;
-  int rank_;
+  int dp_;
+  Grid grid_;
   std::vector<HostPart> parts_;
-  std::size_t host_ = 0;
-  int own_ = 0;
-  int dp_ = 1;
+  HostTeam team_{TeamKind::world, grid_, parts_};
+  std::size_t host_;
+  int own_;
   // One memory for all messages of all ranks: nobody reads what is in it, so SimGrid copies nothing.
   void* buffer_ = SMPI_SHARED_MALLOC(std::size_t{4} << 20U);
 };

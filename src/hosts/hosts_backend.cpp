@@ -17,6 +17,7 @@
 #include "cuda/nccl_crossing.hpp"
 #include "hosts/host_map.hpp"
 #include "hosts/host_state.hpp"
+#include "hosts/host_team.hpp"
 #include "hosts/partial_sums.hpp"
 #include "hosts/scatter_plan.hpp"
 #include "hosts/shares.hpp"
@@ -218,37 +219,31 @@ class HostsBackend final : public Backend {
   /// Every host's run, complete there, goes to all others: each member sends its share to a member there, and
   /// what they have received those of a host gather among them.
   void across(const Call& call, const Gathered& gathered, int first_part) {
-    const bool world = call.team == TeamKind::world;
-    const int tp = options_.tp;
-    const auto members = [&](const HostPart& part) { return world ? part.ranks : part.dp; };
-    const auto rank_of = [&](const HostPart& part, int member) {
-      return part.first_rank + (world ? member : member * tp + grid_.tp.member);
-    };
-    const int own = world ? own_.rank() : own_.rank() / tp;
+    const HostTeam team(call.team, grid_, parts_);
+    const int own = team.own(host_);
+    const int members = team.members(host_);
     const std::size_t size = size_of(gathered.dtype);
     const auto at = [&](std::size_t element) { return gathered.data + element * size; };
     std::vector<int> sizes;
-    for (const HostPart& part : parts_) sizes.push_back(members(part));
+    for (int h = 0; h < hosts_.count(); ++h) sizes.push_back(team.members(h));
     const Passages passages = passages_of(gathered.of_host, sizes, static_cast<std::size_t>(host_), own);
     const auto streams = [&](const std::vector<Passage>& some) {
       std::vector<Stream> all;
       for (const auto& [host, member, elements] : some)
-        all.push_back({rank_of(parts_[static_cast<std::size_t>(host)], member), at(elements.begin),
-                       elements.size * size});
+        all.push_back({team.rank(host, member), at(elements.begin), elements.size * size});
       return all;
     };
     std::vector<Stream> out = streams(passages.out);
     std::vector<Stream> in = streams(passages.in);
     if (!out.empty() || !in.empty()) cross(call, std::move(out), std::move(in));
-    if (members(here()) == 1) return;
+    if (members == 1) return;
     for (int h = 0; h < hosts_.count(); ++h) {
       const Range& theirs = gathered.of_host[static_cast<std::size_t>(h)];
       if (h == host_ || theirs.size == 0) continue;
-      const auto shares =
-          shares_between(theirs.size, members(parts_[static_cast<std::size_t>(h)]), members(here()));
+      const auto shares = shares_between(theirs.size, team.members(h), members);
       const auto received = [&](int member) { return received_by(shares, member, theirs.size); };
       gather_among(call, call.team, gathered.dtype, at(theirs.begin + received(own).begin), at(theirs.begin),
-                   Blocks(members(here()), [&](int m) { return received(m).size; }), first_part + h);
+                   Blocks(members, [&](int m) { return received(m).size; }), first_part + h);
     }
   }
 
@@ -288,12 +283,20 @@ class HostsBackend final : public Backend {
   // Sums over hosts. Each host adds up, of what its ranks have, what is a subtree of the whole sum; that
   // crosses to the rank that finishes those elements.
 
-  using NodeData = std::vector<const std::byte*>;
+  using NodeData = std::vector<std::byte*>;
+
+  [[nodiscard]] ScatterPlan plan_of(const Call& call) const {
+    std::vector<std::size_t> begins;
+    for (int d = 0; d <= call.blocks.dp(); ++d) begins.push_back(call.blocks.offset(d));
+    // Whole rows if there is an epilogue.
+    return {HostTeam(call.team, grid_, parts_), std::move(begins),
+            call.epilogue.any() ? call.hidden : granule};
+  }
 
   void scatter(const Call& call) {
     rooms_.clear();
-    const ScatterPlan plan(call, grid_, parts_);
-    const Range mine = plan.finished(host_, plan.own(host_));
+    const ScatterPlan plan = plan_of(call);
+    const Range mine = plan.finished(host_, plan.team().own(host_));
     std::vector<NodeData> have(parts_.size());
     for (int i = 1; i <= hosts_.count(); ++i) {  // this host's own rows last: nobody waits for those
       const int h = (host_ + i) % hosts_.count();
@@ -304,31 +307,33 @@ class HostsBackend final : public Backend {
     std::vector<PartialSum> sums;
     for (int h = 0; h < hosts_.count(); ++h)
       for (std::size_t k = 0; k < plan.nodes(h).size(); ++k)
-        sums.push_back({plan.nodes(h)[k], plan.dtype(plan.nodes(h)[k]), all[static_cast<std::size_t>(h)][k]});
+        sums.push_back({plan.nodes(h)[k], plan.dtype(plan.nodes(h)[k], call.dtype),
+                        all[static_cast<std::size_t>(h)][k]});
     const std::size_t begin = mine.begin - call.blocks.offset(grid_.dp.member);
     finish(call, begin, mine.size, sums, rooms_);
-    if (plan.each() > 1) hand_out(call, plan, begin);
+    if (plan.team().each() > 1) hand_out(call, plan, begin);
   }
 
   /// For each node of this host what its ranks have of another host's blocks, or of its own: of those
   /// elements that this rank adds up.
   NodeData add_up_here(const Call& call, const ScatterPlan& plan, int for_host, int number) {
     const Range run = plan.run(for_host);
-    const Range mine = plan.summed(host_, plan.own(host_), for_host);
-    const auto* in = static_cast<const std::byte*>(call.in);
+    const Range mine = plan.summed(host_, plan.team().own(host_), for_host);
+    // A Stream, which may take it from there, serves both directions.
+    auto* const in = static_cast<std::byte*>(const_cast<void*>(call.in));
     const std::size_t size = size_of(call.dtype);
-    if (plan.members(host_) == 1) return {in + mine.begin * size};
+    const int members = plan.team().members(host_);
+    if (members == 1) return {in + mine.begin * size};
     std::vector<Subtotal> subtotals;
     NodeData sums;
     for (const Subtree& node : plan.nodes(host_)) {
-      const DType dtype = plan.dtype(node);
+      const DType dtype = plan.dtype(node, call.dtype);
       std::byte* const room = rooms_.take(mine.size * size_of(dtype));
-      subtotals.push_back({plan.order(host_, node), dtype, room});
+      subtotals.push_back({plan.order(host_, node, grid_.tp.size), dtype, room});
       sums.push_back(room);
     }
     if (run.size == 0) return sums;
-    const auto blocks =
-        Blocks(plan.members(host_), [&](int m) { return plan.summed(host_, m, for_host).size; });
+    const auto blocks = Blocks(members, [&](int m) { return plan.summed(host_, m, for_host).size; });
     Call sum = part_by_rank(call, Body::scatter, call.team, call.dtype, blocks);
     sum.in = in + run.begin * size;
     sum.subtotals = subtotals;
@@ -342,34 +347,36 @@ class HostsBackend final : public Backend {
   /// cross one after the other, since between two ranks messages come in one order.
   std::vector<NodeData> exchange_nodes(const Call& call, const ScatterPlan& plan,
                                        const std::vector<NodeData>& have) {
-    const int own = plan.own(host_);
+    const HostTeam& team = plan.team();
+    const int own = team.own(host_);
     const Range mine = plan.finished(host_, own);
+    const Passages passages = plan.passages(host_);
+    const auto has = [&](int host, std::size_t k) { return k < plan.nodes(host).size(); };
+    const auto size = [&](int host, std::size_t k) {
+      return size_of(plan.dtype(plan.nodes(host)[k], call.dtype));
+    };
     std::size_t most = 0;
     for (int h = 0; h < hosts_.count(); ++h) most = std::max(most, plan.nodes(h).size());
     std::vector<NodeData> come(parts_.size());
     for (std::size_t k = 0; k < most; ++k) {
+      for (int h = 0; h < hosts_.count(); ++h)
+        if (h != host_ && has(h, k))
+          come[static_cast<std::size_t>(h)].push_back(rooms_.take(mine.size * size(h, k)));
+      // Elements of node k of a host, of which `data` has the run `held`.
+      const auto stream = [&](const Passage& each, int of_host, std::byte* data, const Range& held) {
+        const std::size_t bytes = size(of_host, k);
+        return Stream{team.rank(each.host, each.member), data + (each.elements.begin - held.begin) * bytes,
+                      each.elements.size * bytes};
+      };
       std::vector<Stream> out;
       std::vector<Stream> in;
-      for (int h = 0; h < hosts_.count(); ++h) {
-        if (h == host_) continue;
-        if (k < plan.nodes(host_).size()) {
-          const std::size_t size = size_of(plan.dtype(plan.nodes(host_)[k]));
-          const Range sent = plan.summed(host_, own, h);
-          // A Stream serves both directions.
-          auto* const data = const_cast<std::byte*>(have[static_cast<std::size_t>(h)][k]);
-          for (int m = 0; m < plan.members(h); ++m)
-            if (const Range both = overlap(sent, plan.finished(h, m)); both.size > 0)
-              out.push_back({plan.rank(h, m), data + (both.begin - sent.begin) * size, both.size * size});
-        }
-        if (k < plan.nodes(h).size()) {
-          const std::size_t size = size_of(plan.dtype(plan.nodes(h)[k]));
-          std::byte* const room = rooms_.take(mine.size * size);
-          come[static_cast<std::size_t>(h)].push_back(room);
-          for (int m = 0; m < plan.members(h); ++m)
-            if (const Range both = overlap(plan.summed(h, m, host_), mine); both.size > 0)
-              in.push_back({plan.rank(h, m), room + (both.begin - mine.begin) * size, both.size * size});
-        }
-      }
+      for (const Passage& each : passages.out)
+        if (has(host_, k))
+          out.push_back(stream(each, host_, have[static_cast<std::size_t>(each.host)][k],
+                               plan.summed(host_, own, each.host)));
+      for (const Passage& each : passages.in)
+        if (has(each.host, k))
+          in.push_back(stream(each, each.host, come[static_cast<std::size_t>(each.host)][k], mine));
       if (!out.empty() || !in.empty()) cross(call, std::move(out), std::move(in));
     }
     return come;
@@ -377,13 +384,13 @@ class HostsBackend final : public Backend {
 
   /// What each TP rank has finished of their block, from element `begin` on, to the others.
   void hand_out(const Call& call, const ScatterPlan& plan, std::size_t begin) {
-    const int first = plan.own(host_) / plan.each() * plan.each();
+    const int each = plan.team().each();
+    const int first = plan.team().own(host_) / each * each;
     // Of as many elements as `numerator` of `denominator`.
     const auto part = [&](void* data, DType dtype, std::size_t numerator, std::size_t denominator,
                           int number) {
       const auto elements = [&](std::size_t n) { return n / denominator * numerator; };
-      const auto blocks =
-          Blocks(plan.each(), [&](int t) { return elements(plan.finished(host_, first + t).size); });
+      const auto blocks = Blocks(each, [&](int t) { return elements(plan.finished(host_, first + t).size); });
       gather_among(call, TeamKind::tp, dtype,
                    static_cast<std::byte*>(data) + elements(begin) * size_of(dtype), data, blocks, number);
     };

@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
-#include "call.hpp"
-#include "hosts/host_map.hpp"
+#include "algorithms/blocks.hpp"
+#include "hosts/host_team.hpp"
+#include "hosts/shares.hpp"
 #include "hosts/subtrees.hpp"
+#include "mixcomm/tensor.hpp"
 
 namespace mixcomm {
 
@@ -19,74 +22,79 @@ namespace mixcomm {
   return {begin, end > begin ? end - begin : 0};
 }
 
-/// Of one call. Members are those of the call's team on a host, next to each other; ranges are elements of
-/// the tensor with all blocks.
+/// Of one call. Ranges are elements of the tensor with all blocks.
 class ScatterPlan {
  public:
-  ScatterPlan(const Call& call, const Grid& grid, const std::vector<HostPart>& parts)
-      : call_(call),
-        grid_(grid),
-        parts_(parts),
-        each_(call.team == TeamKind::world ? grid.tp.size : 1),
-        step_(call.epilogue.any() ? call.hidden : granule) {
-    for (const HostPart& part : parts) nodes_.push_back(subtrees_of(part.first_dp, part.dp, grid.dp.size));
+  /// `begins`: where each DP rank's block begins, and where the last one ends. Blocks are shared out at
+  /// multiples of `step` elements.
+  ScatterPlan(const HostTeam& team, std::vector<std::size_t> begins, std::size_t step)
+      : team_(team), begins_(std::move(begins)), step_(step) {
+    const auto all = static_cast<int>(begins_.size()) - 1;
+    for (int h = 0; h < team.hosts(); ++h)
+      nodes_.push_back(subtrees_of(team.part(h).first_dp, team.part(h).dp, all));
   }
 
-  [[nodiscard]] int hosts() const { return static_cast<int>(parts_.size()); }
-  /// Members of a DP rank.
-  [[nodiscard]] int each() const { return each_; }
-  [[nodiscard]] int members(int host) const { return part(host).dp * each_; }
-  /// Of all ranks.
-  [[nodiscard]] int rank(int host, int member) const {
-    return part(host).first_rank + (each_ > 1 ? member : member * grid_.tp.size + grid_.tp.member);
-  }
-  /// The member that I am.
-  [[nodiscard]] int own(int host) const {
-    const int rank = grid_.rank() - part(host).first_rank;
-    return each_ > 1 ? rank : rank / grid_.tp.size;
-  }
+  [[nodiscard]] const HostTeam& team() const { return team_; }
 
   /// The blocks of a host.
   [[nodiscard]] Range run(int host) const {
-    const std::size_t begin = call_.blocks.offset(part(host).first_dp);
-    return {begin, call_.blocks.offset(part(host).first_dp + part(host).dp) - begin};
+    const HostPart& part = team_.part(host);
+    return blocks(part.first_dp, part.dp);
   }
-  /// What a member finishes: its share of its DP rank's block, whole rows if there is an epilogue.
+  /// What a member finishes: its share of its DP rank's block.
   [[nodiscard]] Range finished(int host, int member) const {
-    const int d = part(host).first_dp + member / each_;
-    const Range share = mixcomm::part(call_.blocks.full_size(d), member % each_, each_, step_);
-    return {call_.blocks.offset(d) + share.begin, share.size};
+    const Range block = blocks(team_.part(host).first_dp + member / team_.each(), 1);
+    return share_in(block, member % team_.each(), team_.each(), step_);
   }
   /// What a member adds up of what its host has of another host's blocks, or of its own.
   [[nodiscard]] Range summed(int host, int member, int for_host) const {
     if (host == for_host) return finished(host, member);
-    const Range all = run(for_host);
-    const Range share = mixcomm::part(all.size, member, members(host));
-    return {all.begin + share.begin, share.size};
+    return share_in(run(for_host), member, team_.members(host), granule);
+  }
+  /// What the calling rank, which is on `host`, sends of what it has added up, and receives of what it
+  /// finishes.
+  [[nodiscard]] Passages passages(int host) const {
+    Passages all;
+    const int own = team_.own(host);
+    const auto add = [](std::vector<Passage>& to, int there, int member, const Range& a, const Range& b) {
+      if (const Range both = overlap(a, b); both.size > 0) to.push_back({there, member, both});
+    };
+    for (int h = 0; h < team_.hosts(); ++h)
+      for (int m = 0; h != host && m < team_.members(h); ++m) {
+        add(all.out, h, m, summed(host, own, h), finished(h, m));
+        add(all.in, h, m, summed(h, m, host), finished(host, own));
+      }
+    return all;
   }
 
   /// The parts of the sum that a host makes.
   [[nodiscard]] const std::vector<Subtree>& nodes(int host) const {
     return nodes_[static_cast<std::size_t>(host)];
   }
-  /// What holds them: the elements of a single source need no fp32.
-  [[nodiscard]] DType dtype(const Subtree& node) const {
-    return node.count * each_ == 1 ? call_.dtype : DType::fp32;
+  /// What holds them: the elements of a single source, which have `dtype`, need no fp32.
+  [[nodiscard]] DType dtype(const Subtree& node, DType dtype) const {
+    return node.count * team_.each() == 1 ? dtype : DType::fp32;
   }
-  /// The same as ranks of the host add it up.
-  [[nodiscard]] SumOrder order(int host, const Subtree& node) const {
-    const int first = rank(host, (node.first - part(host).first_dp) * each_) - part(host).first_rank;
-    return {{first, 1, each_, 0}, node.count, grid_.tp.size};
+  /// The same as ranks of the host add it up, `tp` to a DP rank.
+  [[nodiscard]] SumOrder order(int host, const Subtree& node, int tp) const {
+    const HostPart& part = team_.part(host);
+    const int first = team_.rank(host, (node.first - part.first_dp) * team_.each()) - part.first_rank;
+    return {{first, 1, team_.each(), 0}, node.count, tp};
   }
 
  private:
-  [[nodiscard]] const HostPart& part(int host) const { return parts_[static_cast<std::size_t>(host)]; }
+  [[nodiscard]] Range blocks(int first, int count) const {
+    const std::size_t begin = begins_[static_cast<std::size_t>(first)];
+    return {begin, begins_[static_cast<std::size_t>(first + count)] - begin};
+  }
+  [[nodiscard]] static Range share_in(const Range& run, int member, int members, std::size_t step) {
+    const Range share = part(run.size, member, members, step);
+    return {run.begin + share.begin, share.size};
+  }
 
-  const Call& call_;
-  const Grid& grid_;
-  const std::vector<HostPart>& parts_;
-  int each_;
-  std::size_t step_;  ///< at multiples of which a block is shared out
+  HostTeam team_;
+  std::vector<std::size_t> begins_;
+  std::size_t step_;
   std::vector<std::vector<Subtree>> nodes_;
 };
 
