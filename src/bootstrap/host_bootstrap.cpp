@@ -10,9 +10,8 @@
 
 #include "all_or_none.hpp"
 #include "bootstrap/meeting_place.hpp"
-#include "bootstrap/process_sharing.hpp"
 #include "bootstrap/socket.hpp"
-#include "bootstrap/star_meeting.hpp"
+#include "bootstrap/star_bootstrap.hpp"
 #include "bootstrap/system_call.hpp"
 #include "mixcomm/error.hpp"
 
@@ -91,29 +90,17 @@ Star star_of_host(Meeting& whole, const std::vector<int>& members, Milliseconds 
   return star;
 }
 
-class HostBootstrap final : public Bootstrap {
+class HostBootstrap final : public StarBootstrap {
  public:
   HostBootstrap(Star star, std::vector<int> members, Milliseconds timeout)
-      : members_(std::move(members)), meeting_(std::move(star), static_cast<int>(members_.size()), timeout) {}
+      : StarBootstrap(std::move(star), members.size(), timeout), members_(std::move(members)) {}
 
-  [[nodiscard]] int rank() const override { return meeting_.rank(); }
-  [[nodiscard]] int world() const override { return meeting_.world(); }
   [[nodiscard]] int rank_in_whole(int rank) const override {
     return members_[static_cast<std::size_t>(rank)];
   }
-  std::vector<std::string> exchange(std::string_view step, std::string_view mine) override {
-    return meeting_.exchange(step, mine);
-  }
-  std::shared_ptr<std::byte> share_memory(std::size_t bytes) override { return sharing_.share_memory(bytes); }
-  std::vector<Fd> exchange_descriptors(std::string_view step, int mine) override {
-    return sharing_.exchange_descriptors(step, mine);
-  }
-  std::span<const Fd> processes() override { return sharing_.processes(); }
 
  private:
   std::vector<int> members_;  ///< their numbers in the whole
-  StarMeeting meeting_;
-  ProcessSharing sharing_{meeting_, meeting_.patience()};
 };
 
 }  // namespace

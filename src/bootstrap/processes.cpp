@@ -5,9 +5,8 @@
 #include <exception>
 
 #include "bootstrap/host_bootstrap.hpp"
-#include "bootstrap/process_sharing.hpp"
 #include "bootstrap/rendezvous.hpp"
-#include "bootstrap/star_meeting.hpp"
+#include "bootstrap/star_bootstrap.hpp"
 #include "death_watch.hpp"
 #include "mixcomm/bootstrap.hpp"
 #include "mixcomm/error.hpp"
@@ -22,23 +21,11 @@ Met meet_others(const Appointment& appointment) {
   return meet(appointment);
 }
 
-class ProcessBootstrap final : public Bootstrap {
+class ProcessBootstrap final : public StarBootstrap {
  public:
   explicit ProcessBootstrap(const Appointment& appointment)
       : ProcessBootstrap(appointment, meet_others(appointment)) {}
 
-  [[nodiscard]] int rank() const override { return meeting_.rank(); }
-  [[nodiscard]] int world() const override { return meeting_.world(); }
-
-  std::vector<std::string> exchange(std::string_view step, std::string_view mine) override {
-    return meeting_.exchange(step, mine);
-  }
-
-  std::shared_ptr<std::byte> share_memory(std::size_t bytes) override { return sharing_.share_memory(bytes); }
-  std::vector<Fd> exchange_descriptors(std::string_view step, int mine) override {
-    return sharing_.exchange_descriptors(step, mine);
-  }
-  std::span<const Fd> processes() override { return sharing_.processes(); }
   Hosts hosts() override { return sharing_.hosts(); }
   Bootstrap* own_host() override {
     if (own_host_ == nullptr && hosts().count() > 1) own_host_ = bootstrap_host(meeting_, hosts(), timeout_);
@@ -76,10 +63,10 @@ class ProcessBootstrap final : public Bootstrap {
 
  private:
   ProcessBootstrap(const Appointment& appointment, Met met)
-      : info_(appointment.info),
+      : StarBootstrap(std::move(met.star), met.members.size(), appointment.timeout),
+        info_(appointment.info),
         timeout_(appointment.timeout),
-        members_(std::move(met.members)),
-        meeting_(std::move(met.star), static_cast<int>(members_.size()), timeout_) {}
+        members_(std::move(met.members)) {}
 
   [[nodiscard]] int number(int member) const { return members_[static_cast<std::size_t>(member)]; }
 
@@ -100,8 +87,6 @@ class ProcessBootstrap final : public Bootstrap {
   LaunchInfo info_;
   Milliseconds timeout_;
   std::vector<int> members_;  ///< the numbers that the launcher gave to the ranks
-  StarMeeting meeting_;
-  ProcessSharing sharing_{*this, meeting_.patience()};
   std::unique_ptr<Bootstrap> own_host_;
 };
 
