@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <string_view>
+#include <string>
 #include <vector>
 
 #include "hosts/patience.hpp"
@@ -127,16 +127,17 @@ int measure_links(Bootstrap& bootstrap) {
   return 0;
 }
 
-int run_worker(std::string_view what) {
-  std::shared_ptr<std::byte> memory;
+int run_worker(const std::string& what) {
+  constexpr Milliseconds timeout(20'000);
+  if (what != "links")
+    return serve_control(what.c_str(), [&](const auto& memory) {
+      const auto bootstrap = bootstrap_mpi(timeout);
+      Worker(memory, *bootstrap).serve();
+    });
   try {
-    const auto bootstrap = bootstrap_mpi(Milliseconds(20'000));
-    if (what == "links") return measure_links(*bootstrap);
-    memory = map_control(std::string(what).c_str());
-    Worker(memory, *bootstrap).serve();
-    return 0;
+    return measure_links(*bootstrap_mpi(timeout));
   } catch (const std::exception& error) {
-    report_failure(memory, error.what());
+    report_failure({}, error.what());
     return 2;
   }
 }

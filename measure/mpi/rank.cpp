@@ -114,6 +114,18 @@ void Rank::prepare(const Order& order) {
   out_bytes_ = rows.out * row_bytes;
 }
 
+int serve_control(const char* path, const std::function<void(const std::shared_ptr<std::byte>&)>& serve) {
+  std::shared_ptr<std::byte> memory;
+  try {
+    memory = map_control(path);
+    serve(memory);
+    return 0;
+  } catch (const std::exception& error) {
+    report_failure(memory, error.what());
+    return 2;
+  }
+}
+
 void report_failure(const std::shared_ptr<std::byte>& memory, const char* what) {
   fmt::print(stderr, "{}\n", what);
   if (!memory) return;

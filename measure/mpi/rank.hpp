@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -67,6 +68,10 @@ class Rank {
   std::size_t in_bytes_ = 0;
   std::size_t out_bytes_ = 0;
 };
+
+/// Maps `path` and makes a Rank of it that serves. Returns 0; or 2 where that throws, and the bench is told.
+[[nodiscard]] int serve_control(const char* path,
+                                const std::function<void(const std::shared_ptr<std::byte>&)>& serve);
 
 /// Tells the bench what went wrong, if it can be told; the first rank to fail does.
 void report_failure(const std::shared_ptr<std::byte>& memory, const char* what);

@@ -98,16 +98,10 @@ class Worker final : public Rank {
 };
 
 int run_worker(const char* path) {
-  std::shared_ptr<std::byte> memory;
-  try {
-    memory = map_control(path);
-    if (MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN) != MPI_SUCCESS) return 2;
+  return serve_control(path, [](const auto& memory) {
+    check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     Worker(memory).serve();
-    return 0;
-  } catch (const std::exception& error) {
-    report_failure(memory, error.what());
-    return 2;
-  }
+  });
 }
 
 }  // namespace

@@ -65,15 +65,7 @@ int mixcomm_peer_job(const char* path, PeerJob* job) {
 }
 
 int mixcomm_peer_serve(const char* path, int rank, int world, PeerRun run) {
-  std::shared_ptr<std::byte> memory;
-  try {
-    memory = map_control(path);
-    Peer(memory, rank, world, run).serve();
-    return 0;
-  } catch (const std::exception& error) {
-    report_failure(memory, error.what());
-    return 2;
-  }
+  return serve_control(path, [&](const auto& memory) { Peer(memory, rank, world, run).serve(); });
 }
 
 void mixcomm_peer_fail(const char* path, const char* why) {
