@@ -101,14 +101,16 @@ std::uint64_t received_at(const std::vector<std::string>& interfaces) {
 }
 
 /// Of all hosts together, in one call: each host's rows once to each other host; of sums over DP, each host's
-/// partial sums in fp32 of the rows of others. An operation over one team is each TP rank's own.
-double must_cross(Op op, std::size_t rows, std::size_t hidden, DType dtype, int tp, int hosts) {
+/// partial sums of the rows of others, in fp32 unless they are of one rank. An operation over one team is
+/// each TP rank's own.
+double must_cross(Op op, std::size_t rows, std::size_t hidden, DType dtype, int tp, int dp, int hosts) {
   const TeamKind team = shape_of(op).team;
   if (team == TeamKind::tp) return 0;
-  const double teams = team == TeamKind::dp ? tp : 1;
-  const bool sums = shape_of(op).body == Body::scatter;
-  const double row = static_cast<double>(hidden) * static_cast<double>(sums ? sizeof(float) : size_of(dtype));
-  return teams * static_cast<double>(hosts) * (hosts - 1) * static_cast<double>(rows) * row;
+  const bool each_its_own = team == TeamKind::dp;
+  const int added_up = shape_of(op).body == Body::scatter ? dp / hosts * (each_its_own ? 1 : tp) : 1;
+  const double row =
+      static_cast<double>(hidden) * static_cast<double>(added_up > 1 ? sizeof(float) : size_of(dtype));
+  return (each_its_own ? tp : 1) * static_cast<double>(dp) * (hosts - 1) * static_cast<double>(rows) * row;
 }
 
 struct Taken {
@@ -164,7 +166,7 @@ class Contest {
         calls[i] = static_cast<std::uint32_t>(std::clamp(chunk_us / one, 4.0, double{mpi::most_calls}));
       }
     }
-    const double must = must_cross(op, rows, hidden_, DType::bf16, tp_, 2);
+    const double must = must_cross(op, rows, hidden_, DType::bf16, tp_, dp_, 2);
     row["must_cross_bytes"] = must;
     for (std::size_t i = 0; i < here.size(); ++i) {
       Taken& t = taken[i];
